@@ -1,0 +1,164 @@
+"""The programs of one run: started, waited for, and stopped by their process id.
+
+Linux counts a process's peak memory from before its exec, so it starts with the peak of the program that
+started it. Hence this program stays small, and `own_peak()` is the least that `Process.peak` can be.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+LOCAL: Final = "127.0.0.1"
+READY_SECONDS: Final = 20
+STOP_SECONDS: Final = 5
+LOOK_EVERY: Final = 0.002
+LISTENING: Final = "0A"  # how /proc/net/tcp spells it
+
+Command = Sequence[str]
+
+
+class Failed(Exception):
+    """A program failed, or what it delivered is wrong: the whole benchmark is worth nothing."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`first < stdin | second | ... > stdout`, without a shell between us and the process ids."""
+
+    commands: Sequence[Command]
+    stdin: Path | None = None
+    stdout: Path | None = None
+
+
+class Process:
+    """One running program, the leader of its own process group, so that Ctrl-C reaches only us."""
+
+    def __init__(self, command: Command, stdin: int, stdout: int, errors: Path) -> None:
+        self.command = command
+        self.peak = 0  # bytes resident at most, known once it ended
+        self._errors = errors
+        with errors.open("wb") as stderr:
+            self._popen = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+        self._watch = os.pidfd_open(self._popen.pid)
+
+    def ended(self, seconds: float = 0) -> bool:
+        """Whether it ends within so many seconds."""
+        if self._popen.returncode is None:
+            if not select.select([self._watch], [], [], max(0, seconds))[0]:
+                return False
+            # wait4 and not Popen.wait: only it tells this one process's peak.
+            _, status, usage = os.wait4(self._popen.pid, 0)
+            self._popen.returncode = os.waitstatus_to_exitcode(status)
+            self.peak = usage.ru_maxrss * 1024
+            os.close(self._watch)
+        return True
+
+    def finish(self, deadline: float) -> None:
+        """Wait for its end, which must be in time and a success."""
+        if not self.ended(deadline - time.monotonic()):
+            raise self.failure("did not end in time")
+        if self._popen.returncode != 0:
+            raise self.failure(f"ended with {self._popen.returncode}")
+
+    def failure(self, what: str) -> Failed:
+        """An error that shows the command and the end of what it said."""
+        said = self._errors.read_text(errors="replace").strip()[-2000:]
+        return Failed(f"`{' '.join(self.command)}` {what}" + (f":\n{said}" if said else ""))
+
+    def stop(self) -> None:
+        """End it and its group, politely first."""
+        for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+            # Until it is reaped, its number cannot belong to anyone else.
+            if self.ended():
+                return
+            os.killpg(self._popen.pid, number)
+            if self.ended(seconds):
+                return
+
+
+class Stage:
+    """Where one run takes place. When it is left, nothing that was started on it lives on."""
+
+    def __init__(self, scratch: Path, seconds: float) -> None:
+        self.scratch = scratch
+        self.deadline = time.monotonic() + seconds
+        self._processes: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The last first: a client goes before its server, so that no server is left with a half-open one.
+        for process in reversed(self._processes):
+            process.stop()
+
+    def start(self, pipeline: Pipeline) -> list[Process]:
+        """Start every program of a pipeline."""
+        started: list[Process] = []
+        stdin = os.open(pipeline.stdin or os.devnull, os.O_RDONLY)
+        for place, command in enumerate(pipeline.commands):
+            following: int | None = None
+            if place < len(pipeline.commands) - 1:
+                following, stdout = os.pipe()
+            else:
+                stdout = os.open(pipeline.stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            process = Process(command, stdin, stdout, self.scratch / f"errors-{len(self._processes)}")
+            self._processes.append(process)
+            started.append(process)
+            os.close(stdin)
+            os.close(stdout)
+            if following is not None:
+                stdin = following
+        return started
+
+    def run(self, command: Command) -> None:
+        """Run a program that prepares something."""
+        for process in self.start(Pipeline([command])):
+            process.finish(self.deadline)
+
+    def listening(self, processes: Sequence[Process], port: int) -> None:
+        """Wait until the port listens, without connecting: a one-shot receiver would take us for its sender."""
+        self.until(lambda: _listens(port), processes, f"does not listen on port {port}")
+
+    def until(self, ready: Callable[[], bool], processes: Sequence[Process], complaint: str) -> None:
+        """Wait until something is ready, as long as the processes live that it depends on."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not ready():
+            for process in processes:
+                if process.ended():
+                    raise process.failure("ended before a sender came")
+            if time.monotonic() > deadline:
+                raise processes[0].failure(complaint)
+            time.sleep(LOOK_EVERY)
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return int(probe.getsockname()[1])
+
+
+def own_peak() -> int:
+    """The most memory this program had so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _listens(port: int) -> bool:
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        next(table)
+        rows = (line.split() for line in table)
+        return any(state == LISTENING and int(local[-4:], 16) == port for _, local, _, state, *_ in rows)

@@ -1,0 +1,216 @@
+"""The sync face: the same connections and servers for code that does not await."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from enchufe import transports
+from enchufe.buffer import Buffer
+from enchufe.connection import Connection
+from enchufe.engines import threads
+from enchufe.errors import LocalProtocolError
+from enchufe.framing.base import Framing
+from enchufe.server import Handler, ServerOptions
+from enchufe.transports import Listener, parse_address
+from enchufe.waiting import BlockingWaiter, drive
+
+_ENGINES = {threads.NAME: threads.Engine}
+
+AnyHandler = Callable[[Connection], Awaitable[None]] | Callable[["BlockingConnection"], None]
+"""An `async def handler(connection)`, or a plain `def` that gets a BlockingConnection."""
+
+
+class BlockingConnection:
+    """A Connection whose calls return when they are done. What each does and raises stands there."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"<Blocking{repr(self._connection)[1:]}"
+
+    @property
+    def peer(self) -> str:
+        """The other end's address, as people write it."""
+        return self._connection.peer
+
+    def send(self, *messages: Buffer) -> None:
+        """Send messages, gathered."""
+        drive(self._connection.send(*messages))
+
+    def receive(self) -> bytes | None:
+        """The next message; None at a clean end."""
+        return drive(self._connection.receive())
+
+    def ask(self, message: Buffer) -> bytes:
+        """Send one message and receive one answer."""
+        return drive(self._connection.ask(message))
+
+    def end(self) -> None:
+        """Half-close: "I am done sending, still listening"."""
+        drive(self._connection.end())
+
+    def reframe(self, framing: Framing) -> None:
+        """Go on with another framing, from the first byte behind the last message received."""
+        self._connection.reframe(framing)
+
+    def close(self) -> None:
+        """Close both directions."""
+        self._connection.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        message = self.receive()
+        if message is None:
+            raise StopIteration
+        return message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def connect(address: str, *, framing: Framing, timeout: float | None = None) -> BlockingConnection:
+    """Connect to a server.
+
+    Args:
+        address: `host:port` or `unix:/path`.
+        framing: how messages are told apart; the same as the server's.
+        timeout: seconds that connecting, and then any one call, may take; None: no limit.
+
+    Raises:
+        LocalProtocolError: `address` is none.
+        BrokenError: nobody answers there.
+        DeadlineExceeded: nobody answered in time.
+    """
+    where = parse_address(address)
+    waiter = BlockingWaiter()
+    deadline = None if timeout is None else waiter.now() + timeout
+    transport = drive(transports.connect(where, waiter, deadline))
+    return BlockingConnection(Connection(transport, framing, timeout=timeout))
+
+
+class Server:
+    """A server in the background, from its construction until it is closed.
+
+    Args:
+        handler: what to do with each connection: `async def`, or a plain `def` that gets a BlockingConnection.
+        addresses: where to listen, one or more of `host:port`, `:port`, `unix:/path`; port 0 takes a free port.
+        framing, max_connections, idle_timeout, drain: see ServerOptions.
+        engine: how connections wait: "threads".
+        backlog: connections that the kernel queues before it refuses.
+
+    Attributes:
+        addresses: where it listens, ports and all; a name with several addresses gives several.
+
+    Raises:
+        LocalProtocolError: an address cannot be listened on, or an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        handler: AnyHandler,
+        *addresses: str,
+        framing: Framing,
+        engine: str = "threads",
+        max_connections: int | None = None,
+        idle_timeout: float | None = None,
+        drain: float = 10.0,
+        backlog: int = 128,
+    ) -> None:
+        self._engine, self.addresses = _prepare(
+            handler,
+            addresses,
+            engine,
+            backlog,
+            ServerOptions(framing, max_connections, idle_timeout, drain),
+        )
+        self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Drain and stop: what runs gets its time to finish. Closing again does nothing."""
+        if self._thread.is_alive():
+            self._engine.stop()
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def serve(
+    handler: AnyHandler,
+    *addresses: str,
+    framing: Framing,
+    engine: str = "threads",
+    max_connections: int | None = None,
+    idle_timeout: float | None = None,
+    drain: float = 10.0,
+    backlog: int = 128,
+) -> None:
+    """Serve in the foreground until SIGTERM or SIGINT, then drain. Arguments and errors as for Server.
+
+    Raises:
+        LocalProtocolError: called outside the main thread, which alone hears signals: use Server there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise LocalProtocolError("serve() belongs in the main thread", hint="Use enchufe.Server in other threads.")
+    options = ServerOptions(framing, max_connections, idle_timeout, drain)
+    running, _ = _prepare(handler, addresses, engine, backlog, options)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        running.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        running.run()
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def _prepare(
+    handler: AnyHandler, addresses: tuple[str, ...], engine: str, backlog: int, options: ServerOptions
+) -> tuple[threads.Engine, list[str]]:
+    if engine not in _ENGINES:
+        raise LocalProtocolError(f"no engine {engine!r}", hint=f"There is: {', '.join(_ENGINES)}.")
+    if not addresses:
+        raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
+    listeners: list[Listener] = []
+    try:
+        for address in addresses:
+            listeners.append(Listener(parse_address(address), backlog=backlog))
+    except BaseException:
+        for listener in listeners:
+            listener.close()
+        raise
+    bound = [address for listener in listeners for address in listener.addresses]
+    return _ENGINES[engine](_awaitable(handler), listeners, options), bound
+
+
+def _awaitable(handler: Any) -> Handler:
+    """`handler` itself where it is `async def`; a plain `def` gets a BlockingConnection."""
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        ready: Handler = handler
+        return ready
+
+    async def plain(connection: Connection) -> None:
+        handler(BlockingConnection(connection))
+
+    return plain

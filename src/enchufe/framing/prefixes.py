@@ -1,0 +1,191 @@
+"""The forms a length takes on the wire: binary of a fixed width, ASCII digits, varint.
+
+Each form is one class of the same shape: `write` and `read` one length, and `split`, the loop over many small
+messages, which is written out in each because a call for every message would cost more than all the rest of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import ABC, abstractmethod
+from typing import Final, Literal
+
+from enchufe.errors import LocalProtocolError, RemoteProtocolError
+
+ByteOrder = Literal["big", "little"]
+
+_CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+# Enough for any 64-bit length; it bounds what `int()` is given.
+_MOST_DIGITS: Final = 20
+# A varint carries 7 bits a byte, and protobuf's carry 64 bits at the most.
+_MOST_VARINT_BYTES: Final = 10
+
+
+class Prefix(ABC):
+    """How a length is written.
+
+    Attributes:
+        largest: the greatest value that can be written.
+    """
+
+    largest: int
+
+    @abstractmethod
+    def write(self, value: int) -> bytes:
+        """`value`, from 0 to `largest`, as it stands on the wire."""
+
+    @abstractmethod
+    def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
+        """The value that stands at `start` and the index behind it; None where not all of it has come.
+
+        Raises:
+            RemoteProtocolError: no length begins so.
+        """
+
+    @abstractmethod
+    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
+        """The bodies at the front of `data`, and how many bytes they took with their lengths.
+
+        It stops at the first that is not whole, over `limit` bytes, or has no proper length.
+
+        Args:
+            data: begins with a length.
+            adjustment: what is to be added to each length.
+            limit: bytes of the longest body.
+        """
+
+
+class Binary(Prefix):
+    """An unsigned integer of 1, 2, 4 or 8 bytes: Twisted's `Int32StringReceiver`, Erlang's `{packet, N}`."""
+
+    def __init__(self, width: int, byteorder: ByteOrder) -> None:
+        if width not in _CODES:
+            raise LocalProtocolError(f"a binary length has 1, 2, 4 or 8 bytes, not {width}")
+        if byteorder not in ("big", "little"):
+            raise LocalProtocolError(f'byteorder is "big" or "little", not {byteorder!r}')
+        self.largest = 256**width - 1
+        self._struct = struct.Struct((">" if byteorder == "big" else "<") + _CODES[width])
+
+    def write(self, value: int) -> bytes:
+        """`value` as it stands on the wire."""
+        return self._struct.pack(value)
+
+    def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
+        """The value at `start` and the index behind it: see `Prefix.read`."""
+        end = start + self._struct.size
+        if len(data) < end:
+            return None
+        (value,) = self._struct.unpack_from(data, start)
+        return value, end
+
+    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
+        """The bodies at the front of `data`: see `Prefix.split`."""
+        bodies: list[bytes] = []
+        keep, unpack, width = bodies.append, self._struct.unpack_from, self._struct.size
+        end = len(data)
+        start, last = 0, end - width
+        while start <= last:
+            (size,) = unpack(data, start)
+            size += adjustment
+            body = start + width
+            stop = body + size
+            if stop > end or size > limit or size < 0:
+                break
+            keep(data[body:stop])
+            start = stop
+        return bodies, start
+
+
+class Digits(Prefix):
+    """So many ASCII digits, zeros in front: the Socket Programming HOWTO writes 5 of them."""
+
+    def __init__(self, width: int) -> None:
+        if not 1 <= width <= _MOST_DIGITS:
+            raise LocalProtocolError(f"a length in digits has 1 to {_MOST_DIGITS} of them, not {width}")
+        self.largest = 10**width - 1
+        self._width = width
+
+    def write(self, value: int) -> bytes:
+        """`value` as it stands on the wire."""
+        return b"%0*d" % (self._width, value)
+
+    def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
+        """The value at `start` and the index behind it: see `Prefix.read`."""
+        digits = bytes(data[start : start + self._width])
+        # int() alone would take a sign, blanks and underscores.
+        if digits and not digits.isdigit():
+            raise RemoteProtocolError(f"the peer sent {digits!r} where {self._width} digits of a length stand")
+        return (int(digits), start + self._width) if len(digits) == self._width else None
+
+    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
+        """The bodies at the front of `data`: see `Prefix.split`."""
+        bodies: list[bytes] = []
+        keep, width = bodies.append, self._width
+        end = len(data)
+        start, last = 0, end - width
+        while start <= last:
+            body = start + width
+            digits = data[start:body]
+            if not digits.isdigit():
+                break
+            size = int(digits) + adjustment
+            stop = body + size
+            if stop > end or size > limit or size < 0:
+                break
+            keep(data[body:stop])
+            start = stop
+        return bodies, start
+
+
+class Varint(Prefix):
+    """7 bits a byte, the lowest first, the top bit set on all but the last: protobuf's delimited messages.
+
+    Padding (`80 00` for 0) is read, as protobuf reads it; more than 10 bytes or 64 bits are not.
+    """
+
+    largest = 2**64 - 1
+
+    def write(self, value: int) -> bytes:
+        """`value` as it stands on the wire."""
+        written = bytearray()
+        while value > 0x7F:
+            written.append(value & 0x7F | 0x80)
+            value >>= 7
+        written.append(value)
+        return bytes(written)
+
+    def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
+        """The value at `start` and the index behind it: see `Prefix.read`."""
+        value = 0
+        for count, byte in enumerate(data[start : start + _MOST_VARINT_BYTES]):
+            value |= (byte & 0x7F) << 7 * count
+            if byte < 0x80:
+                if value > self.largest:
+                    break
+                return value, start + count + 1
+        else:
+            if len(data) - start < _MOST_VARINT_BYTES:
+                return None
+        raise RemoteProtocolError("the peer sent a varint of more than 64 bits as a length")
+
+    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
+        """The bodies at the front of `data`: see `Prefix.split`. A length of 3 bytes or more is none of a small one."""
+        bodies: list[bytes] = []
+        keep = bodies.append
+        end = len(data)
+        start = 0
+        while start < end:
+            size = data[start]
+            body = start + 1
+            if size > 0x7F:
+                if body == end or data[body] > 0x7F:
+                    break
+                size = size & 0x7F | data[body] << 7
+                body += 1
+            size += adjustment
+            stop = body + size
+            if stop > end or size > limit or size < 0:
+                break
+            keep(data[body:stop])
+            start = stop
+        return bodies, start

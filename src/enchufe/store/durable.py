@@ -1,0 +1,110 @@
+"""Durable: what was written is on disk before anything of it shows, at the least price.
+
+A few files are synced one by one, by the descriptors they were written through. Many are synced by one `syncfs()`,
+which costs what the disk costs and not a journal commit per file; where there is none, each file is opened
+again and synced. An fsync that failed is never tried again: the kernel has dropped what it could not write, and
+the second one says that all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable
+from typing import Final
+
+from enchufe.store import linux
+
+ONE_BY_ONE: Final = 32  # as many files and directories are synced each; beyond, syncfs() is cheaper
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Written:
+    """The files of a delivery that are complete, and how they get to the disk.
+
+    Args:
+        file_system: a descriptor in the file system, opened before the first write to it.
+    """
+
+    def __init__(self, file_system: int) -> None:
+        self._file_system = file_system
+        self._kept: list[int] = []
+        self._few = True
+        self._directories = 0
+        self.syncfs = linux.has_syncfs()
+
+    def keep(self, descriptor: int, mode: int) -> None:
+        """Take over the descriptor of a file that is complete and has its mode, `mode`.
+
+        Raises:
+            OSError: it could not be written after all.
+        """
+        if self._few:
+            self._kept.append(descriptor)
+            self._recount()
+            return
+        try:
+            if not self.syncfs and not mode & stat.S_IRUSR:
+                os.fsync(descriptor)  # it could not be opened again
+        finally:
+            os.close(descriptor)
+
+    def count_directory(self) -> None:
+        """Tell that one more directory will have to be synced."""
+        self._directories += 1
+        self._recount()
+
+    def _recount(self) -> None:
+        if self._few and len(self._kept) + self._directories > ONE_BY_ONE:
+            self._few = False
+            if not self.syncfs:
+                self._sync_kept()
+            self.close()
+
+    @property
+    def all_at_once(self) -> bool:
+        """Whether `sync()` takes care of directories too, and is therefore to be called after they are finished."""
+        return self.syncfs and not self._few
+
+    def sync(self, directories: Iterable[int]) -> None:
+        """Have the data of all files on disk.
+
+        Args:
+            directories: yields a descriptor of every directory that holds any of them.
+
+        Raises:
+            OSError: something could not be written; never try again.
+        """
+        if self._few:
+            self._sync_kept()
+        elif self.syncfs:
+            linux.syncfs(self._file_system)
+        else:
+            for directory in directories:
+                _sync_files(directory)
+
+    def _sync_kept(self) -> None:
+        for descriptor in self._kept:
+            os.fsync(descriptor)
+
+    def close(self) -> None:
+        """Close what is kept."""
+        while self._kept:
+            with contextlib.suppress(OSError):  # what it might say was said by fsync, or the delivery failed
+                os.close(self._kept.pop())
+
+
+def _sync_files(directory: int) -> None:
+    with os.scandir(directory) as listing:
+        names = [os.fsencode(entry.name) for entry in listing if entry.is_file(follow_symlinks=False)]
+    for name in names:
+        try:
+            descriptor = os.open(name, _READ, dir_fd=directory)
+        except PermissionError:
+            continue  # not readable by its mode: synced when it was written
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

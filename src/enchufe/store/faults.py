@@ -1,0 +1,43 @@
+"""An OSError becomes a StoreError here, once: what we were doing, to what, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from enchufe.errors import NoSpaceError, StoreError
+from enchufe.printable import printable
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# These say something about us, never about the one file we wanted.
+OUT_OF_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+_HINTS: Final = {
+    errno.EACCES: "Check who owns it and what its permissions allow.",
+    errno.EPERM: "Check who owns it and what its permissions allow.",
+    errno.ENOENT: "Check the name, and whether it was moved or removed.",
+    errno.ENOTDIR: "Something on the way there is not a folder, or not any more.",
+    errno.ELOOP: "A symbolic link is in the way; enchufe does not follow them there.",
+    errno.EROFS: "That file system is mounted read-only: choose another folder.",
+    errno.EFBIG: "That file system, or a limit (`ulimit -f`), does not allow a file that big.",
+    errno.EXDEV: "Another file system is mounted inside the folder: send into that one directly.",
+    errno.EMFILE: "Raise the limit of open files (`ulimit -n`), or do fewer things at once.",
+    errno.ENFILE: "The machine has too many files open: close some programs.",
+    errno.EIO: "The disk reports errors: check it before you trust it with anything.",
+}
+
+
+def store_error(error: OSError, doing: str, path: bytes | str) -> StoreError:
+    """The StoreError to raise `from error`; a NoSpaceError where the disk or a quota is full.
+
+    Args:
+        error: what the system said.
+        doing: a verb in the infinitive: `cannot {doing} {path}`.
+        path: what it was about, for a person.
+    """
+    told = f"cannot {doing} {printable(path)}: {os.strerror(error.errno or 0)}"
+    if error.errno in _FULL:
+        return NoSpaceError(told)
+    return StoreError(told, hint=_HINTS.get(error.errno or 0))

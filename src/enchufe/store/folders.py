@@ -1,0 +1,108 @@
+"""Folders: a descriptor for any directory of a tree, by number, with few of them open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Final
+
+from enchufe.entry import NO_PARENT
+
+OPEN_LIMIT: Final = 32
+
+# Never through a symlink: whoever swaps a directory for one meets ELOOP or ENOTDIR.
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Folders:
+    """Directories by id, each opened by one component relative to its parent's descriptor.
+
+    Those used last stay open, at most `limit`; any other is opened again from its nearest open ancestor. Every method
+    may raise OSError, which whoever knows what the directory was wanted for translates.
+    """
+
+    def __init__(self, limit: int = OPEN_LIMIT) -> None:
+        self._limit = max(limit, 2)  # a child is opened while its parent is held
+        self._offered: dict[int, tuple[int, bytes]] = {}
+        self._places: dict[int, tuple[int, bytes]] = {}
+        self._pinned: dict[int, int] = {}
+        self._open: dict[int, int] = {}  # in order of use, the last used last
+        self._latest = (0, -1)
+        self._tops: dict[int, bytes] = {}
+
+    def pin(self, id_: int, descriptor: int) -> None:
+        """Let `id_` stand for a directory that somebody else opened and will close."""
+        self._pinned[id_] = descriptor
+
+    def add(self, id_: int, parent: int, name: bytes, *, place: tuple[int, bytes] | None = None) -> None:
+        """Directory `id_` is offered as `name` in `parent`; on disk it is there too, or at `place` (parent, name)."""
+        self._offered[id_] = (parent, name)
+        if place is not None:
+            self._places[id_] = place
+
+    def add_top(self, id_: int, name: bytes, path: bytes) -> None:
+        """Directory `id_` is a root that the user named: `path` is opened whole, as only what users name may be."""
+        self._offered[id_] = (NO_PARENT, name)
+        self._tops[id_] = path
+
+    def descriptor(self, id_: int) -> int:
+        """A descriptor of the directory, good until the next call of this or `close()`.
+
+        Raises:
+            OSError: it is not there any more, is not a directory any more, or cannot be read.
+            KeyError: it was never added.
+        """
+        latest, descriptor = self._latest
+        if descriptor >= 0 and latest == id_:
+            return descriptor
+        missing = []
+        at = id_
+        while (descriptor := self._held(at)) < 0:
+            missing.append(at)
+            if at in self._tops:
+                break
+            at = self._place(at)[0]
+        for wanted in reversed(missing):
+            descriptor = self._opened(wanted, descriptor)
+        self._latest = (id_, descriptor)
+        return descriptor
+
+    def path(self, id_: int) -> tuple[bytes, ...]:
+        """The directory's names as they were offered, from its root on."""
+        names = []
+        while (offered := self._offered.get(id_)) is not None:
+            id_ = offered[0]
+            names.append(offered[1])
+        return tuple(reversed(names))
+
+    def close(self) -> None:
+        """Close all that is open here; the pinned are their owners'."""
+        self._latest = (0, -1)
+        while self._open:
+            with contextlib.suppress(OSError):  # nothing was written through it
+                os.close(self._open.popitem()[1])
+
+    def _held(self, id_: int) -> int:
+        pinned = self._pinned.get(id_)
+        if pinned is not None:
+            return pinned
+        descriptor = self._open.pop(id_, -1)
+        if descriptor >= 0:
+            self._open[id_] = descriptor
+        return descriptor
+
+    def _place(self, id_: int) -> tuple[int, bytes]:
+        return self._places.get(id_) or self._offered[id_]
+
+    def _opened(self, id_: int, parent: int) -> int:
+        top = self._tops.get(id_)
+        if top is not None:
+            descriptor = os.open(top, DIRECTORY)
+        else:
+            descriptor = os.open(self._place(id_)[1], DIRECTORY, dir_fd=parent)
+        while len(self._open) >= self._limit:
+            oldest = next(iter(self._open))
+            self._latest = (0, -1)
+            os.close(self._open.pop(oldest))
+        self._open[id_] = descriptor
+        return descriptor

@@ -1,0 +1,242 @@
+"""Plan: what becomes of each entry offered to a directory, and where it is staged until the commit.
+
+A directory of the offer is either *live*, one that the destination has already and that is merged into, or *staged*, made by
+us where nobody looks. What goes into a live directory (a root goes into the destination itself) is a graft: staged under a
+private name with all below it under their own, and renamed at the commit. So a new tree of any size costs one rename
+and shows all at once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
+
+from enchufe.entry import MAX_DEPTH, NO_PARENT, Answer, Entry, Kind
+from enchufe.errors import Refused, RemoteProtocolError, StoreError
+from enchufe.printable import printable
+from enchufe.store.folders import Folders
+from enchufe.store.grafts import Graft
+from enchufe.store.names import STAGING, TARGET_MAX, NameRules, folded, safe_link, safe_name
+
+IfExists = Literal["rename", "skip", "overwrite", "update", "fail"]
+Links = Literal["inside", "any", "none"]
+
+TOP: Final = -1
+"""The id of the destination among the Folders of a delivery; entries have ids from 0."""
+AREA: Final = -2
+"""The id of the staging area there."""
+
+class Standing(Enum):
+    """How an offered directory stands."""
+
+    LIVE = "live"
+    STAGED = "staged"
+    REFUSED = "refused"
+
+
+# Looking an enum's member up costs more than the rest of the fast path.
+_ALL, _SKIP, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.SKIP, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
+_LIVE, _STAGED, _REFUSED = Standing.LIVE, Standing.STAGED, Standing.REFUSED
+
+
+@dataclass(slots=True)
+class Folder:
+    """An offered directory; the destination itself is one too.
+
+    Attributes:
+        id: of the entry, or TOP.
+        standing: how it stands.
+        depth: directories above what is in it, inside its root.
+        mode, mtime_ns: as offered, for the end.
+        seen: names offered in it by what makes them equal; None where the file system finds out.
+        plain: whether any file with a safe name may go in, without another look.
+    """
+
+    id: int
+    standing: Standing
+    depth: int
+    mode: int = 0o755
+    mtime_ns: int = 0
+    seen: dict[bytes | str, bytes] | None = field(default=None, repr=False)
+    plain: bool = False
+
+
+class Plan:
+    """Answers entries by the rules of the destination and the wishes of its owner.
+
+    Args:
+        folders: where descriptors come from; TOP and AREA are pinned in it.
+        rules: what names the destination cannot hold.
+        if_exists: what happens where the destination has an entry's name already.
+        links: which symlinks are taken.
+
+    Attributes:
+        grafts: what the commit renames, by id.
+        folders: the directories offered, by id.
+    """
+
+    def __init__(self, folders: Folders, rules: NameRules, *, if_exists: IfExists, links: Links) -> None:
+        self._descriptors = folders
+        self._rules = rules
+        self._if_exists = if_exists
+        self._links = links
+        self._device = os.fstat(folders.descriptor(TOP)).st_dev
+        self._top = Folder(TOP, _LIVE, 0, seen={})
+        self._writable = {TOP}  # the staging area could be made in it
+        self.folders: dict[int, Folder] = {}
+        self.grafts: dict[int, Graft] = {}
+
+    def answer(self, entry: Entry) -> Answer:
+        """Decide about an entry, and remember where it goes.
+
+        Raises:
+            RemoteProtocolError: its name is unsafe or was offered before, or its parent was never offered.
+            Refused: it exists already, and that was to fail.
+            OSError, StoreError: the destination could not be looked at, or not be written to.
+        """
+        safe_name(entry.name)
+        parent = entry.parent
+        folder = self._top if parent == NO_PARENT else self.folders.get(parent)
+        if folder is None:
+            raise RemoteProtocolError(f"'{printable(entry.name)}' was offered in a folder that was never offered")
+        if folder.plain and entry.kind is _FILE:
+            return _ALL
+        answer, standing = self._decide(entry, folder)
+        if entry.kind is _DIRECTORY:
+            self._remember(entry, folder, standing)
+        return answer
+
+    def refuse(self, entry: Entry) -> None:
+        """Take back what was decided: the entry is not taken after all."""
+        self.grafts.pop(entry.id, None)
+        folder = self.folders.get(entry.id)
+        if folder is not None:
+            folder.standing = _REFUSED
+
+    def place(self, entry: Entry) -> tuple[int, bytes]:
+        """Where a wanted entry is staged: a descriptor, good until the next call, and a name in it.
+
+        Raises:
+            OSError: the directory cannot be opened.
+            KeyError: the entry was not wanted.
+        """
+        parent = entry.parent
+        if parent != NO_PARENT and self.folders[parent].standing is _STAGED:
+            return self._descriptors.descriptor(parent), entry.name
+        return self._descriptors.descriptor(AREA), self.grafts[entry.id].private
+
+    def staged(self) -> Iterator[Folder]:
+        """The staged directories, what is deeper first."""
+        return (folder for folder in reversed(self.folders.values()) if folder.standing is _STAGED)
+
+    def live(self) -> Iterator[Folder]:
+        """The directories that are merged into, what is deeper first and the destination last."""
+        yield from (folder for folder in reversed(self.folders.values()) if folder.standing is _LIVE)
+        yield self._top
+
+    def _decide(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing]:
+        """The answer, and how the entry stands then."""
+        if folder.standing is _REFUSED:
+            return Answer.PARENT, _REFUSED
+        refusal = self._refusal(entry, folder)
+        if refusal is not None:
+            return refusal, _REFUSED
+        if folder.standing is _STAGED:
+            return _ALL, _STAGED
+        return self._meet(entry, folder)
+
+    def _refusal(self, entry: Entry, folder: Folder) -> Answer | None:
+        """Why the entry cannot be taken, whatever the destination has."""
+        if folder.depth > MAX_DEPTH:
+            raise RemoteProtocolError(f"'{printable(entry.name)}' was offered too deep, below {MAX_DEPTH} folders")
+        if self._is_twin(entry.name, folder) or not self._rules.holds(entry.name):
+            return Answer.CANNOT_STORE
+        # Every live directory may be the destination of another delivery.
+        if folder.standing is _LIVE and folded(entry.name) == STAGING.decode():
+            return Answer.CANNOT_STORE
+        if entry.kind is _SYMLINK:
+            return self._link_refusal(entry.target, folder.depth)
+        return None
+
+    def _is_twin(self, name: bytes, folder: Folder) -> bool:
+        """Whether the file system would take the name for another that was offered in the same directory."""
+        if folder.seen is None:
+            return False
+        key = folded(name) if self._rules.folds else name
+        first = folder.seen.get(key)
+        if first == name:
+            raise RemoteProtocolError(f"'{printable(name)}' was offered twice in the same folder")
+        folder.seen.setdefault(key, name)
+        return first is not None
+
+    def _link_refusal(self, target: bytes, depth: int) -> Answer | None:
+        if self._links == "none":
+            return Answer.UNWANTED
+        if self._links == "inside":
+            return None if safe_link(target, depth) else Answer.UNSAFE_LINK
+        return None if target and b"\0" not in target and len(target) <= TARGET_MAX else Answer.UNSAFE_LINK
+
+    def _meet(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing]:
+        """Decide where the destination may have the name already."""
+        if self._if_exists == "rename":
+            return self._graft(entry, folder, replaces=False)
+        descriptor = self._descriptors.descriptor(folder.id)
+        try:
+            found = os.stat(entry.name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return self._graft(entry, folder, replaces=False)
+        if self._if_exists == "fail":
+            raise Refused(
+                f"'{printable(entry.name)}' exists already", hint="Choose what happens then with --if-exists, or move it away."
+            )
+        directory = entry.kind is _DIRECTORY
+        # Nothing can be renamed into another file system that is mounted there.
+        if directory and stat.S_ISDIR(found.st_mode) and found.st_dev == self._device:
+            return _ALL, _LIVE
+        if self._if_exists == "skip":
+            return _SKIP, _REFUSED
+        if directory or not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            return Answer.IN_THE_WAY, _REFUSED
+        if self._if_exists == "update" and _same(entry, found, descriptor):
+            return _SKIP, _REFUSED
+        return self._graft(entry, folder, replaces=True)
+
+    def _graft(self, entry: Entry, folder: Folder, *, replaces: bool) -> tuple[Answer, Standing]:
+        if folder.id not in self._writable:
+            # Told now, not when all has been received.
+            descriptor = self._descriptors.descriptor(folder.id)
+            if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
+                path = b"/".join(self._descriptors.path(folder.id))
+                raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
+            self._writable.add(folder.id)
+        self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces=replaces)
+        return _ALL, _STAGED
+
+    def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
+        place = None
+        if folder.standing is _LIVE:
+            graft = self.grafts.get(entry.id)
+            place = (AREA, graft.private) if graft is not None else (folder.id, entry.name)
+        self._descriptors.add(entry.id, entry.parent, entry.name, place=place)
+        counted = standing is _LIVE or self._rules.folds
+        depth = folder.depth + 1
+        self.folders[entry.id] = Folder(
+            entry.id,
+            standing,
+            depth,
+            entry.mode,
+            entry.mtime_ns,
+            seen={} if counted else None,
+            plain=standing is _STAGED and self._rules.none and depth <= MAX_DEPTH,
+        )
+
+
+def _same(entry: Entry, found: os.stat_result, descriptor: int) -> bool:
+    """Whether the destination has this version of a file or symlink already, as far as can be told without reading it."""
+    if entry.kind is _SYMLINK:
+        return stat.S_ISLNK(found.st_mode) and os.readlink(entry.name, dir_fd=descriptor) == entry.target
+    return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_mtime_ns == entry.mtime_ns

@@ -1,0 +1,62 @@
+"""Addresses as people write them: `host:9000`, `:9000`, `[::1]:9000`, `unix:/run/inbox`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enchufe.errors import LocalProtocolError
+
+_HINT = "Write host:port, :port (every interface), [v6 address]:port or unix:/path."
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host and a port; an empty host is every interface (listening) or this machine (connecting)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A path in this machine's file system."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """Read an address.
+
+    Raises:
+        LocalProtocolError: it is none.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise LocalProtocolError(f"{text!r} names no path", hint=_HINT)
+        # 108 bytes with the final NUL: sun_path, unix(7).
+        if len(path.encode("utf-8", "surrogateescape")) > 107:
+            raise LocalProtocolError(
+                f"{text!r} is too long for a Unix socket", hint="The kernel takes at most 107 bytes of path."
+            )
+        return UnixAddress(path)
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise LocalProtocolError(f"{text!r} has no port", hint=_HINT)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise LocalProtocolError(f"{text!r} is ambiguous: a v6 address goes in brackets", hint=_HINT)
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise LocalProtocolError(f"{port!r} is no port (0 to 65535)", hint=_HINT)
+    return TcpAddress(host, int(port))

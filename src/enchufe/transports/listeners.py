@@ -1,0 +1,143 @@
+"""A listener only produces connections: it binds, listens, and accepts one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import warnings
+from types import TracebackType
+from typing import Any, Final, Self
+
+from enchufe.errors import BrokenError, BusyError, ClosedError
+from enchufe.transports import tcp, unix
+from enchufe.transports.addresses import Address, UnixAddress
+from enchufe.transports.stream import Transport
+from enchufe.waiting import READ, Interest, Waitable, Waiter
+
+# What accept() says of a connection that died in the queue, or of the network under it: accept(2), "Error
+# handling". The listener itself is unharmed.
+_THEIR_ERRORS: Final = {
+    errno.ECONNABORTED,
+    errno.EPERM,
+    errno.EPROTO,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+}
+_NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """The listening sockets of one address.
+
+    Args:
+        address: where to listen; port 0 takes a free port.
+        backlog: how many connections the kernel queues before it refuses.
+
+    Raises:
+        LocalProtocolError: the address cannot be listened on.
+    """
+
+    def __init__(self, address: Address, *, backlog: int = 128) -> None:
+        self._closed = True
+        self._unlink: str | None = None
+        if isinstance(address, UnixAddress):
+            self._sockets, self._transport = unix.listen(address, backlog), unix.transport
+            self.addresses = [unix.written(sock) for sock in self._sockets]
+            self._unlink = address.path
+        else:
+            self._sockets, self._transport = tcp.listen(address, backlog), tcp.transport
+            self.addresses = [tcp.written(sock) for sock in self._sockets]
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Listener {', '.join(self.addresses)}{', closed' if self._closed else ''}>"
+
+    @property
+    def interests(self) -> list[Interest]:
+        """What to wait for before accepting, for whoever waits on several listeners at once."""
+        return [(sock, READ) for sock in self._sockets]
+
+    def try_accept(self, waiter: Waiter) -> Transport | None:
+        """Accept a connection that is there already, or None.
+
+        Args:
+            waiter: how the task that will use the connection waits.
+
+        Raises:
+            BusyError: this process or machine has no descriptor or memory left for it; it stays queued.
+            ClosedError: the listener was closed.
+        """
+        for sock in self._sockets:
+            try:
+                connected, _ = sock.accept()
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                if self._closed:
+                    raise self._closed_error() from error
+                if error.errno in _NO_ROOM:
+                    raise BusyError(
+                        f"cannot accept more connections: {error.strerror}",
+                        hint="Close some, or raise the limit of open files (ulimit -n).",
+                    ) from error
+                if error.errno in _THEIR_ERRORS:
+                    continue
+                raise BrokenError(f"cannot accept on {self!r}: {error.strerror}") from error
+            try:
+                return self._transport(connected, waiter)
+            except BrokenError:
+                continue  # it left while it was queued
+        if self._closed:
+            raise self._closed_error()
+        return None
+
+    async def accept(
+        self, waiter: Waiter, *, stop: Waitable | None = None, deadline: float | None = None
+    ) -> Transport | None:
+        """Accept one connection; None as soon as `stop` is readable.
+
+        Raises:
+            BusyError, ClosedError: as `try_accept`.
+            DeadlineExceeded: nobody came until `deadline`.
+        """
+        interests = self.interests + ([(stop, READ)] if stop is not None else [])
+        while (accepted := self.try_accept(waiter)) is None:
+            ready = await waiter.wait(interests, deadline)
+            if stop is not None and any(thing is stop for thing, _ in ready):
+                return None
+        return accepted
+
+    def close(self) -> None:
+        """Stop listening; who is queued is refused. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in accept
+            sock.close()
+        if self._unlink is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._unlink)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if not getattr(self, "_closed", True):
+            _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+            self.close()
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"{self!r} is closed")

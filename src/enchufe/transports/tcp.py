@@ -1,0 +1,240 @@
+"""tcp: dial by happy eyeballs (RFC 8305), listen on every address a name has."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+from typing import Any, Final
+
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.transports.addresses import TcpAddress
+from enchufe.transports.stream import Transport
+from enchufe.waiting import WRITE, Interest, Waiter
+
+NAME: Final = "tcp"
+
+_ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried too: RFC 8305 section 5
+
+# A peer that vanished is found within about a minute, whether we wait for it (keepalive: first probe
+# after 30 s of silence, then three, 10 s apart) or it does not acknowledge what we sent (user timeout).
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+_USER_TIMEOUT: Final = 60_000  # milliseconds: RFC 5482
+
+_SocketAddress = tuple[Any, ...]
+_Found = tuple[socket.AddressFamily, _SocketAddress]
+
+
+def set_options(sock: socket.socket) -> None:
+    """What every connection wants: no delay for small messages, and word of a peer that died."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT)):
+        option = getattr(socket, name, None)  # not every system has every one
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def transport(sock: socket.socket, waiter: Waiter) -> Transport:
+    """A transport over a connected socket, with the options set.
+
+    Raises:
+        BrokenError: the other side was gone before we came to it.
+    """
+    try:
+        set_options(sock)
+        local, peer = _written(sock.getsockname()), _written(sock.getpeername())
+    except OSError as error:
+        sock.close()
+        raise BrokenError("the other side left at once") from error
+    return Transport(sock, waiter, name=NAME, local=local, peer=peer)
+
+
+async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
+    """Dial: every address of the host, v6 and v4 in turn, a quarter second apart; the first to answer wins.
+
+    Raises:
+        BrokenError: the name is unknown or nobody answers there.
+        DeadlineExceeded: nobody answered until `deadline`.
+    """
+    found = await waiter.offload(_look_up, address, 0)
+    attempts: dict[socket.socket, str] = {}
+    failures: list[str] = []
+    waiting = iter(_interleaved(found))
+    next_start = waiter.now()
+    more = True
+    try:
+        while more or attempts:
+            if more and (waiter.now() >= next_start or not attempts):
+                candidate = next(waiting, None)
+                if candidate is None:
+                    more = False
+                    continue
+                next_start = waiter.now() + _ATTEMPT_DELAY
+                winner = _start(candidate, attempts, failures)
+            else:
+                winner = await _first_ready(attempts, failures, waiter, next_start if more else None, deadline)
+            if winner is not None:
+                attempts.pop(winner, None)
+                return transport(winner, waiter)
+    finally:
+        for sock in attempts:
+            sock.close()
+    raise _unreachable(address, failures)
+
+
+def _start(candidate: _Found, attempts: dict[socket.socket, str], failures: list[str]) -> socket.socket | None:
+    """Begin one attempt; the socket if it succeeded at once."""
+    family, where = candidate
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
+    except OSError as error:
+        failures.append(f"{_written(where)}: {error.strerror}")
+        return None
+    sock.setblocking(False)
+    code = sock.connect_ex(where)
+    if code == 0:
+        return sock
+    if code in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+        attempts[sock] = _written(where)
+    else:
+        sock.close()
+        failures.append(f"{_written(where)}: {os.strerror(code)}")
+    return None
+
+
+async def _first_ready(
+    attempts: dict[socket.socket, str],
+    failures: list[str],
+    waiter: Waiter,
+    next_start: float | None,
+    deadline: float | None,
+) -> socket.socket | None:
+    """Wait for one of the attempts, or until the next may start: the socket that is connected."""
+    interests: list[Interest] = [(sock, WRITE) for sock in attempts]
+    until = min((moment for moment in (next_start, deadline) if moment is not None), default=None)
+    try:
+        ready = await waiter.wait(interests, until)
+    except DeadlineExceeded:
+        if deadline is not None and waiter.now() >= deadline:
+            tried = ", ".join(attempts.values())
+            raise DeadlineExceeded(f"no answer from {tried} in the time allowed") from None
+        return None
+    for sock in [sock for sock in attempts if any(sock is thing for thing, _ in ready)]:
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code == 0:
+            return sock
+        failures.append(f"{attempts.pop(sock)}: {os.strerror(code)}")
+        sock.close()
+    return None
+
+
+def _unreachable(address: TcpAddress, failures: list[str]) -> BrokenError:
+    return BrokenError(
+        f"could not reach {address} ({'; '.join(failures)})",
+        hint="Check the address, that the other side is listening, and that no firewall stands between.",
+    )
+
+
+def listen(address: TcpAddress, backlog: int) -> list[socket.socket]:
+    """Listening sockets, one for each address the host has, all on the same port; port 0 takes a free one.
+
+    Raises:
+        LocalProtocolError: the port is taken or reserved, or the address is not this machine's.
+    """
+    found = [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("0.0.0.0", address.port))]  # noqa: S104
+    if address.host:
+        found = [(family, where[:2]) for family, where in _look_up(address, socket.AI_PASSIVE)]
+    # With port 0 the kernel picks one on the first address; it may be taken on the next: pick again.
+    for last_try in itertools.chain([False] * 15, [True]):
+        try:
+            return _bind_all(found, address, backlog)
+        except _PortTaken:
+            if last_try:
+                raise
+    raise AssertionError("unreachable")
+
+
+class _PortTaken(LocalProtocolError):
+    """The port the kernel picked for one address is taken on another."""
+
+
+def _bind_all(found: list[tuple[Any, Any]], address: TcpAddress, backlog: int) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    port = address.port
+    try:
+        for family, (host, _) in found:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError:
+                if len(found) > 1:
+                    continue  # a kernel without v6: the other addresses do
+                raise
+            bound.append(sock)
+            sock.setblocking(False)
+            if os.name == "posix":  # elsewhere it would let two listeners share a port
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((host, port))
+                sock.listen(backlog)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and len(found) > 1:
+                    bound.pop().close()  # v6 is compiled in but switched off
+                    continue
+                raise
+            port = sock.getsockname()[1]
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        if error.errno == errno.EADDRINUSE and address.port == 0:
+            raise _PortTaken(f"no port is free on all addresses of {address}") from error
+        raise _cannot_listen(address, error) from error
+    return bound
+
+
+def _cannot_listen(address: TcpAddress, error: OSError) -> EnchufeError:
+    if error.errno == errno.EADDRINUSE:
+        return LocalProtocolError(
+            f"{address} is taken by another program", hint="Choose another port; port 0 takes a free one."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return LocalProtocolError(
+            f"ports below 1024 are reserved, and {address} is one", hint="Choose a port from 1024 up."
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return LocalProtocolError(
+            f"{address.host} is not an address of this machine",
+            hint="Listen on one of this machine's own addresses, or on :port for all of them.",
+        )
+    return BrokenError(f"cannot listen on {address}: {error.strerror}")
+
+
+def written(sock: socket.socket) -> str:
+    """A bound socket's own address as people write it."""
+    return _written(sock.getsockname())
+
+
+def _written(where: _SocketAddress) -> str:
+    return str(TcpAddress(where[0], where[1]))
+
+
+def _look_up(address: TcpAddress, flags: int) -> list[_Found]:
+    try:
+        answers = socket.getaddrinfo(address.host or "localhost", address.port, type=socket.SOCK_STREAM, flags=flags)
+    except (OSError, UnicodeError) as error:
+        raise BrokenError(
+            f"the name {address.host!r} is unknown",
+            hint="Check the spelling, or write the address in digits.",
+        ) from error
+    return list(dict.fromkeys((family, where) for family, _, _, _, where in answers))
+
+
+def _interleaved(found: list[_Found]) -> list[_Found]:
+    """The families in turn, beginning with the one the resolver prefers: RFC 8305 section 4."""
+    first = [one for one in found if one[0] == found[0][0]]
+    other = [one for one in found if one[0] != found[0][0]]
+    pairs = itertools.zip_longest(first, other)
+    return [one for pair in pairs for one in pair if one is not None]

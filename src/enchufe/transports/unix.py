@@ -1,0 +1,99 @@
+"""unix: the same stream between two processes of one machine, named by a path."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import Final
+
+from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
+from enchufe.transports.addresses import UnixAddress
+from enchufe.transports.stream import Transport
+from enchufe.waiting import Waiter
+
+NAME: Final = "unix"
+
+_BUSY_PAUSE: Final = 0.01  # seconds between tries where the listener's queue is full: unix(7) cannot wait
+
+
+def transport(sock: socket.socket, waiter: Waiter) -> Transport:
+    """A transport over a connected socket."""
+    local, peer = written(sock), f"unix:{os.fsdecode(sock.getpeername())}"
+    return Transport(sock, waiter, name=NAME, local=local, peer=peer)
+
+
+async def connect(address: UnixAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
+    """Dial.
+
+    Raises:
+        BrokenError: nobody listens there.
+        DeadlineExceeded: the listener's queue stayed full until `deadline`.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while True:
+            code = sock.connect_ex(address.path)
+            if code == 0:
+                return transport(sock, waiter)
+            if code != errno.EAGAIN:
+                raise BrokenError(
+                    f"could not reach {address}: {os.strerror(code)}",
+                    hint="Check the path, and that the other side is listening.",
+                )
+            # A full queue gives EAGAIN and nothing to wait on.
+            pause = waiter.now() + _BUSY_PAUSE
+            if deadline is not None and pause > deadline:
+                raise DeadlineExceeded(f"{address} has too many waiting before us")
+            with contextlib.suppress(DeadlineExceeded):
+                await waiter.wait([], pause)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def listen(address: UnixAddress, backlog: int) -> list[socket.socket]:
+    """One listening socket; a socket file that nobody listens on any more is replaced.
+
+    Raises:
+        LocalProtocolError: another program listens there, or the path cannot be used.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        try:
+            sock.bind(address.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            _remove_dead(address)
+            sock.bind(address.path)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise LocalProtocolError(
+            f"cannot listen on {address}: {error.strerror}", hint="Choose another path."
+        ) from error
+    except BaseException:
+        sock.close()
+        raise
+    return [sock]
+
+
+def _remove_dead(address: UnixAddress) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        code = probe.connect_ex(address.path)
+    if code != errno.ECONNREFUSED or not stat.S_ISSOCK(os.lstat(address.path).st_mode):
+        raise LocalProtocolError(
+            f"{address} is taken", hint="Another program listens there, or it is no socket: choose another path."
+        )
+    os.unlink(address.path)
+
+
+def written(sock: socket.socket) -> str:
+    """A bound socket's own address as people write it."""
+    return f"unix:{os.fsdecode(sock.getsockname())}"

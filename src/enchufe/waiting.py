@@ -1,0 +1,176 @@
+"""The one question an engine answers: how do we wait?
+
+Everything that may block is a coroutine which, when the kernel says it would block, awaits its waiter. A
+`BlockingWaiter` answers with poll() inside the coroutine, so that coroutine never suspends and `drive()` runs it
+to its end with one step: that is the whole sync face. An event loop's waiter suspends instead. Nothing looks a
+waiter up in a global; whoever may wait was given one.
+
+Deadlines are absolute, in seconds on the waiter's own clock (`now()`), so that a slow drip never re-arms them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeVar
+
+from enchufe.errors import DeadlineExceeded, LocalProtocolError
+
+READ: Final = 1
+WRITE: Final = 2
+
+_LONGEST_POLL: Final = 2**31 - 1  # milliseconds: poll() takes a C int
+
+T = TypeVar("T")
+
+
+class Waitable(Protocol):
+    """Anything the kernel can watch: a socket, a pipe, a doorbell."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+
+Interest = tuple[Waitable, int]
+"""A thing and what is awaited of it: READ, WRITE or both."""
+
+
+class Waiter(Protocol):
+    """How one task waits. Transports and listeners hold one; they are the only callers of `wait`."""
+
+    def now(self) -> float:
+        """Seconds on the clock that deadlines are on; monotonic."""
+
+    async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
+        """Wait until something is ready and return which things for what, never an empty list.
+
+        A thing that hung up or failed is ready for all that was awaited of it: trying tells why.
+
+        Raises:
+            DeadlineExceeded: `deadline` passed and nothing was ready.
+        """
+
+    async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
+        """`wait` for a single thing: the fast path, which builds no set."""
+
+    async def offload(self, function: Callable[..., T], *args: Any) -> T:
+        """Run something that keeps a disk or a processor busy, where it keeps no other task waiting."""
+
+
+class BlockingWaiter:
+    """Waits by blocking the thread it is used in; safe to share, since it holds nothing."""
+
+    def now(self) -> float:
+        """Seconds of `time.monotonic()`."""
+        return time.monotonic()
+
+    async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
+        """As `Waiter.wait`, by poll()."""
+        things: dict[int, list[Interest]] = {}
+        masks: dict[int, int] = {}
+        for thing, interest in interests:
+            descriptor = thing.fileno()
+            things.setdefault(descriptor, []).append((thing, interest))
+            masks[descriptor] = masks.get(descriptor, 0) | interest
+        ready: list[Interest] = []
+        for descriptor, events in _poll(masks, deadline):
+            readable = events & ~select.POLLOUT
+            writable = events & ~select.POLLIN
+            for thing, interest in things[descriptor]:
+                got = (interest & READ if readable else 0) | (interest & WRITE if writable else 0)
+                if got:
+                    ready.append((thing, got))
+        return ready
+
+    async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
+        """As `Waiter.wait_one`, by poll()."""
+        _poll({thing.fileno(): interest}, deadline)
+
+    async def offload(self, function: Callable[..., T], *args: Any) -> T:
+        """Call it here: this thread has nobody else to serve."""
+        return function(*args)
+
+
+def _poll(masks: dict[int, int], deadline: float | None) -> list[tuple[int, int]]:
+    poller = select.poll()
+    for descriptor, interest in masks.items():
+        if descriptor < 0:
+            raise LocalProtocolError("waiting for something that is closed")
+        poller.register(
+            descriptor,
+            (select.POLLIN if interest & READ else 0) | (select.POLLOUT if interest & WRITE else 0),
+        )
+    while True:
+        if deadline is None:
+            ready = poller.poll()
+        else:
+            # At least one look at the kernel, however late we are: what is ready is ready.
+            left = deadline - time.monotonic()
+            ready = poller.poll(min(max(0, int(left * 1000 + 0.999)), _LONGEST_POLL))
+            if not ready and time.monotonic() >= deadline:
+                raise DeadlineExceeded("nothing happened before the deadline")
+        if ready:
+            return ready
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that only waits through a `BlockingWaiter`, to its end, here and now.
+
+    Raises:
+        LocalProtocolError: it awaited something foreign (an asyncio future, a trio call): nobody here would
+            ever wake it.
+    """
+    try:
+        foreign = coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    # Thrown in, not closed, so that the traceback points at the foreign await.
+    error = LocalProtocolError(
+        f"a blocking engine cannot await {foreign!r}",
+        hint="Under threads and processes await only enchufe's own calls; use the events engine or enchufe.aio"
+        " for code that awaits others.",
+    )
+    try:
+        coroutine.throw(error)
+    except StopIteration:
+        pass
+    finally:
+        coroutine.close()
+    raise error
+
+
+class Doorbell:
+    """Wakes whoever waits for READ of it; any thread or signal handler may ring. Rung twice is rung once."""
+
+    def __init__(self) -> None:
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
+
+    def fileno(self) -> int:
+        """What to wait for; -1 once closed."""
+        return self._read_end
+
+    def ring(self) -> None:
+        """Make it ready for READ until `clear()`; after `close()` nothing happens."""
+        if self._write_end >= 0:
+            with contextlib.suppress(BlockingIOError):  # full: it is ringing already
+                os.write(self._write_end, b"\0")
+
+    def clear(self) -> None:
+        """Make it silent again."""
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._read_end, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Give the descriptors back; whoever might still ring must be gone, or use the same lock."""
+        read_end, write_end = self._read_end, self._write_end
+        self._read_end = self._write_end = -1
+        if read_end >= 0:
+            os.close(write_end)
+            os.close(read_end)

@@ -146,6 +146,14 @@ def test_skipping_shows() -> None:
     assert not decoder.skipping
 
 
+@pytest.mark.parametrize("most", [None, 1])
+def test_an_empty_line_behind_another_framing(most: int | None) -> None:
+    buffer = ReceiveBuffer()
+    buffer.append(b"\r\n")
+    assert FixedLength(1).decoder().decode(buffer, most=1) == [b"\r"]
+    assert Lines().decoder().decode(buffer, most=most) == [b""]
+
+
 def test_until_close_has_one_message() -> None:
     buffer, decoder = ReceiveBuffer(), UntilClose().decoder()
     assert decoder.decode(buffer) == []
@@ -187,6 +195,7 @@ def test_a_view_of_wide_items_is_counted_in_bytes() -> None:
     numbers = memoryview(array("I", [1, 2]))
     assert encode(LengthPrefixed(1), numbers) == bytes([numbers.nbytes]) + numbers.tobytes()
     assert encode(LengthPrefixed(1), memoryview(b"abcdef")[::2]) == b"\x03ace"
+    assert encode(LengthPrefixed(1), memoryview(b"abcdef").cast("B", (2, 3))) == b"\x06abcdef"
 
 
 @pytest.mark.parametrize(
@@ -282,4 +291,5 @@ def test_repr_shows_the_options() -> None:
 def test_equal_by_class_and_options() -> None:
     assert LengthPrefixed() == LengthPrefixed(4) != LengthPrefixed(2)
     assert Lines() != Lines(80)
+    assert Typed({b"A": 1, b"B": 2}) == Typed({b"B": 2, b"A": 1})
     assert len({Netstring(), Netstring(), Lines()}) == 2

@@ -25,8 +25,6 @@ JOIN_BELOW: Final = 16 * 1024
 # How many bytes are copied out of the buffer to be split in one go: wide while that pays, narrow where it does not.
 NARROW: Final = 256
 WIDE: Final = 64 * 1024
-# Bigger messages are copied out one by one: there a second copy of each costs more than a turn of the loop.
-BATCHED: Final = 4 * 1024
 
 
 class Decoder(ABC):

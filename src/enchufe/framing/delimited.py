@@ -7,10 +7,13 @@ from typing import Final
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import LocalProtocolError
-from enchufe.framing.base import BATCHED, Decoder, Framing, TooBig, gather, octets, truncated, window
+from enchufe.framing.base import Decoder, Framing, TooBig, gather, octets, truncated, window
 
 # What Go's bufio.Scanner takes for a line at the most (MaxScanTokenSize), in bytes.
 MAX_LINE: Final = 64 * 1024
+
+# Tuning: messages of more bytes are copied out of the buffer one by one, not twice over to go in batches.
+BATCHED: Final = 4 * 1024
 
 
 class Delimited(Framing):
@@ -59,7 +62,8 @@ class Delimited(Framing):
     def check_content(self, message: bytes | bytearray) -> None:
         """Raise LocalProtocolError where the delimiter is in the message, or begins in it (`xa` before `aa`)."""
         delimiter = self.delimiter
-        end = message[max(0, len(message) - len(delimiter) + 1) :]
+        reach = len(delimiter) - 1
+        end = message[-reach:] if reach else b""
         if delimiter in message or (end and (end + delimiter).find(delimiter) < len(end)):
             raise LocalProtocolError(
                 f"the message contains the delimiter {delimiter!r}",
@@ -71,12 +75,12 @@ class Delimited(Framing):
 
         Nothing, where one of them is too big.
         """
-        messages = self.cut(data)
+        messages = self.pieces(data)
         taken = len(data) - len(messages.pop())
         # No message is longer than all of them, so most of the time there is nothing to measure.
         return (messages, taken) if taken <= self.max_size or len(max(messages, key=len)) <= self.max_size else ([], 0)
 
-    def cut(self, data: bytes) -> list[bytes]:
+    def pieces(self, data: bytes) -> list[bytes]:
         """`data` cut at every delimiter; the last piece is what none followed."""
         return data.split(self.delimiter)
 
@@ -113,7 +117,9 @@ class DelimitedDecoder(Decoder):
             if self.skipping:
                 self.skipping = False
                 self._drop(buffer, end + len(delimiter))
-            elif most is not None or end >= min(self._window, BATCHED) or not self._take_batch(buffer, messages):
+                continue
+            batch = most is None and end < self._window and end < BATCHED
+            if not (batch and self._take_batch(buffer, messages)):
                 size = framing.size_before(buffer, end)
                 if size > framing.max_size and messages:
                     break

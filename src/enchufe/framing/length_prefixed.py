@@ -134,5 +134,4 @@ class LengthPrefixed(SizedFraming):
         stop = body + value + self.adjustment
         if not body <= stop <= len(data) or stop - body + self.offset > self.max_size:
             return None
-        message = data[body:stop]
-        return data[start:lead] + message if self.offset else message, stop
+        return data[start:lead] + data[body:stop], stop

@@ -42,7 +42,7 @@ class Lines(Delimited):
                 hint="Use a framing that carries lengths: it takes any bytes.",
             )
 
-    def cut(self, data: bytes) -> list[bytes]:
+    def pieces(self, data: bytes) -> list[bytes]:
         """`data` cut at every line end; the last piece is what none followed."""
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")

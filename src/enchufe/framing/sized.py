@@ -8,11 +8,14 @@ cases at the front of some bytes and stops at anything else, which then goes the
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.errors import RemoteProtocolError
-from enchufe.framing.base import BATCHED, Decoder, Framing, truncated, window
+from enchufe.framing.base import Decoder, Framing, truncated, window
+
+# Tuning: messages of more bytes are copied out of the buffer one by one, not twice over to go in batches.
+BATCHED: Final = 16 * 1024
 
 
 class Frame(NamedTuple):

@@ -31,7 +31,8 @@ class Typed(SizedFraming):
     def __init__(self, types: Mapping[bytes, int | SizedFraming]) -> None:
         if not types:
             raise LocalProtocolError("a typed framing has one type or more")
-        self.types = dict(types)
+        # In order, so that the same types are the same framing.
+        self.types = dict(sorted(types.items()))
         # What `measure` and `split` look up, by the type's code: the whole frame of a fixed one, the framing of others.
         self._fixed: dict[int, int] = {}
         self._framings: dict[int, SizedFraming] = {}

@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 import threading
-from collections.abc import Iterator
 from typing import Final
 
 from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import linux
-from enchufe.store.durable import ONE_BY_ONE, Written
+from enchufe.store.commit import Commit
+from enchufe.store.durable import Written
 from enchufe.store.faults import store_error
-from enchufe.store.folders import DIRECTORY, Folders
-from enchufe.store.grafts import Graft
+from enchufe.store.folders import Folders
+from enchufe.store.metadata import dress
 from enchufe.store.names import NameRules
-from enchufe.store.plan import AREA, TOP, Folder, IfExists, Links, Plan, Standing
+from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
 from enchufe.store.staging import Staging
 
 OPEN_FILES: Final = 16
@@ -29,9 +27,11 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # What a file system says to a name, or to a symlink, that it cannot hold.
-_CANNOT_HOLD: Final = frozenset({errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP})
+_CANNOT_HOLD: Final = frozenset(
+    {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
+)
 
-_ALL, _DIRECTORY, _SYMLINK = Answer.ALL, Kind.DIRECTORY, Kind.SYMLINK
+_ALL, _DIRECTORY, _SYMLINK, _STAGED = Answer.ALL, Kind.DIRECTORY, Kind.SYMLINK, Standing.STAGED
 
 
 class Delivery:
@@ -58,16 +58,15 @@ class Delivery:
         self._path = path
         self._top = folder
         self._staging = staging
-        self._area = staging.descriptor
         self._folders = Folders()
         self._folders.pin(TOP, folder)
-        self._folders.pin(AREA, self._area)
+        self._folders.pin(AREA, staging.descriptor)
         self._plan = Plan(self._folders, rules, if_exists=if_exists, links=links)
-        self._dresses_live = if_exists in ("overwrite", "update")
-        self._written = Written(self._area)
+        self._written = Written(staging.descriptor)
         self._begun: set[int] = set()
         self._files: dict[int, int] = {}  # descriptors of files begun, those written last at the end
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread
+        self._tried = False
         self._over = False
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
@@ -95,7 +94,7 @@ class Delivery:
         return answer
 
     def _make(self, entry: Entry) -> Answer:
-        if entry.kind is _DIRECTORY and self._plan.folders[entry.id].standing is not Standing.STAGED:
+        if entry.kind is _DIRECTORY and self._plan.folders[entry.id].standing is not _STAGED:
             return _ALL
         directory, name = self._plan.place(entry)
         try:
@@ -103,8 +102,7 @@ class Delivery:
                 os.mkdir(name, 0o700, dir_fd=directory)
                 self._written.count_directory()
             else:
-                os.symlink(entry.target, name, dir_fd=directory)
-                os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+                _make_symlink(entry, name, directory)
         except FileExistsError as error:
             raise self._twice(entry) from error
         except OSError as error:
@@ -130,7 +128,7 @@ class Delivery:
                 written = os.write(descriptor, data)
                 if written != len(data):
                     _write_all(descriptor, memoryview(data)[written:], written)
-                _dress(descriptor, entry.mode & 0o777, entry.mtime_ns)
+                dress(descriptor, entry.mode, entry.mtime_ns)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -168,7 +166,7 @@ class Delivery:
                     f"'{self._shown(entry)}' has {on_disk:,} bytes on disk, not {size:,}",
                     hint="Something else wrote to it, or the disk is failing: send it again.",
                 )
-            _dress(descriptor, entry.mode & 0o777, entry.mtime_ns)
+            dress(descriptor, entry.mode, entry.mtime_ns)
             del self._files[entry.id]
             self._begun.discard(entry.id)
             self._written.keep(descriptor, entry.mode)
@@ -206,17 +204,12 @@ class Delivery:
         """
         with self._ending:
             self._check_open()
+            if self._tried:
+                raise ClosedError("its commit has failed", hint="Abandon it and receive everything again.")
             if self._begun:
                 raise LocalProtocolError(f"{len(self._begun)} files are not complete")
-            try:
-                self._make_durable()
-            except OSError as error:
-                raise store_error(error, "get everything on disk in", self._path) from error
-            directories = self._put_in_place()
-            try:
-                self._finish_live(directories)
-            except OSError as error:
-                raise _partly(store_error(error, "get the folders on disk in", self._path), self._landed_names()) from error
+            self._tried = True  # what an fsync could not write is lost, though the next one would say that all is well
+            Commit(self._plan, self._folders, self._written, self._path, self.landed).run()
             self._end()
 
     def abandon(self) -> None:
@@ -225,36 +218,63 @@ class Delivery:
             if not self._over:
                 self._end()
 
-    def _make_durable(self) -> None:
-        """All files, and all directories that stay where they are, with mode, time and content."""
-        at_once = self._written.all_at_once
-        if not at_once:
-            self._written.sync(self._staged_descriptors())
-        for folder in self._plan.staged():
-            descriptor = self._folders.descriptor(folder.id)
-            if folder.id not in self._plan.grafts:
-                _dress_directory(descriptor, folder)
-            if not at_once:
-                os.fsync(descriptor)
-        if at_once:
-            self._written.sync(())
+    def _end(self) -> None:
+        self._over = True
+        self._written.close()
+        self._folders.close()
+        while self._files:
+            with contextlib.suppress(OSError):  # they are removed
+                os.close(self._files.popitem()[1])
+        self._staging.remove()
+        os.close(self._top)
 
-    def _staged_descriptors(self) -> Iterator[int]:
-        yield self._area
-        for folder in self._plan.staged():
-            yield self._folders.descriptor(folder.id)
+    def _check_open(self) -> None:
+        if self._over:
+            raise _closed()
 
-    def _put_in_place(self) -> int:
-        """Rename every graft; return how many are directories."""
-        directories = 0
-        for graft in self._plan.grafts.values():
-            try:
-                name = self._put(graft)
-            except OSError as error:
-                path = b"/".join((self._path, *self._folders.path(graft.parent), graft.name))
-                raise _partly(store_error(error, "put in place", path), self._placed) from error
-            directories += graft.kind is _DIRECTORY
-            self._placed.append(name)
-            if graft.parent == TOP:
-                self.landed[graft.id] = name
-        return directories
+    def _descriptor(self, entry: Entry) -> int:
+        """The descriptor of a file that comes in pieces; it is made at the first use and opened again if it must be."""
+        descriptor = self._files.pop(entry.id, None)
+        if descriptor is None:
+            if len(self._files) >= OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))
+            directory, name = self._plan.place(entry)
+            if entry.id in self._begun:
+                descriptor = os.open(name, _AGAIN, dir_fd=directory)
+            else:
+                try:
+                    descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
+                except FileExistsError as error:
+                    raise self._twice(entry) from error
+                self._begun.add(entry.id)
+        self._files[entry.id] = descriptor
+        return descriptor
+
+    def _shown(self, entry: Entry) -> str:
+        return printable(b"/".join(self.path(entry)))
+
+    def _error(self, error: OSError, doing: str, entry: Entry) -> StoreError:
+        return store_error(error, doing, b"/".join((self._path, *self.path(entry))))
+
+    def _twice(self, entry: Entry) -> RemoteProtocolError:
+        return RemoteProtocolError(f"'{self._shown(entry)}' was offered twice")
+
+
+def _closed() -> ClosedError:
+    return ClosedError("this delivery is over")
+
+
+def _make_symlink(entry: Entry, name: bytes, directory: int) -> None:
+    os.symlink(entry.target, name, dir_fd=directory)
+    try:
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _CANNOT_HOLD:  # a file system whose symlinks have no times
+            raise
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data = data[written:]
+        offset += written

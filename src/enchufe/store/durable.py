@@ -9,6 +9,7 @@ the second one says that all is well.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -94,6 +95,19 @@ class Written:
         while self._kept:
             with contextlib.suppress(OSError):  # what it might say was said by fsync, or the delivery failed
                 os.close(self._kept.pop())
+
+
+def sync_directory(descriptor: int) -> None:
+    """Have the names in a directory on disk, as far as its file system knows how: some network file systems do not.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _sync_files(directory: int) -> None:

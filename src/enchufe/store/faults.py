@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Final
 
-from enchufe.errors import NoSpaceError, StoreError
+from enchufe.errors import LocalProtocolError, NoSpaceError, StoreError
 from enchufe.printable import printable
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -41,3 +41,13 @@ def store_error(error: OSError, doing: str, path: bytes | str) -> StoreError:
     if error.errno in _FULL:
         return NoSpaceError(told)
     return StoreError(told, hint=_HINTS.get(error.errno or 0))
+
+
+def check_path(path: bytes) -> None:
+    """Refuse what the system would not take for a path, or Python for the current folder.
+
+    Raises:
+        LocalProtocolError: it is empty or holds NUL.
+    """
+    if not path or b"\0" in path:
+        raise LocalProtocolError(f"'{printable(path)}' is no path", hint="Name a file or a folder; here is `.`.")

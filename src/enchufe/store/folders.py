@@ -45,6 +45,15 @@ class Folders:
         self._offered[id_] = (NO_PARENT, name)
         self._tops[id_] = path
 
+    def forget(self, id_: int) -> None:
+        """The directory will not be offered after all; its id may be another's."""
+        del self._offered[id_]
+        self._tops.pop(id_, None)
+        self._latest = (0, -1)
+        descriptor = self._open.pop(id_, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
     def descriptor(self, id_: int) -> int:
         """A descriptor of the directory, good until the next call of this or `close()`.
 
@@ -76,8 +85,9 @@ class Folders:
         return tuple(reversed(names))
 
     def close(self) -> None:
-        """Close all that is open here; the pinned are their owners'."""
+        """Close all that is open here, and hand out no more; the pinned are their owners'."""
         self._latest = (0, -1)
+        self._pinned.clear()
         while self._open:
             with contextlib.suppress(OSError):  # nothing was written through it
                 os.close(self._open.popitem()[1])
@@ -95,14 +105,14 @@ class Folders:
         return self._places.get(id_) or self._offered[id_]
 
     def _opened(self, id_: int, parent: int) -> int:
+        if len(self._open) >= self._limit:
+            oldest = next(iter(self._open))  # never the parent, which was used just now
+            self._latest = (0, -1)
+            os.close(self._open.pop(oldest))
         top = self._tops.get(id_)
         if top is not None:
             descriptor = os.open(top, DIRECTORY)
         else:
             descriptor = os.open(self._place(id_)[1], DIRECTORY, dir_fd=parent)
-        while len(self._open) >= self._limit:
-            oldest = next(iter(self._open))
-            self._latest = (0, -1)
-            os.close(self._open.pop(oldest))
         self._open[id_] = descriptor
         return descriptor

@@ -44,8 +44,8 @@ class Graft:
     def put(self, area: int, parent: int) -> bytes:
         """Rename it from the staging area into `parent` (descriptors); return the name it got.
 
-        Nothing is ever lost: what it was to replace may have become a directory meanwhile, or its name may be taken by now.
-        Then it gets the next free name.
+        Nothing is ever lost: what it was to replace may have become a directory meanwhile, or its name may be taken
+        by now. Then it gets the next free name.
 
         Raises:
             OSError: it could not be renamed.

@@ -29,9 +29,7 @@ def _function(name: str, *arguments: Any) -> Any:
     return function
 
 
-_renameat2: Final = _function(
-    "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
-)
+_renameat2: Final = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs: Final = _function("syncfs", ctypes.c_int)
 
 
@@ -87,8 +85,8 @@ def has_syncfs() -> bool:
 def syncfs(descriptor: int) -> None:
     """Have all that was written to the file system of `descriptor` on disk; only where `has_syncfs()`.
 
-    Errors of writing back are reported from the time the descriptor was opened (Linux 5.8), so that must have been before
-    the first write.
+    Errors of writing back are reported from the time the descriptor was opened (Linux 5.8), so that must have been
+    before the first write.
 
     Raises:
         OSError: something could not be written.

@@ -18,7 +18,8 @@ STAGING: Final = b".enchufe"  # where half-received things live, in every destin
 
 # Microsoft, "Naming Files, Paths, and Namespaces": neither alone nor before a dot. The superscript digits count too.
 _DEVICES: Final = frozenset(
-    {"con", "prn", "aux", "nul", "conin$", "conout$"} | {f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"}
+    {"con", "prn", "aux", "nul", "conin$", "conout$"}
+    | {f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³"}
 )
 _WINDOWS_FORBIDS: Final = frozenset('<>:"/\\|?*') | {chr(c) for c in range(32)}
 
@@ -37,10 +38,10 @@ def safe_name(name: bytes) -> None:
 def safe_link(target: bytes, depth: int) -> bool:
     """Whether a symlink leads nowhere but into its own root, whatever else is in there.
 
-    It must be relative, and may climb with `..` only at its start and to the root's own directory at the most. That start
-    is sound because the directories above a link are real ones, made or opened by us and never symlinks. After the first
-    component that is a name, `..` proves nothing: where `a` is a symlink itself, `a/..` is the place that holds
-    what `a` points to. Links that obey this can be followed one into the other and still never leave.
+    It must be relative, and may climb with `..` only at its start and to the root's own directory at the most. That
+    start is sound because the directories above a link are real ones, made or opened by us and never symlinks. After
+    the first component that is a name, `..` proves nothing: where `a` is a symlink itself, `a/..` is the place that
+    holds what `a` points to. Links that obey this can be followed one into the other and still never leave.
 
     Args:
         target: what the link says.
@@ -100,7 +101,7 @@ class NameRules:
 
 
 def _windows_holds(text: str) -> bool:
-    device = text.split(".")[0].rstrip(" ").casefold()
+    device = text.partition(".")[0].rstrip(" ").casefold()
     return not (text.endswith((".", " ")) or device in _DEVICES or _WINDOWS_FORBIDS.intersection(text))
 
 
@@ -126,7 +127,9 @@ def probe(descriptor: int) -> NameRules:
 
 
 def _make(name: bytes, descriptor: int) -> None:
-    os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
+    os.close(
+        os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=descriptor)
+    )
 
 
 def _try(name: bytes, descriptor: int) -> bool:

@@ -1,9 +1,9 @@
 """Plan: what becomes of each entry offered to a directory, and where it is staged until the commit.
 
-A directory of the offer is either *live*, one that the destination has already and that is merged into, or *staged*, made by
-us where nobody looks. What goes into a live directory (a root goes into the destination itself) is a graft: staged under a
-private name with all below it under their own, and renamed at the commit. So a new tree of any size costs one rename
-and shows all at once.
+A directory of the offer is either *live*, one that the destination has already and that is merged into, or *staged*,
+made by us where nobody looks. What goes into a live directory (a root goes into the destination itself) is a graft:
+staged under a private name with all below it under their own, and renamed at the commit. So a new tree of any size
+costs one rename and shows all at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from enchufe.entry import MAX_DEPTH, NO_PARENT, Answer, Entry, Kind
-from enchufe.errors import Refused, RemoteProtocolError, StoreError
+from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
@@ -29,6 +29,7 @@ TOP: Final = -1
 """The id of the destination among the Folders of a delivery; entries have ids from 0."""
 AREA: Final = -2
 """The id of the staging area there."""
+
 
 class Standing(Enum):
     """How an offered directory stands."""
@@ -77,6 +78,7 @@ class Plan:
     Attributes:
         grafts: what the commit renames, by id.
         folders: the directories offered, by id.
+        dresses_live: whether directories that are merged into get the mode and time of the offer.
     """
 
     def __init__(self, folders: Folders, rules: NameRules, *, if_exists: IfExists, links: Links) -> None:
@@ -89,6 +91,7 @@ class Plan:
         self._writable = {TOP}  # the staging area could be made in it
         self.folders: dict[int, Folder] = {}
         self.grafts: dict[int, Graft] = {}
+        self.dresses_live = if_exists in ("overwrite", "update")
 
     def answer(self, entry: Entry) -> Answer:
         """Decide about an entry, and remember where it goes.
@@ -122,12 +125,15 @@ class Plan:
 
         Raises:
             OSError: the directory cannot be opened.
-            KeyError: the entry was not wanted.
+            LocalProtocolError: the entry was not wanted.
         """
-        parent = entry.parent
-        if parent != NO_PARENT and self.folders[parent].standing is _STAGED:
-            return self._descriptors.descriptor(parent), entry.name
-        return self._descriptors.descriptor(AREA), self.grafts[entry.id].private
+        folder = self.folders.get(entry.parent)
+        if folder is not None and folder.standing is _STAGED:
+            return self._descriptors.descriptor(folder.id), entry.name
+        graft = self.grafts.get(entry.id)
+        if graft is None:
+            raise LocalProtocolError(f"'{printable(entry.name)}' was not wanted")
+        return self._descriptors.descriptor(AREA), graft.private
 
     def staged(self) -> Iterator[Folder]:
         """The staged directories, what is deeper first."""
@@ -191,7 +197,8 @@ class Plan:
             return self._graft(entry, folder, replaces=False)
         if self._if_exists == "fail":
             raise Refused(
-                f"'{printable(entry.name)}' exists already", hint="Choose what happens then with --if-exists, or move it away."
+                f"'{printable(entry.name)}' exists already",
+                hint="Choose what happens then with --if-exists, or move it away.",
             )
         directory = entry.kind is _DIRECTORY
         # Nothing can be renamed into another file system that is mounted there.
@@ -236,7 +243,7 @@ class Plan:
 
 
 def _same(entry: Entry, found: os.stat_result, descriptor: int) -> bool:
-    """Whether the destination has this version of a file or symlink already, as far as can be told without reading it."""
+    """Whether the destination has this version of a file or symlink already, as far as a look at it can tell."""
     if entry.kind is _SYMLINK:
         return stat.S_ISLNK(found.st_mode) and os.readlink(entry.name, dir_fd=descriptor) == entry.target
     return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_mtime_ns == entry.mtime_ns

@@ -1,8 +1,8 @@
-"""Staging: one private folder per delivery, inside the destination, that nobody else touches and no death leaves behind.
+"""Staging: one private folder per delivery, inside the destination, that nobody else touches and no death leaves.
 
-`<folder>/.enchufe/<random>/`, both 0700. Whoever made the inner one keeps an flock on it, so that a lock that can be had
-means a dead owner; a short lock on `.enchufe` keeps a new one from being looked at before it is locked. On file
-systems without flock nobody's death can be told, and what the dead leave behind stays.
+`<folder>/.enchufe/<random>/`, both 0700. Whoever made the inner one keeps an flock on it, so that a lock that can be
+had means a dead owner; a short lock on `.enchufe` keeps a new one from being looked at before it is locked. On file
+systems without flock (NFS has none for directories) nobody's death can be told, and what the dead leave stays.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _dead(home: int) -> list[tuple[bytes, int]]:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Take the lock of a directory; False where somebody else has it, or where there are no locks (NFS has none for them)."""
+    """Take the lock of a directory; False where somebody else has it, or where there are no locks."""
     if fcntl is None:
         return False
     try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.entry import Answer, Entry, Kind, Reason
@@ -215,11 +215,11 @@ class OfferEnd(Message):
     limit = _OFFER_END.size
 
     entries: int
-    bytes: int
+    size: int
     left_out: int
 
     def pack(self) -> list[Buffer]:
-        return [_OFFER_END.pack(self.entries, self.bytes, self.left_out)]
+        return [_OFFER_END.pack(self.entries, self.size, self.left_out)]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
@@ -267,7 +267,8 @@ class Block(Message):
     def unpack(cls, body: memoryview) -> Self:
         if len(body) <= _BLOCK.size:
             raise _malformed(cls.type)
-        return cls(*_BLOCK.unpack_from(body), body[_BLOCK.size :])
+        number, offset, digest = _BLOCK.unpack_from(body)
+        return cls(number, offset, digest, body[_BLOCK.size :])
 
 
 @dataclass(slots=True)
@@ -351,11 +352,11 @@ class Progress(Message):
     type = Type.PROGRESS
     limit = _PROGRESS.size
 
-    bytes: int
+    size: int
     settled: int
 
     def pack(self) -> list[Buffer]:
-        return [_PROGRESS.pack(self.bytes, self.settled)]
+        return [_PROGRESS.pack(self.size, self.settled)]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
@@ -389,11 +390,11 @@ class Receipt(Message):
     limit = _RECEIPT.size
 
     files: int
-    bytes: int
+    size: int
     digest: bytes
 
     def pack(self) -> list[Buffer]:
-        return [_RECEIPT.pack(self.files, self.bytes, self.digest)]
+        return [_RECEIPT.pack(self.files, self.size, self.digest)]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
@@ -484,18 +485,16 @@ def next_message(buffer: ReceiveBuffer) -> Message | int:
     if message is None:
         raise RemoteProtocolError(f"the peer sent a message of unknown type {number}")
     if size > message.limit:
-        raise RemoteProtocolError(
-            f"the peer sent {message.type.name} with {size} bytes; {message.limit} are the limit"
-        )
-    lacking = _FRAME.size + size - len(buffer)
+        raise RemoteProtocolError(f"the peer sent {message.type.name} with {size} bytes; {message.limit} are the limit")
+    lacking: int = _FRAME.size + size - len(buffer)
     if lacking > 0:
         return lacking
-    unpacked = message.unpack(buffer.view(_FRAME.size, _FRAME.size + size))
+    unpacked: Message = message.unpack(buffer.view(_FRAME.size, _FRAME.size + size))
     buffer.skip(_FRAME.size + size)
     return unpacked
 
 
-def _exactly(form: struct.Struct, kind: Type, body: memoryview) -> tuple[int, ...]:
+def _exactly(form: struct.Struct, kind: Type, body: memoryview) -> tuple[Any, ...]:
     if len(body) != form.size:
         raise _malformed(kind)
     return form.unpack(body)

@@ -139,7 +139,7 @@ def picture() -> str:
                 )
                 for way in Way
             ]
-            lines.append(f"| {state.value} | {cells[0] or '–'} | {cells[1] or '–'} |")
+            lines.append(f"| {state.value} | {cells[0] or '-'} | {cells[1] or '-'} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -1,0 +1,66 @@
+"""enchufe sends files and messages over stream sockets. This file only re-exports; each name says where it lives.
+
+Names are imported when they are first used, so that a command line starts at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from enchufe.blocking import BlockingConnection, Server, connect, serve
+    from enchufe.connection import Connection
+    from enchufe.errors import (
+        BrokenError,
+        BusyError,
+        ClosedError,
+        DeadlineExceeded,
+        EnchufeError,
+        LocalProtocolError,
+        NoSpaceError,
+        Refused,
+        RemoteProtocolError,
+        StoreError,
+        VerificationError,
+    )
+    from enchufe.files import receive_files, send_files
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockingConnection",
+    "BrokenError",
+    "BusyError",
+    "ClosedError",
+    "Connection",
+    "DeadlineExceeded",
+    "EnchufeError",
+    "LocalProtocolError",
+    "NoSpaceError",
+    "Refused",
+    "RemoteProtocolError",
+    "Server",
+    "StoreError",
+    "VerificationError",
+    "connect",
+    "receive_files",
+    "send_files",
+    "serve",
+]
+
+_HOMES: Final = {
+    "BlockingConnection": "blocking",
+    "Connection": "connection",
+    "Server": "blocking",
+    "connect": "blocking",
+    "receive_files": "files",
+    "send_files": "files",
+    "serve": "blocking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'enchufe' has no attribute {name!r}")
+    return getattr(import_module(f"enchufe.{_HOMES.get(name, 'errors')}"), name)

@@ -1,0 +1,5 @@
+"""`python -m enchufe`."""
+
+from enchufe.cli.main import main
+
+main()

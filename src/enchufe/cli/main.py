@@ -1,0 +1,179 @@
+"""The commands: what each takes, and what it calls."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+import enchufe
+from enchufe import events
+from enchufe.cli import exits
+from enchufe.cli.options import Rate, common
+from enchufe.cli.show import Screen, screen
+from enchufe.errors import EnchufeError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(enchufe.__version__)
+def cli() -> None:
+    """Send files and folders from one machine to another.
+
+    On one machine `enchufe receive --listen :9000 --plain`, on the other `enchufe send PATH --to HOST:9000 --plain`.
+
+    Exit codes: 0 done, and on the other side's disk; 2 usage; 3 refused, or the other side's disk is full; 4 not
+    reached, cut or timed out; 5 verification failed; 6 this machine's disk; 7 done, but some entries were left
+    out; 130 interrupted; 1 a bug.
+    """
+
+
+@cli.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@click.option("--to", metavar="TARGET", help="Where a receiver listens: host:port or unix:/path.")
+@click.option("--listen", metavar="ADDR", help="Instead of --to: wait here for a receiver; port 0 takes a free port.")
+@click.option("--name", default="stdin", show_default=True, help="What standard input (-) is called there.")
+@click.option("--limit", type=Rate(), metavar="RATE", envvar="ENCHUFE_LIMIT", help="At the most so fast, as 20MB/s.")
+@common
+def send(
+    paths: tuple[str, ...],
+    to: str | None,
+    listen: str | None,
+    name: str,
+    limit: float | None,
+    plain: bool,
+    timeout: float,
+    retry: float,  # noqa: ARG001 (its option checks it)
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_input: bool,  # noqa: ARG001 (nothing is asked yet)
+) -> None:
+    """Send files and folders; - is standard input.
+
+    A folder keeps its name there. Symbolic links travel as links. The command ends when everything is verified and
+    on the other side's disk.
+    """
+    hint = ", for: enchufe receive HOST:PORT --plain"
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True, plain_hint=hint)
+    _transfer(
+        shown,
+        lambda: enchufe.send_files(
+            paths,
+            to=to,
+            listen=listen,
+            plain=plain,
+            name=name,
+            timeout=timeout,
+            limit=limit,
+            each_file=verbose,
+            on_event=shown.show,
+        ),
+    )
+
+
+@cli.command()
+@click.argument("source", required=False, metavar="[SOURCE]")
+@click.option("--listen", metavar="ADDR", help="Instead of SOURCE: wait here for a sender; port 0 takes a free port.")
+@click.option("-o", "--output", default=".", show_default=True, metavar="DIR", help="Where to; - is standard output.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["rename", "skip", "overwrite", "update", "fail"]),
+    default="rename",
+    show_default=True,
+    envvar="ENCHUFE_IF_EXISTS",
+    help="What happens to what is there already under the same name.",
+)
+@click.option(
+    "--links",
+    type=click.Choice(["inside", "any", "none"]),
+    default="inside",
+    show_default=True,
+    help="Symbolic links to take: those that stay inside their tree, any, or none.",
+)
+@click.option("--once", is_flag=True, help="End after one receipt (the default).")
+@click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
+@common
+def receive(
+    source: str | None,
+    listen: str | None,
+    output: str,
+    if_exists: str,
+    links: str,
+    once: bool,  # noqa: ARG001 (what always happens)
+    yes: bool,  # noqa: ARG001 (with --plain nothing is asked)
+    plain: bool,
+    timeout: float,
+    retry: float,  # noqa: ARG001 (its option checks it)
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_input: bool,  # noqa: ARG001 (nothing is asked yet)
+) -> None:
+    """Receive what one sender sends.
+
+    SOURCE is where a sender listens (host:port or unix:/path); without it --listen says where to wait for one. A sender
+    that is cut or refused does not end the waiting.
+    """
+    if as_json and output == "-":
+        raise click.UsageError("--json and -o - both want standard output")
+    shown = screen(
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+        sending=False,
+        plain_hint=", for: enchufe send PATH --to HOST:PORT --plain",
+    )
+    _transfer(
+        shown,
+        lambda: enchufe.receive_files(
+            output,
+            listen=listen,
+            source=source,
+            plain=plain,
+            if_exists=if_exists,  # type: ignore[arg-type]  # click has checked it
+            links=links,  # type: ignore[arg-type]
+            timeout=timeout,
+            each_file=verbose,
+            on_event=shown.show,
+        ),
+    )
+
+
+@cli.command()
+@click.option("--size", default=256, show_default=True, metavar="MIB", help="Size of the generated file.")
+def demo(size: int) -> None:
+    """Send a big file and a tree from one process to another, and compare what landed."""
+    from enchufe.cli.demo import run  # noqa: PLC0415 (nobody else needs it)
+
+    sys.exit(run(size))
+
+
+def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
+    """Run a transfer, show how it ended, and exit accordingly."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        receipt = run()
+    except EnchufeError as error:
+        shown.show(events.Failed(error.kind, str(error), error.hint))
+        code = exits.exit_code(error)
+    except KeyboardInterrupt:
+        shown.show(events.Failed("interrupted", "interrupted", "Nothing half-done is visible; run it again."))
+        code = exits.INTERRUPTED
+    else:
+        code = exits.LEFT_OUT if receipt.left_out else exits.DONE
+    finally:
+        shown.close()
+    sys.exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="enchufe")

@@ -1,0 +1,63 @@
+"""The options that several commands share, and the values that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+
+_RATE: Final = re.compile(r"([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?(?:/s)?", re.IGNORECASE)
+
+
+class Rate(click.ParamType[float]):
+    """Bytes per second: `500k`, `20MB/s`, `1.5GiB/s`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        if isinstance(value, float):
+            return value
+        found = _RATE.fullmatch(value.strip())
+        if found is None or float(found[1]) <= 0:
+            self.fail(f"{value!r} is no rate: write 500k, 20MB/s or 1.5GiB/s", param, ctx)
+        base = 1024 if found[3] else 1000
+        power: int = " kmgt".index(found[2].lower() or " ")
+        return float(found[1]) * float(base**power)
+
+
+def retry(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """Only 0 for now: a cut transfer ends, and running the command again starts over."""
+    if value != 0:
+        raise click.BadParameter("reconnecting by itself is not there yet: only 0")
+    return value
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_COMMON: Final[list[Decorator]] = [
+    click.option("--plain", is_flag=True, help="No encryption, no authentication: for networks you trust."),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        metavar="S",
+        envvar="ENCHUFE_TIMEOUT",
+        help="Seconds without a sign of life after which the other side counts as dead.",
+    ),
+    click.option("--retry", type=float, default=0.0, callback=retry, metavar="S", help="0: end at the first cut."),
+    click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output."),
+    click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Say only what went wrong."),
+    click.option("--verbose", is_flag=True, envvar="ENCHUFE_VERBOSE", help="Name every file."),
+    click.option("--no-input", is_flag=True, help="Never ask anything."),
+]
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that all transfers have."""
+    for option in reversed(_COMMON):
+        command = option(command)
+    return command

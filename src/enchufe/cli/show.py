@@ -1,0 +1,192 @@
+"""What a person or a script sees of a transfer: events as JSON lines, as progress bars, or as plain sentences."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+from enchufe import events
+from enchufe.printable import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+
+class Screen(Protocol):
+    """Where events go."""
+
+    def show(self, event: events.Event) -> None:
+        """Show one."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool, plain_hint: str = "") -> Screen:
+    """The screen that the options and the terminal ask for."""
+    if as_json:
+        return JsonLines()
+    person = Sentences(quiet=quiet, verbose=verbose, sending=sending, listening_hint=plain_hint)
+    if quiet or not sys.stderr.isatty():
+        return person
+    return ProgressBars(person)
+
+
+class JsonLines:
+    """One object a line on standard output."""
+
+    def show(self, event: events.Event) -> None:
+        """Print it at once: somebody may be waiting for it."""
+        sys.stdout.write(json.dumps(event.as_dict()) + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Sentences:
+    """A line on standard error for what matters; with `quiet` only for what went wrong."""
+
+    def __init__(self, *, quiet: bool, verbose: bool, sending: bool, listening_hint: str) -> None:
+        self._quiet = quiet
+        self._verbose = verbose
+        self._sending = sending
+        self._listening_hint = listening_hint
+
+    def show(self, event: events.Event) -> None:
+        """Print what there is to say."""
+        for line in self.lines(event):
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def lines(self, event: events.Event) -> list[str]:
+        """The lines for an event."""
+        match event:
+            case events.Failed():
+                return failure(event)
+            case events.File(action="refused" | "left out"):
+                return [f"{event.action}: {shown_path(event.path)} ({event.reason})"]
+        if self._quiet:
+            return []
+        match event:
+            case events.Listening(address):
+                return [f"listening on {address}{self._listening_hint}"]
+            case events.Connected(peer):
+                return [f"connected to {peer}"]
+            case events.Offered(entries, size):
+                return [f"{entries} entries, {in_bytes(size)}"]
+            case events.File() if self._verbose:
+                return [f"{event.action}: {shown_path(event.path)} ({in_bytes(event.bytes)})"]
+            case events.Landed(path):
+                return [f"received {shown_path(path)}"]
+            case events.Receipt():
+                return self._receipt(event)
+        return []
+
+    def _receipt(self, event: events.Receipt) -> list[str]:
+        done = "sent" if self._sending else "received"
+        place = "on the other side's disk" if self._sending else "on disk"
+        rate = in_bytes(event.bytes / event.seconds if event.seconds else 0)
+        lines = [
+            f"{done} {counted(event.files, 'file')}, {in_bytes(event.bytes)} in {event.seconds:.2f} s ({rate}/s),"
+            f" verified and {place}"
+        ]
+        if event.skipped:
+            lines.append(f"skipped {counted(event.skipped, 'file')} that were there")
+        if event.left_out:
+            lines.append(f"left out {event.left_out}, listed above" if self._sending else f"left out {event.left_out}")
+        lines.append(f"digest {event.digest.hex()}")
+        return lines
+
+
+class ProgressBars:
+    """Sentences, and under them a bar with rate, time left and files, while bytes move."""
+
+    def __init__(self, sentences: Sentences) -> None:
+        self._sentences = sentences
+        self._bars: Bars | None = None
+        self._task: Any = None
+
+    def show(self, event: events.Event) -> None:
+        """Print it above the bar, or move the bar."""
+        match event:
+            case events.Progress():
+                self._move(event)
+            case events.Connected():
+                self._print(event)
+                self._start()
+            case events.Receipt() | events.Failed():
+                self.close()
+                self._sentences.show(event)
+            case _:
+                self._print(event)
+
+    def close(self) -> None:
+        """Stop drawing."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def _print(self, event: events.Event) -> None:
+        if self._bars is None:
+            self._sentences.show(event)
+            return
+        for line in self._sentences.lines(event):
+            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _start(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 (slow to import, and seldom needed)
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bars = Progress(
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            DownloadColumn(binary_units=False),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[files]} files"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bars.add_task("", total=None, files=0)
+        self._bars.start()
+
+    def _move(self, event: events.Progress) -> None:
+        if self._bars is not None:
+            total = event.total if event.total >= event.bytes else None
+            self._bars.update(self._task, completed=event.bytes, total=total, files=event.files)
+
+
+def failure(event: events.Failed) -> list[str]:
+    """What to print of an error: what happened, and what to do."""
+    return [f"enchufe: {event.message}", *([f"  {event.hint}"] if event.hint else [])]
+
+
+def shown_path(path: events.Path) -> str:
+    """A path of names from outside."""
+    return "/".join(printable(name) for name in path)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def in_bytes(size: float) -> str:
+    """A size for a person, in powers of ten as disks and networks are sold."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,146 @@
+"""What a transfer tells while it runs: a stream of events, which somebody else draws or prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
+
+VERSION: Final = 1
+
+Path = tuple[bytes, ...]
+"""The components of an entry's path, from the name of the root on."""
+
+Digest = bytes
+"""BLAKE3, 32 bytes; in JSON in hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What all events have: a name."""
+
+    event: ClassVar[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as JSON can say it; a path's bytes that are no UTF-8 become lone surrogates, as in os.fsdecode."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {
+            "v": VERSION,
+            "event": self.event,
+            **{name: value for name, value in values.items() if value is not None},
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return os.fsdecode(b"/".join(value))
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Listening(Event):
+    """Ready for the other side to connect; once for each address."""
+
+    event = "listening"
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Event):
+    """The other side is there."""
+
+    event = "connected"
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offered(Event):
+    """The whole offer is known: how many entries of any kind, how many bytes in their files."""
+
+    event = "offer"
+    entries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Event):
+    """How far it is.
+
+    Attributes:
+        bytes: verified and written on the receiving side; not durable before the receipt.
+        total: bytes offered so far; all of them once `offer` was told.
+        files: files that are whole.
+        rate: bytes per second, over the last seconds.
+    """
+
+    event = "progress"
+    bytes: int
+    total: int
+    files: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class File(Event):
+    """What became of one file, directory or link.
+
+    Attributes:
+        action: "sent", "received", "skipped", "refused", "left out".
+        digest: a file's root digest where it travelled.
+        reason: why it was refused or left out.
+    """
+
+    event = "file"
+    path: Path
+    bytes: int
+    action: str
+    digest: Digest | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Landed(Event):
+    """A root is in place on this side, under this name."""
+
+    event = "landed"
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt(Event):
+    """It is on the other side's disk; nothing comes after this.
+
+    Attributes:
+        files: files that travelled.
+        bytes: bytes in them.
+        sent_bytes: payload bytes that crossed this time.
+        skipped: files that were there already.
+        left_out: entries that did not arrive: refused there, or unreadable or changing here.
+        seconds: from the connection to the receipt.
+        digest: the digest of the whole tree: every entry's name, metadata and content.
+    """
+
+    event = "receipt"
+    files: int
+    bytes: int
+    sent_bytes: int
+    skipped: int
+    left_out: int
+    seconds: float
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """It did not work; of what kind, and what to do."""
+
+    event = "error"
+    kind: str
+    message: str
+    hint: str
+
+
+OnEvent = Callable[[Event], object]

@@ -1,0 +1,202 @@
+"""Link: both directions of one connection at once, for a transfer's machine; with its heartbeat."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final, TypeVar
+
+from enchufe.buffer import Buffer
+from enchufe.errors import DeadlineExceeded, EnchufeError
+from enchufe.transfer.machine import Machine
+from enchufe.transfer.messages import Error, Message, Ping
+from enchufe.transports import Transport, advance
+from enchufe.waiting import READ, WRITE, Doorbell, Interest
+
+T = TypeVar("T")
+
+_PING_AFTER: Final = 5.0  # seconds of saying nothing: docs/protocol.md, PING
+_FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
+_READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
+_HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
+_PACE: Final = 0.05  # seconds' worth of bytes that a rate limit lets go at once
+
+
+class Link:
+    """Moves bytes between a transport and a machine, sending and receiving by turns so that neither side can block
+    the other.
+
+    Args:
+        transport: the connection; the caller closes it.
+        machine: whose messages these are.
+        timeout: seconds without a sign of life after which the peer counts as dead.
+        limit: bytes per second to send at the most; None: no limit.
+    """
+
+    def __init__(self, transport: Transport, machine: Machine, *, timeout: float, limit: float | None = None) -> None:
+        self.transport = transport
+        self.machine = machine
+        self.outgoing: list[Buffer] = []
+        self.ended = False
+        self._waiter = transport.waiter
+        self._timeout = timeout
+        self._limit = limit
+        self._heard = self._said = self._filled = self._waiter.now()
+        self._budget = 0.0
+
+    def say(self, message: Message) -> None:
+        """Queue a message; what it shows must not change until `outgoing` is empty."""
+        self.outgoing += self.machine.send(message)
+
+    async def exchange(self, until: float | None = None) -> None:
+        """Send and receive what goes without waiting; where nothing does, wait until it may, or for `until`.
+
+        Raises:
+            DeadlineExceeded: the peer was silent for too long.
+            BrokenError: the connection was cut, or has ended before it may.
+        """
+        if self.ended:
+            self.machine.end_of_stream()
+        sent, paced = self._send_some()
+        if self._receive_some() or sent:
+            return
+        interest = READ | (WRITE if self.outgoing and not paced else 0)
+        await self._wait(interest, min(paced or float("inf"), until or float("inf")))
+
+    async def flush(self) -> None:
+        """Exchange until everything said is sent."""
+        while self.outgoing:
+            await self.exchange()
+
+    async def beside(self, function: Callable[[], T], *, leave: bool = False) -> T:
+        """Run something that may take long in a thread, and keep the heartbeat meanwhile.
+
+        A peer that goes away meanwhile does not stop it; what it says is kept for the machine.
+
+        Args:
+            leave: whether an interruption here may leave the thread behind; else it is waited for.
+        """
+        done = Doorbell()
+        outcome: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                outcome.set_result(function())
+            except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+                outcome.set_exception(error)
+            finally:
+                done.ring()
+
+        thread = threading.Thread(target=work, name="enchufe beside", daemon=leave)
+        thread.start()
+        interrupted = True
+        try:
+            listening = True
+            while not outcome.done():
+                interests: list[Interest] = [(done, READ), *([(self.transport, READ)] if listening else [])]
+                with contextlib.suppress(DeadlineExceeded):
+                    await self._waiter.wait(interests, self._waiter.now() + _PING_AFTER)
+                listening = listening and self._keep_alive()
+            interrupted = False
+        finally:
+            if not (interrupted and leave):
+                thread.join()
+                done.close()
+        return outcome.result()
+
+    def _keep_alive(self) -> bool:
+        """Take in what the peer says, and ping; False once there is nobody any more, or it says too much."""
+        try:
+            while not self.ended and len(self.machine.buffer) < _HELD_SIZE and self._receive_some():
+                pass
+            if not self.outgoing and self._waiter.now() - self._said >= _PING_AFTER:
+                self.say(Ping())
+            self._send_some()
+        except EnchufeError:
+            return False
+        return not self.ended and len(self.machine.buffer) < _HELD_SIZE
+
+    async def farewell(self, error: Error) -> None:
+        """Tell the peer why we end, and make sure that it can read it. Raises nothing of the connection's."""
+        deadline = self._waiter.now() + _FAREWELL
+        scratch = bytearray(_READ_SIZE)
+        with contextlib.suppress(EnchufeError):
+            self.say(error)
+            while self.outgoing:
+                count = self.transport.try_send(self.outgoing)
+                self.outgoing = advance(self.outgoing, count)
+                if not self.transport.try_receive_into(scratch) and not count:
+                    await self.transport.wait(WRITE, deadline)
+            await self.transport.end(deadline)
+            # Closing over unread bytes would reset the connection, and the reset overtake our last words.
+            while await self.transport.receive_into(scratch, deadline):
+                pass
+
+    async def await_end(self) -> None:
+        """Wait for the peer to have read everything and gone. Raises nothing of the connection's."""
+        deadline = self._waiter.now() + _FAREWELL
+        scratch = bytearray(_READ_SIZE)
+        with contextlib.suppress(EnchufeError):
+            while await self.transport.receive_into(scratch, deadline):
+                pass
+
+    def _send_some(self) -> tuple[bool, float | None]:
+        """Whether anything was sent; and where the rate limit forbade it, when it may go on."""
+        if not self.outgoing:
+            return False, None
+        pieces = self.outgoing
+        if self._limit is not None:
+            now = self._waiter.now()
+            # An allowance that was not used is lost, but for a moment's worth.
+            least = max(self._limit * _PACE, 1.0)
+            self._budget = min(self._budget + (now - self._filled) * self._limit, 2 * least)
+            self._filled = now
+            if self._budget < least:
+                return False, now + (least - self._budget) / self._limit
+            pieces = _head(pieces, int(self._budget))
+        count = self.transport.try_send(pieces)
+        if count:
+            self._budget -= count
+            self._said = self._waiter.now()
+            self.outgoing = advance(self.outgoing, count)
+        return count > 0, None
+
+    def _receive_some(self) -> bool:
+        # No more than the message in hand lacks, where it lacks much: what came behind it would have to be moved.
+        lacking = self.machine.lacking
+        size = max(lacking, _READ_SIZE)
+        count = self.transport.try_receive_into(self.machine.buffer.space(lacking)[:size])
+        if count:
+            self.machine.buffer.received(count)
+            self._heard = self._waiter.now()
+        elif count == 0:
+            self.ended = True
+        return count is not None
+
+    async def _wait(self, interest: int, until: float) -> None:
+        silent = self._heard + self._timeout
+        # What is stuck in the queue says that we are alive as soon as the peer takes it.
+        quiet = self.outgoing or self.machine.peer is None
+        ping = float("inf") if quiet else self._said + _PING_AFTER
+        try:
+            await self.transport.wait(interest, min(silent, ping, until))
+        except DeadlineExceeded:
+            now = self._waiter.now()
+            if now >= silent:
+                raise DeadlineExceeded(f"the other side gave no sign of life for {self._timeout:g} s") from None
+            if now >= ping:
+                self.say(Ping())
+                self._said = now
+
+
+def _head(pieces: list[Buffer], count: int) -> list[Buffer]:
+    """The first `count` bytes of `pieces`."""
+    head: list[Buffer] = []
+    for piece in pieces:
+        head.append(memoryview(piece)[:count])
+        count -= len(piece)
+        if count <= 0:
+            break
+    return head

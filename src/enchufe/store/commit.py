@@ -1,0 +1,137 @@
+"""Commit: everything on disk, then renamed into place, then that on disk too.
+
+Before the first rename nothing shows, and all that will show is on disk: a power cut at any moment leaves each graft
+either absent or whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from enchufe.entry import Kind
+from enchufe.errors import StoreError
+from enchufe.printable import printable
+from enchufe.store import linux
+from enchufe.store.durable import ONE_BY_ONE, Written, sync_directory
+from enchufe.store.faults import store_error
+from enchufe.store.folders import DIRECTORY, Folders
+from enchufe.store.grafts import Graft
+from enchufe.store.metadata import dress_directory
+from enchufe.store.plan import AREA, TOP, Plan
+
+_NAMED: Final = 3  # as many of what is in place are named in an error
+
+
+class Commit:
+    """The end of one delivery.
+
+    Args:
+        plan: what was decided; its staged directories and grafts are all made.
+        folders: descriptors of its directories, of the destination and of the staging area.
+        written: the files.
+        path: the destination, for messages.
+        landed: filled with id of a root -> the name it got.
+    """
+
+    def __init__(self, plan: Plan, folders: Folders, written: Written, path: bytes, landed: dict[int, bytes]) -> None:
+        self._plan = plan
+        self._folders = folders
+        self._written = written
+        self._path = path
+        self._landed = landed
+        self._placed: list[bytes] = []
+        self._parents = {graft.parent for graft in plan.grafts.values()}
+        directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
+        self._few = len(self._parents) + directories <= ONE_BY_ONE or not written.syncfs
+
+    def run(self) -> None:
+        """Do it.
+
+        Raises:
+            StoreError: the disk said no; where something is in place already, it says what.
+        """
+        try:
+            self._sync_staged()
+            for parent in self._parents:
+                self._folders.descriptor(parent)  # one that is not there any more is found before anything shows
+        except OSError as error:
+            raise store_error(error, "get everything on disk in", self._path) from error
+        for graft in self._plan.grafts.values():
+            try:
+                self._put(graft)
+            except OSError as error:
+                path = b"/".join((self._path, *self._folders.path(graft.parent), graft.name))
+                raise self._partly(store_error(error, "put in place", path)) from error
+        try:
+            self._finish_live()
+        except OSError as error:
+            raise self._partly(store_error(error, "get the folders on disk in", self._path)) from error
+
+    def _sync_staged(self) -> None:
+        """All files, and all staged directories with their content; those that stay where they are get mode and time.
+
+        A directory that will be renamed must let us write into it until then, since that changes its `..`.
+        """
+        at_once = self._written.all_at_once
+        if not at_once:
+            self._written.sync(self._staged())
+        for folder in self._plan.staged():
+            descriptor = self._folders.descriptor(folder.id)
+            if folder.id not in self._plan.grafts:
+                dress_directory(descriptor, folder)
+            if not at_once:
+                sync_directory(descriptor)
+        if at_once:
+            self._written.sync(())
+
+    def _staged(self) -> Iterator[int]:
+        yield self._folders.descriptor(AREA)
+        for folder in self._plan.staged():
+            yield self._folders.descriptor(folder.id)
+
+    def _put(self, graft: Graft) -> None:
+        area = self._folders.descriptor(AREA)
+        parent = self._folders.descriptor(graft.parent)
+        if graft.kind is not Kind.DIRECTORY:
+            self._note(graft, graft.put(area, parent))
+            return
+        directory = os.open(graft.private, DIRECTORY, dir_fd=area)
+        try:
+            self._note(graft, graft.put(area, parent))
+            dress_directory(directory, self._plan.folders[graft.id])
+            if self._few:
+                sync_directory(directory)
+        finally:
+            os.close(directory)
+
+    def _note(self, graft: Graft, name: bytes) -> None:
+        self._placed.append(b"/".join((*self._folders.path(graft.parent), name)))
+        if graft.parent == TOP:
+            self._landed[graft.id] = name
+
+    def _finish_live(self) -> None:
+        """The directories that were merged into: mode and time where the offer's are wanted, and all on disk."""
+        for folder in self._plan.live():
+            dressed = self._plan.dresses_live and folder.id != TOP
+            if dressed or folder.id in self._parents:
+                descriptor = self._folders.descriptor(folder.id)
+                if dressed:
+                    dress_directory(descriptor, folder)
+                if self._few:
+                    sync_directory(descriptor)
+            if folder.depth == 1:
+                self._landed[folder.id] = self._folders.path(folder.id)[0]
+        if not self._few:
+            linux.syncfs(self._folders.descriptor(AREA))
+
+    def _partly(self, error: StoreError) -> StoreError:
+        """The error, telling what is in place already."""
+        if not self._placed:
+            return error
+        more = len(self._placed) - _NAMED
+        told = ", ".join(f"'{printable(path)}'" for path in self._placed[:_NAMED]) + (
+            f" and {more:,} more" if more > 0 else ""
+        )
+        return type(error)(f"{error}; in place already: {told}", hint=error.hint)

@@ -1,0 +1,40 @@
+"""Metadata: the mode and time that a file or directory is given when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from enchufe.store.plan import Folder
+
+
+def dress(descriptor: int, mode: int, mtime_ns: int) -> None:
+    """Give a file of ours its permission bits, whatever the umask, and its time; setuid, setgid and sticky never.
+
+    A file system that has no permission bits (vfat) says EPERM, and has the file without.
+
+    Raises:
+        OSError: it was refused for another reason.
+    """
+    try:  # noqa: SIM105 (suppress() would cost a microsecond per file)
+        os.fchmod(descriptor, mode & 0o777)
+    except PermissionError:
+        pass
+    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+
+
+def dress_directory(descriptor: int, folder: Folder) -> None:
+    """Give a directory its permission bits and time.
+
+    Of setgid and sticky it keeps what it has: inherited, or set by its owner to share it. A live one may be somebody
+    else's; then it stays as it is.
+
+    Raises:
+        OSError: it was refused for another reason.
+    """
+    special = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o7000
+    with contextlib.suppress(PermissionError):
+        os.fchmod(descriptor, special | folder.mode & 0o777)
+    with contextlib.suppress(PermissionError):
+        os.utime(descriptor, ns=(folder.mtime_ns, folder.mtime_ns))

@@ -1,0 +1,181 @@
+"""What both machines share: the state, the bytes received, the one door for what goes out.
+
+A machine touches no socket, no disk and no clock. Bytes go in by `receive_data` (or straight into `buffer`), what
+they mean comes out by `next_event`; what is to be said goes through `send`, which answers with the bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Final
+
+from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    EnchufeError,
+    NoSpaceError,
+    Refused,
+    RemoteProtocolError,
+    StoreError,
+    VerificationError,
+)
+from enchufe.printable import printable
+from enchufe.transfer.messages import (
+    BLOCK_SIZE,
+    CONTROL_SIZE,
+    VERSION,
+    Code,
+    Error,
+    Hello,
+    Message,
+    Role,
+    Type,
+    frame,
+    next_message,
+)
+from enchufe.transfer.states import State, Way, step
+
+
+class Machine(ABC):
+    """One side of one transfer.
+
+    Attributes:
+        state: where it stands; `transfer.states` says what that allows.
+        buffer: what was received and not read yet: whoever receives may write into it.
+        lacking: how many bytes the next message lacks at least, after `next_event` returned None.
+        peer: the other side's HELLO, once it came.
+    """
+
+    role: ClassVar[Role]
+
+    def __init__(self) -> None:
+        self.state = State.START
+        self.buffer = ReceiveBuffer(BLOCK_SIZE + 2 * CONTROL_SIZE)
+        self.lacking = 1
+        self.peer: Hello | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.state.value}>"
+
+    def receive_data(self, data: Buffer) -> None:
+        """Bytes from the peer."""
+        self.buffer.append(data)
+
+    def next_event(self) -> Message | None:
+        """The next message that means something to whoever runs this machine, checked; None asks for bytes.
+
+        Its payloads are good until more is received.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol.
+            EnchufeError: the peer ended the transfer; the class says why, see `told_by_peer`.
+        """
+        while True:
+            message = next_message(self.buffer)
+            if isinstance(message, int):
+                self.lacking = message
+                return None
+            after = step(self.role, self.state, Way.GOT, message.type)
+            if isinstance(message, Error):
+                self.state = after
+                raise told_by_peer(message)
+            if isinstance(message, Hello):
+                self._greet(message)
+            self._got(message)
+            self.state = after
+            if message.type is not Type.PING:
+                return message
+
+    def send(self, message: Message) -> list[Buffer]:
+        """The bytes to send for `message`, in pieces.
+
+        Raises:
+            LocalProtocolError: it must not be said now, or is wrong.
+        """
+        after = step(self.role, self.state, Way.SENT, message.type)
+        self._sent(message)
+        self.state = after
+        return frame(message)
+
+    def end_of_stream(self) -> None:
+        """The peer's stream has ended.
+
+        Raises:
+            BrokenError: it must not end yet.
+        """
+        if self.state is not State.DONE or len(self.buffer):
+            raise BrokenError(
+                "the other side went away before the transfer was done",
+                hint="Nothing half-done is visible there. Send it again.",
+            )
+
+    def _greet(self, hello: Hello) -> None:
+        if hello.role is self.role:
+            both = "send" if self.role is Role.SENDER else "receive"
+            raise RemoteProtocolError(f"both sides want to {both}", hint="One side sends, the other receives.")
+        # Each speaks every version between its two: the lower of the two highest, if both reach it.
+        if min(hello.highest, VERSION) < max(hello.lowest, VERSION):
+            raise VersionError(f"the peer speaks versions {hello.lowest} to {hello.highest}, this is {VERSION}")
+        self.peer = hello
+
+    @abstractmethod
+    def _got(self, message: Message) -> None:
+        """Check and take note of what the peer said."""
+
+    @abstractmethod
+    def _sent(self, message: Message) -> None:
+        """Check and take note of what is about to be said."""
+
+
+class VersionError(RemoteProtocolError):
+    """The peer speaks no version that we speak."""
+
+    hint = "Update the older of the two."
+
+
+# Theirs to tell: whose fault an error is, seen from the side that raised it.
+_CODES: Final = (
+    (VersionError, Code.VERSION),
+    (VerificationError, Code.VERIFICATION),
+    (RemoteProtocolError, Code.PROTOCOL),
+    (NoSpaceError, Code.NO_SPACE),
+    (StoreError, Code.STORE),
+    (Refused, Code.REFUSED),
+    (BusyError, Code.BUSY),
+)
+
+
+def told_to_peer(error: BaseException) -> Error:
+    """What to tell the peer of an error on this side: its kind, and words that give nothing away."""
+    if isinstance(error, KeyboardInterrupt):
+        return Error(Code.INTERRUPTED, "interrupted")
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            # Our paths and disk are not the peer's business.
+            return Error(code, "" if isinstance(error, StoreError) else str(error))
+    return Error(Code.INTERNAL, "")
+
+
+def told_by_peer(error: Error) -> EnchufeError:
+    """The exception for an ERROR from the peer."""
+    words = f": {printable(error.message)}" if error.message else ""
+    match error.code:
+        case Code.NO_SPACE:
+            return Refused(
+                "the other side's disk is full", hint="Nothing was kept there. Make room on it, then send again."
+            )
+        case Code.STORE:
+            return Refused(f"the other side could not use its disk{words}", hint="Its own message says why.")
+        case Code.VERIFICATION:
+            return VerificationError(f"the other side found what arrived damaged{words}")
+        case Code.BUSY:
+            return BusyError(f"the other side is busy{words}")
+        case Code.INTERRUPTED:
+            return BrokenError("the other side was interrupted", hint="Nothing half-done is visible. Send it again.")
+        case Code.VERSION:
+            return VersionError(f"the versions do not fit{words}")
+        case Code.INTERNAL:
+            return BrokenError(f"the other side failed{words}", hint="Its own message says why.")
+        case _:
+            return Refused(f"the other side refused{words}")

@@ -1,0 +1,586 @@
+"""What a sender reads: the walk, the reading, what is left out, and what changes in between."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import socket
+import stat
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Entry, Kind, Reason
+from enchufe.errors import LocalProtocolError, StoreError
+from enchufe.store import LeftOut, PipeSource, Sending, Source
+from enchufe.store.folders import Folders
+
+STRANGE = [
+    b"a b",
+    b"line\nbreak",
+    "ñandú".encode(),
+    "🧦🔌".encode(),
+    b"\xff\xfe not text",
+    b"n" * 255,
+    b"-rf",
+    b"...",
+    b"\x1b[2J",
+    b"back\\slash",
+    b"NUL",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture(autouse=True)
+def nothing_hangs() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TimeoutError("a test of a source hung")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that an unprivileged user can reach; pytest's own are for their owner only."""
+    with tempfile.TemporaryDirectory(prefix="enchufe-") as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+def in_child(function: Callable[[], None], *, unprivileged: bool = False) -> None:
+    """Run in a child process, as nobody if need be, since root may read everything."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if unprivileged and os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+            function()
+        except BaseException:  # noqa: BLE001 (whatever it is, the child ends here)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def walked(paths: Sequence[str | Path]) -> tuple[dict[bytes, Entry], list[tuple[tuple[bytes, ...], str]]]:
+    with contextlib.closing(Source(paths)) as source:
+        entries = list(source.walk())
+        assert [entry.id for entry in entries] == list(range(len(entries)))
+        for entry in entries:
+            assert entry.parent == NO_PARENT or entry.parent < entry.id
+        found = {b"/".join(source.path(entry)): entry for entry in entries}
+        assert len(found) == len(entries)
+        return found, source.left_out
+
+
+def one(path: Path) -> tuple[Source, Entry]:
+    source = Source([path])
+    return source, next(entry for entry in source.walk() if entry.kind is Kind.FILE)
+
+
+def reason(read: Callable[[], object]) -> Reason:
+    with pytest.raises(LeftOut) as caught:
+        read()
+    return caught.value.reason
+
+
+# The walk.
+
+
+def test_order(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    for name in ("b/inner/x", "b/file", "a/y", "zeta", "alpha", "c/z"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (root / "midlink").symlink_to("zeta")
+    (root / "empty").mkdir()
+    found, left_out = walked([root])
+    assert [name.decode() for name in found] == [
+        *("tree", "tree/alpha", "tree/midlink", "tree/zeta", "tree/a", "tree/a/y"),
+        *("tree/b", "tree/b/file", "tree/b/inner", "tree/b/inner/x", "tree/c", "tree/c/z", "tree/empty"),
+    ]
+    assert left_out == []
+
+
+def test_entries_say_what_is_there(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    file, link = root / "file", root / "link"
+    file.write_bytes(b"hola")
+    file.chmod(0o4750)
+    link.symlink_to(b"no\xffwhere".decode("utf-8", "surrogateescape"))
+    os.utime(file, ns=(1, 1_234_567_890_123_456_789))
+    os.utime(link, ns=(1, -987_654_321), follow_symlinks=False)
+    os.utime(root, ns=(1, 42))
+    root.chmod(0o1711)
+    found, _ = walked([root])
+    assert found[b"tree"] == Entry(0, NO_PARENT, b"tree", Kind.DIRECTORY, 0, 0o1711, 42)
+    assert found[b"tree/file"] == Entry(1, 0, b"file", Kind.FILE, 4, 0o4750, 1_234_567_890_123_456_789)
+    expected = Entry(2, 0, b"link", Kind.SYMLINK, 0, 0o777, -987_654_321, b"no\xffwhere")
+    assert found[b"tree/link"] == expected
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_names(tmp_path: Path, name: bytes) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), name)
+    os.mkdir(folder)
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(name)
+    for path in (folder, os.fsdecode(folder)):
+        with contextlib.closing(Source([path])) as source:
+            root, inner = source.walk()
+            assert (root.name, inner.name) == (name, name)
+            assert source.read_whole(inner) == name
+
+
+def test_roots_and_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real/sub").mkdir(parents=True)
+    (tmp_path / "real/file").write_text("x")
+    (tmp_path / "to-folder").symlink_to("real")
+    (tmp_path / "to-file").symlink_to("real/file")
+    found, _ = walked([f"{tmp_path}/real//", tmp_path / "to-folder", tmp_path / "to-file"])
+    assert [name for name, entry in found.items() if entry.parent == NO_PARENT] == [b"real", b"to-folder", b"to-file"]
+    assert found[b"to-folder"].kind is Kind.DIRECTORY
+    assert found[b"to-folder/file"].size == 1
+    assert found[b"to-file"].kind is Kind.FILE
+    monkeypatch.chdir(tmp_path / "real/sub")
+    assert next(iter(walked(["."])[0])) == b"sub"
+    assert next(iter(walked([".."])[0])) == b"real"
+    assert next(iter(walked(["../sub/."])[0])) == b"sub"
+    assert next(iter(walked(["../file"])[0])) == b"file"
+    # The system's `..`, not the text's: the link leads elsewhere.
+    (tmp_path / "real/sub/away").symlink_to(tmp_path)
+    assert next(iter(walked(["away/.."])[0])) == os.fsencode(tmp_path.parent.name)
+
+
+def test_root_is_held_though_we_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(Source(["file"])) as source:
+        monkeypatch.chdir("/")
+        (entry,) = source.walk()
+        assert source.read_whole(entry) == b"x"
+
+
+def test_bad_roots(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").write_text("y")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nothing")
+    os.mkfifo(tmp_path / "fifo")
+    for missing in ("miss\x1bing", "file/below", "dangling", "loop"):
+        with pytest.raises(StoreError) as caught:
+            Source([tmp_path / "file", f"{tmp_path}/{missing}"])
+        assert str(caught.value).isprintable()
+        assert missing.split("/", maxsplit=1)[0].split("\x1b", maxsplit=1)[0] in str(caught.value)
+    with pytest.raises(StoreError, match="named pipe") as caught:
+        Source([tmp_path / "fifo"])
+    assert caught.value.hint
+    with pytest.raises(StoreError, match="device"):
+        Source(["/dev/null"])
+    with pytest.raises(LocalProtocolError, match="called 'file'"):
+        Source([tmp_path / "file", tmp_path / "other/file"])
+    with pytest.raises(LocalProtocolError, match="no name"):
+        Source(["/"])
+    for nothing in ("", b"a\0b"):
+        with pytest.raises(LocalProtocolError, match="is no path"):
+            Source([nothing])
+
+
+def test_root_that_vanishes_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "stays").write_text("x")
+    (tmp_path / "swapped").write_text("x")
+    with contextlib.closing(Source([tmp_path / "file", tmp_path / "swapped", tmp_path / "stays"])) as source:
+        (tmp_path / "file").unlink()
+        (tmp_path / "swapped").unlink()
+        (tmp_path / "swapped").symlink_to("stays")
+        (entry,) = source.walk()
+        assert (entry.id, entry.name) == (0, b"stays")
+        assert source.left_out == [((b"file",), Reason.VANISHED.told), ((b"swapped",), Reason.CHANGED.told)]
+
+
+def test_special_files_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / "t"
+    root.mkdir()
+    os.mkfifo(root / "fifo")
+    (root / "file").write_text("x")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "socket"))
+        found, left_out = walked([root])
+    assert list(found) == [b"t", b"t/file"]
+    assert [path for path, _ in left_out] == [(b"t", b"fifo"), (b"t", b"socket")]
+    assert [told for _, told in left_out] == ["a named pipe, not a file", "a socket, not a file"]
+
+
+def test_too_deep_is_left_out(tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(260):
+        os.mkdir(b"d", dir_fd=here)
+        inner = os.open(b"d", os.O_RDONLY, dir_fd=here)
+        os.close(os.open(b"f", os.O_CREAT | os.O_WRONLY, dir_fd=inner))
+        os.close(here)
+        here = inner
+    os.close(here)
+    with contextlib.closing(Source([tmp_path / "d"])) as source:
+        entries = list(source.walk())
+        depths = {len(source.path(entry)) - 1 for entry in entries}
+        assert max(depths) == 256
+        assert [len(path) - 1 for path, _ in source.left_out] == [256]
+        assert "256" in source.left_out[0][1]
+        # Every one can be read though only a few folders are open at once.
+        for entry in random.Random(1).sample(entries, len(entries)):
+            if entry.kind is Kind.FILE:
+                assert source.read_whole(entry) == b""
+
+
+def test_unreadable_folder_is_left_out(public: Path) -> None:
+    root = public / "tree"
+    (root / "locked").mkdir(parents=True)
+    (root / "locked/file").write_text("x")
+    (root / "open").mkdir()
+    (root / "open/file").write_text("x")
+    (root / "secret").write_text("x")
+    (root / "locked").chmod(0)
+    (root / "secret").chmod(0)
+
+    def as_nobody() -> None:
+        with contextlib.closing(Source([root])) as source:
+            entries = {b"/".join(source.path(entry)): entry for entry in source.walk()}
+            assert list(entries) == [b"tree", b"tree/secret", b"tree/open", b"tree/open/file"]
+            ((path, told),) = source.left_out
+            assert path == (b"tree", b"locked")
+            assert told == "it could not be read (Permission denied)"
+            for read in (source.open, source.read_whole):
+                with pytest.raises(LeftOut, match="'tree/secret'") as caught:
+                    read(entries[b"tree/secret"])
+                assert caught.value.reason is Reason.UNREADABLE
+
+    in_child(as_nobody, unprivileged=True)
+
+
+def test_walk_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(50):
+        (tmp_path / f"t/{number:02}/inner").mkdir(parents=True)
+    scans = []
+    scan = os.scandir
+
+    def counted(where: int) -> Iterator[os.DirEntry[str]]:
+        scans.append(where)
+        return scan(where)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        walk = source.walk()
+        for expected in (1, 2, 3, 4):
+            next(walk)
+            assert len(scans) == expected
+
+
+def test_tree_that_changes_while_it_is_walked(tmp_path: Path) -> None:
+    root = tmp_path / "t"
+    for name in ("a", "b", "c", "d"):
+        (root / name).mkdir(parents=True)
+        (root / name / "file").write_text("x")
+    (root / "f1").write_text("x")
+    (root / "f2").write_text("x")
+    with contextlib.closing(Source([root])) as source:
+        walk = source.walk()
+        assert next(walk).name == b"t"
+        assert next(walk).name == b"f1"
+        (root / "f2").unlink()
+        (root / "b").rename(tmp_path / "b")
+        (root / "b").symlink_to("/etc")
+        (root / "c").rename(tmp_path / "c")
+        rest = {source.path(entry)[1:]: entry for entry in walk}
+        assert set(rest) == {(b"a",), (b"a", b"file"), (b"b",), (b"d",), (b"d", b"file")}
+        assert rest[b"b",].kind is Kind.SYMLINK
+        assert [(path[1:], told) for path, told in source.left_out] == [
+            ((b"f2",), Reason.VANISHED.told),
+            ((b"c",), Reason.VANISHED.told),
+        ]
+
+
+# Reading.
+
+
+def test_reading(tmp_path: Path) -> None:
+    data = random.Random(2).randbytes(3_000_000)
+    (tmp_path / "file").write_bytes(data)
+    source, entry = one(tmp_path / "file")
+    with contextlib.closing(source):
+        assert source.read_whole(entry) == data
+        file = source.open(entry)
+        view = memoryview(bytearray(1 << 20))
+        parts = []
+        for offset in range(0, len(data), len(view)):
+            count = file.read_into(view, offset)
+            parts.append(bytes(view[:count]))
+        assert b"".join(parts) == data
+        assert len(parts[-1]) < len(view)
+        assert file.read_into(view, len(data)) == 0
+        assert file.read_into(view[:10], 5) == 10
+        assert bytes(view[:10]) == data[5:15]
+        assert file.unchanged()
+        file.close()
+        file.close()
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    source, entry = one(tmp_path / "file")
+    with contextlib.closing(source):
+        assert source.read_whole(entry) == b""
+        with contextlib.closing(source.open(entry)) as file:
+            assert file.read_into(memoryview(bytearray(5)), 0) == 0
+
+
+def vanish(file: Path) -> None:
+    file.unlink()
+
+
+def grow(file: Path) -> None:
+    with file.open("ab") as appended:
+        appended.write(b"more")
+
+
+def shrink(file: Path) -> None:
+    os.truncate(file, 1)
+
+
+def rewrite(file: Path) -> None:
+    """Of the same size, by the time only."""
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"x" * file.stat().st_size)
+    os.utime(file, ns=(before, before + 1))
+
+
+def become_fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def become_link(file: Path) -> None:
+    file.rename(file.with_name("moved"))
+    file.symlink_to("moved")
+
+
+def become_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def become_device(file: Path) -> None:
+    file.unlink()
+    try:
+        os.mknod(file, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:  # not root, or a user namespace
+        os.mkfifo(file)
+
+
+def become_socket(file: Path) -> None:
+    file.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(file))
+
+
+CHANGES = [
+    (vanish, Reason.VANISHED),
+    (grow, Reason.CHANGED),
+    (shrink, Reason.CHANGED),
+    (rewrite, Reason.CHANGED),
+    (become_fifo, Reason.CHANGED),
+    (become_link, Reason.CHANGED),
+    (become_folder, Reason.CHANGED),
+    (become_device, Reason.CHANGED),
+    (become_socket, Reason.CHANGED),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), CHANGES)
+@pytest.mark.parametrize("as_root", [True, False], ids=["root", "inside"])
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "full"])
+def test_changed_between_walk_and_open(
+    tmp_path: Path, change: Callable[[Path], None], expected: Reason, as_root: bool, empty: bool
+) -> None:
+    file = tmp_path / "t/file"
+    file.parent.mkdir()
+    file.write_bytes(b"" if empty else b"hola, enchufe")
+    if empty and change is shrink:
+        pytest.skip("an empty file cannot shrink")
+    source, entry = one(file if as_root else file.parent)
+    with contextlib.closing(source):
+        change(file)
+        assert reason(lambda: source.open(entry)) is expected
+        assert reason(lambda: source.read_whole(entry)) is expected
+
+
+@pytest.mark.parametrize("change", [grow, shrink, rewrite])
+def test_changed_while_open(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"hola, enchufe")
+    source, entry = one(path)
+    with contextlib.closing(source), contextlib.closing(source.open(entry)) as file:
+        assert file.unchanged()
+        change(path)
+        assert not file.unchanged()
+
+
+def test_folder_swapped_for_a_link(tmp_path: Path) -> None:
+    """What was offered is read, or nothing: never what a link put in the folder's place leads to."""
+    (tmp_path / "t/d").mkdir(parents=True)
+    (tmp_path / "t/d/file").write_text("mine")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/file").write_text("hers")
+    time = (tmp_path / "t/d/file").stat().st_mtime_ns
+    os.utime(tmp_path / "secret/file", ns=(time, time))
+    source, entry = one(tmp_path / "t")
+    source.close()  # so that the folder has to be opened again
+    with contextlib.closing(source):
+        (tmp_path / "t/d").rename(tmp_path / "t/moved")
+        (tmp_path / "t/d").symlink_to("../secret")
+        assert reason(lambda: source.read_whole(entry)) is Reason.VANISHED
+
+
+def test_files_that_lie_about_their_size(tmp_path: Path) -> None:
+    """Those in /proc say that they are empty."""
+    source, entry = one(Path("/proc/self/status"))
+    with contextlib.closing(source):
+        assert entry.size == 0
+        assert reason(lambda: source.read_whole(entry)) is Reason.CHANGED
+
+
+def test_out_of_descriptors_is_not_the_files_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    def starve() -> None:
+        source, entry = one(tmp_path / "file")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 100))
+        for read in (source.open, source.read_whole):
+            with pytest.raises(StoreError, match="Too many open files") as caught:
+                read(entry)
+            assert not isinstance(caught.value, LeftOut)
+            assert "ulimit" in caught.value.hint
+
+    in_child(starve)
+
+
+# Folders.
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 1000])
+def test_folders_keep_few_open_and_never_mistake_one(tmp_path: Path, limit: int) -> None:
+    rng = random.Random(limit)
+    paths: dict[int, Path] = {0: tmp_path}
+    top = os.open(tmp_path, os.O_RDONLY)
+    folders = Folders(limit)
+    folders.pin(0, top)
+    for id_ in range(1, 120):
+        parent = rng.choice([id_ - 1, rng.randrange(id_)])
+        paths[id_] = paths[parent] / f"d{id_}"
+        paths[id_].mkdir()
+        folders.add(id_, parent, f"d{id_}".encode())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2000):
+        id_ = rng.randrange(120)
+        found, wanted = os.fstat(folders.descriptor(id_)), paths[id_].stat()
+        assert (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino)
+        assert len(os.listdir("/proc/self/fd")) - before <= max(limit, 2)
+    folders.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(top)
+
+
+def test_folders_forget(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    folders = Folders()
+    folders.add_top(0, b"a", os.fsencode(tmp_path / "a"))
+    folders.descriptor(0)
+    folders.forget(0)
+    folders.add_top(0, b"b", os.fsencode(tmp_path / "b"))
+    assert os.fstat(folders.descriptor(0)).st_ino == (tmp_path / "b").stat().st_ino
+    assert folders.path(0) == (b"b",)
+    folders.close()
+
+
+# Pipes.
+
+
+def test_pipe_source() -> None:
+    reading, writing = os.pipe()
+    with open(writing, "wb", buffering=0) as end:
+        source: Sending = PipeSource(reading, "vídeo.mkv")
+        (entry,) = source.walk()
+        assert (entry.id, entry.parent, entry.name) == (0, NO_PARENT, "vídeo.mkv".encode())
+        assert (entry.kind, entry.size, entry.mode) == (Kind.FILE, UNKNOWN_SIZE, 0o644)
+        assert source.left_out == []
+        assert source.path(entry) == ("vídeo.mkv".encode(),)
+        file = source.open(entry)
+        end.write(b"ho")
+        end.write(b"la, enchufe")
+        view = memoryview(bytearray(4))
+        assert file.read_into(view, 0) == 4
+        assert bytes(view) == b"hola"
+        with pytest.raises(LocalProtocolError, match="in order"):
+            file.read_into(view, 0)
+        end.close()
+        rest = memoryview(bytearray(100))
+        assert file.read_into(rest, 4) == 9
+        assert file.read_into(rest, 13) == 0
+        assert file.unchanged()
+        with pytest.raises(LocalProtocolError):
+            source.read_whole(entry)
+        file.close()
+        source.close()
+    os.fstat(reading)  # it stays the caller's
+    os.close(reading)
+
+
+def test_pipe_source_waits_where_somebody_made_it_non_blocking() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    source = PipeSource(reading, b"x")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.read(os.open("/dev/null", os.O_RDONLY), 1)
+            os.write(writing, b"12")
+            os.write(writing, b"34")
+        os._exit(0)
+    os.close(writing)
+    view = memoryview(bytearray(10))
+    assert source.read_into(view, 0) == 4
+    os.waitpid(child, 0)
+    os.close(reading)
+
+
+def test_pipe_source_faults(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(StoreError, match="cannot read the input: Is a directory"):
+        PipeSource(folder, "x").read_into(memoryview(bytearray(1)), 0)
+    os.close(folder)
+    for name in ("", ".", "..", "a/b"):
+        with pytest.raises(LocalProtocolError, match="cannot be the name"):
+            PipeSource(0, name)

@@ -63,7 +63,7 @@ class ReceiveBuffer:
         self._end += count
 
     def append(self, data: Buffer) -> None:
-        """Copy `data` in at the end."""
+        """Copy `data`, which is of single bytes, in at the end."""
         size = len(data)
         self.space(size)[:size] = data
         self._end += size

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.errors import BrokenError
+from enchufe.errors import BrokenError, LocalProtocolError
 from enchufe.framing.base import Framing
 from enchufe.transports import Transport
 
@@ -96,7 +96,16 @@ class Connection:
         await self.transport.end(self._deadline())
 
     def reframe(self, framing: Framing) -> None:
-        """Go on with another framing, from the first byte behind the last message that was handed out."""
+        """Go on with another framing, from the first byte behind the last message that was handed out.
+
+        Raises:
+            LocalProtocolError: the old framing is in the middle of a message that it skips.
+        """
+        if self._decoder.skipping and not self._ready:
+            raise LocalProtocolError(
+                "cannot change the framing in the middle of a message that is being skipped",
+                hint="Receive until the next message first.",
+            )
         if self._ready:
             # Decoded ahead: put their bytes back, and take only what was handed out again.
             handed_out = self._batch - len(self._ready)

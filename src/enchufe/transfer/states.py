@@ -18,6 +18,7 @@ class State(Enum):
 
     START = "start"
     GREETED = "greeted"
+    HEARD = "heard"
     OFFERING = "offering"
     SENDING = "sending"
     FINISHING = "finishing"
@@ -48,10 +49,11 @@ def _stays(state: State, way: Way, *types: Type) -> dict[tuple[Way, Type], State
 
 _DATA: Final = (Type.BLOCK, Type.BATCH, Type.FILE_END, Type.LEFT_OUT)
 
-# Who dialed says HELLO first; to either order there is one way through GREETED.
+# Who dialed says HELLO first; each side says it once.
 _HELLOS: Final[Transitions] = {
-    State.START: {(_S, Type.HELLO): State.GREETED, (_G, Type.HELLO): State.GREETED, **_ERRORS},
-    State.GREETED: {(_S, Type.HELLO): State.OFFERING, (_G, Type.HELLO): State.OFFERING, **_ERRORS},
+    State.START: {(_S, Type.HELLO): State.GREETED, (_G, Type.HELLO): State.HEARD, **_ERRORS},
+    State.GREETED: {(_G, Type.HELLO): State.OFFERING, **_ERRORS},
+    State.HEARD: {(_S, Type.HELLO): State.OFFERING, **_ERRORS},
 }
 
 TABLES: Final[dict[Role, Transitions]] = {

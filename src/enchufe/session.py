@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -87,8 +86,9 @@ class _Session:
         if self.options.dials:
             self.link.say(hello)
         while machine.next_event() is None:
-            await self.link.exchange(deadline)
-            if machine.peer is None and self.waiter.now() >= deadline:
+            with suppress(DeadlineExceeded):  # whichever comes first, it has said nothing
+                await self.link.exchange(deadline)
+            if self.waiter.now() >= deadline:
                 raise DeadlineExceeded(
                     f"the other side did not say who it is within {seconds:g} s",
                     hint="It may be busy with another transfer, or not be enchufe.",
@@ -406,7 +406,7 @@ class _Receiving(_Session):
             self.tell(events.Landed((name,)))
         receipt = self.machine.receipt()
         # From here on it is ours, whatever becomes of the other side.
-        with contextlib.suppress(BrokenError, ClosedError, DeadlineExceeded):
+        with suppress(BrokenError, ClosedError, DeadlineExceeded):
             self.link.say(receipt)
             await self.link.flush()
             await self.link.await_end()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import (
     BrokenError,
@@ -52,7 +53,7 @@ class Pair:
         """The receiver says it: what the sender makes of it."""
         return self._over(self.receiver.send(message), self.sender)
 
-    def _over(self, pieces: list[m.Buffer], to: Sender | Receiver) -> list[Message]:
+    def _over(self, pieces: list[Buffer], to: Sender | Receiver) -> list[Message]:
         wire = b"".join(pieces)
         events = []
         for start in range(0, len(wire), self.chunk):

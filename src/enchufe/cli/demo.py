@@ -59,9 +59,8 @@ def _compare(receipt: dict[str, Any], pairs: list[tuple[Path, Path]]) -> int:
     for sent, landed in pairs:
         here, there = _digest(sent), _digest(landed)
         same = same and here == there
-        _say(
-            f"  {sent.name}: sent {here[:16]}..., landed {there[:16]}...: {'the same' if here == there else 'DIFFERENT'}"
-        )
+        verdict = "the same" if here == there else "DIFFERENT"
+        _say(f"  {sent.name}: sent {here[:16]}..., landed {there[:16]}...: {verdict}")
     rate = in_bytes(receipt["bytes"] / receipt["seconds"])
     _say(
         f"{receipt['files']} files, {in_bytes(receipt['bytes'])} in {receipt['seconds']:.2f} s: {rate}/s, fsync and all"

@@ -119,6 +119,7 @@ class Plan:
         folder = self.folders.get(entry.id)
         if folder is not None:
             folder.standing = _REFUSED
+            folder.plain = False
 
     def place(self, entry: Entry) -> tuple[int, bytes]:
         """Where a wanted entry is staged: a descriptor, good until the next call, and a name in it.

@@ -136,10 +136,10 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     )
     try:
         coroutine.throw(error)
-    except StopIteration:
-        pass
-    finally:
-        coroutine.close()
+    except StopIteration as stop:  # somebody in there expects errors: a server, of its handlers
+        handled: T = stop.value
+        return handled
+    coroutine.close()
     raise error
 
 

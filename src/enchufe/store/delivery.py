@@ -38,7 +38,7 @@ class Delivery:
     """What arrives in one transfer. Use it from one thread at a time; `LocalStore.begin()` makes it.
 
     Nothing of it is visible before `commit()`, and nothing is left of it after `abandon()`. After either, every other
-    call raises ClosedError.
+    call raises ClosedError. After any error of the disk only `abandon()` is left.
 
     Args:
         folder: descriptor of the destination, which the delivery closes in the end.
@@ -66,7 +66,7 @@ class Delivery:
         self._begun: set[int] = set()
         self._files: dict[int, int] = {}  # descriptors of files begun, those written last at the end
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread
-        self._tried = False
+        self._failed = False
         self._over = False
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
@@ -200,15 +200,16 @@ class Delivery:
 
         Raises:
             StoreError: the disk said no, or something else changed the destination meanwhile.
+            ClosedError: something failed before; what is missing then must not pass for delivered.
             LocalProtocolError: a file was begun and neither completed nor dropped.
         """
         with self._ending:
             self._check_open()
-            if self._tried:
-                raise ClosedError("its commit has failed", hint="Abandon it and receive everything again.")
+            if self._failed:
+                raise ClosedError("this delivery has failed", hint="Abandon it and receive everything again.")
             if self._begun:
                 raise LocalProtocolError(f"{len(self._begun)} files are not complete")
-            self._tried = True  # what an fsync could not write is lost, though the next one would say that all is well
+            self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
             Commit(self._plan, self._folders, self._written, self._path, self.landed).run()
             self._end()
 
@@ -254,9 +255,11 @@ class Delivery:
         return printable(b"/".join(self.path(entry)))
 
     def _error(self, error: OSError, doing: str, entry: Entry) -> StoreError:
+        self._failed = True  # something is missing: never commit
         return store_error(error, doing, b"/".join((self._path, *self.path(entry))))
 
     def _twice(self, entry: Entry) -> RemoteProtocolError:
+        self._failed = True
         return RemoteProtocolError(f"'{self._shown(entry)}' was offered twice")
 
 

@@ -1,0 +1,631 @@
+"""Deliveries against the world: full disks, failing syncs, dead owners, no permission, an attacker with a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchufe.entry import Answer, Entry, Kind
+from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, StoreError
+from enchufe.store import LocalStore, linux, staging
+from tests.test_delivery import Offer, contents, delivery, snapshot
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that an unprivileged user can reach; pytest's own are for their owner only."""
+    with tempfile.TemporaryDirectory(prefix="enchufe-") as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+def as_nobody(function: Callable[[], None]) -> None:
+    """Run in a child process as an unprivileged user, since root may do everything."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+            function()
+        except BaseException:  # noqa: BLE001 (whatever it is, the child ends here)
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def fails(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+# Disks that say no.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """4 MiB, and 60 files and folders."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=60", "tmpfs", str(folder)]
+    done = subprocess.run(options, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill_whole(offer: Offer, tree: Entry) -> None:
+    for number in range(40):
+        offer.file(f"{number}", bytes(300_000), tree)
+
+
+def fill_in_pieces(offer: Offer, tree: Entry) -> None:
+    offer.file("big", bytes(6_000_000), tree, piece=100_000)
+
+
+def fill_with_folders(offer: Offer, tree: Entry) -> None:
+    for number in range(70):
+        offer.folder(f"{number}", tree)
+
+
+def fill_with_links(offer: Offer, tree: Entry) -> None:
+    for number in range(70):
+        offer.link(f"{number}", b"x", tree)
+
+
+@pytest.mark.parametrize("fill", [fill_whole, fill_in_pieces, fill_with_folders, fill_with_links])
+def test_full_disk(small_disk: Path, fill: Callable[[Offer, Entry], None]) -> None:
+    (small_disk / "mine").write_text("mine")
+    before = os.statvfs(small_disk)
+    with delivery(small_disk) as begun:
+        offer = Offer(begun)
+        tree = offer.folder("tree")
+        with pytest.raises(NoSpaceError, match="No space left on device") as caught:
+            fill(offer, tree)
+        assert str(small_disk / "tree/") in str(caught.value)
+        assert caught.value.hint
+        assert isinstance(caught.value.__cause__, OSError)
+    assert contents(small_disk) == {"mine": "mine"}
+    after = os.statvfs(small_disk)
+    assert (after.f_bfree, after.f_ffree) == (before.f_bfree, before.f_ffree)
+    with delivery(small_disk) as begun:
+        Offer(begun).file("fits", b"well")
+        begun.commit()
+    assert contents(small_disk) == {"mine": "mine", "fits": "well"}
+
+
+def test_disk_too_full_to_begin(small_disk: Path) -> None:
+    with contextlib.suppress(OSError):
+        for number in range(100):
+            (small_disk / f"{number}").touch()
+    before = contents(small_disk)
+    with pytest.raises(NoSpaceError, match="cannot write into"):
+        LocalStore(small_disk).begin()
+    (small_disk / "0").unlink()  # room for `.enchufe`, not for what is in it
+    with pytest.raises(NoSpaceError):
+        LocalStore(small_disk).begin()
+    assert contents(small_disk).keys() - {".enchufe"} == before.keys() - {"0"}
+
+
+def test_quota(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        with monkeypatch.context() as patched, pytest.raises(NoSpaceError, match="quota"):
+            patched.setattr(os, "write", fails(errno.EDQUOT))
+            offer.file("file")
+
+
+def deliver(begun: Any, files: int) -> None:
+    """A fresh tree with a file, and files in a live folder."""
+    offer = Offer(begun)
+    offer.file("file", parent=offer.folder("tree"))
+    live = offer.folder("live")
+    for number in range(files):
+        offer.file(f"{number}", parent=live)
+
+
+@pytest.mark.parametrize("files", [2, 50])
+@pytest.mark.parametrize("syncfs", [True, False])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_failed_sync(inbox: Path, monkeypatch: pytest.MonkeyPatch, files: int, syncfs: bool, number: int) -> None:
+    """The n-th sync fails, for every n: what is not in place yet never shows, and no sync is tried again."""
+    monkeypatch.setattr(linux, "use_syncfs", syncfs)
+    (inbox / "live").mkdir()
+    syncs = 0
+    failing = 0
+
+    def counted(function: Callable[[int], None]) -> Callable[[int], None]:
+        def call(descriptor: int) -> None:
+            nonlocal syncs
+            syncs += 1
+            assert syncs <= failing, "a sync after one that failed"
+            if syncs == failing:
+                raise OSError(number, os.strerror(number))
+            function(descriptor)
+
+        return call
+
+    one, all_ = os.fsync, linux.syncfs
+    early = late = 0
+    while True:
+        failing += 1
+        syncs = 0
+        begun = LocalStore(inbox, if_exists="skip").begin()
+        monkeypatch.setattr(os, "fsync", counted(one))
+        monkeypatch.setattr(linux, "syncfs", counted(all_))
+        try:
+            deliver(begun, files)
+            begun.commit()
+        except StoreError as error:
+            assert isinstance(error, NoSpaceError) == (number == errno.ENOSPC)
+            assert error.__cause__ is not None
+            if "in place already" in str(error):
+                late += 1
+                assert "'tree'" in str(error)
+            else:
+                early += 1
+                assert sorted(os.listdir(inbox)) == [".enchufe", "live"]
+                assert os.listdir(inbox / "live") == []
+                with pytest.raises(ClosedError, match="failed"):
+                    begun.commit()
+        else:
+            break
+        finally:
+            monkeypatch.setattr(os, "fsync", one)
+            monkeypatch.setattr(linux, "syncfs", all_)
+            begun.abandon()
+        assert not (inbox / ".enchufe").exists()
+        for path in inbox.glob("tree*"):
+            subprocess.run(["rm", "-r", path], check=True)
+        for path in (inbox / "live").iterdir():
+            path.unlink()
+    assert early
+    assert late
+    assert contents(inbox)["tree/file"] == "new"
+
+
+def test_later_graft_fails(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several renames a later one fails: the error tells what is in place."""
+    put = linux.rename_noreplace
+    calls = 0
+
+    def fourth_fails(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        put(*arguments)
+
+    monkeypatch.setattr(linux, "rename_noreplace", fourth_fails)
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        for number in range(6):
+            offer.file(f"file\x1b{number}")
+        with pytest.raises(StoreError) as caught:
+            begun.commit()
+    told = str(caught.value)
+    assert told.isprintable()
+    assert told.startswith(f"cannot put in place {inbox}/file\\x1b4: ")
+    assert told.endswith(r"in place already: 'file\x1b0', 'file\x1b1', 'file\x1b2' and 1 more")
+    assert len(os.listdir(inbox)) == 4
+
+
+def test_live_folder_gone_before_the_commit(inbox: Path) -> None:
+    """Found before anything is renamed, so nothing shows."""
+    (inbox / "live/inner").mkdir(parents=True)
+    with delivery(inbox, "overwrite") as begun:
+        offer = Offer(begun)
+        offer.file("first")
+        live = offer.folder("live")
+        offer.file("file", parent=offer.folder("inner", live))
+        begun._folders.close()  # as if it had been too long ago
+        begun._folders.pin(-1, begun._top)
+        begun._folders.pin(-2, begun._staging.descriptor)
+        (inbox / "live").rename(inbox / "moved")
+        with pytest.raises(StoreError, match="cannot get everything on disk") as caught:
+            begun.commit()
+        assert "in place" not in str(caught.value)
+    assert contents(inbox) == {"moved": None, "moved/inner": None}
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.EIO, "disk reports errors"), (errno.EMFILE, "ulimit"), (errno.EROFS, "read-only")]
+)
+def test_hints(inbox: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        tree = offer.folder("tree\n")
+        with monkeypatch.context() as patched, pytest.raises(StoreError) as caught:
+            patched.setattr(os, "pwrite", fails(number))
+            begun.write(offer.add(Kind.FILE, "file", tree, size=5), 0, b"12345")
+    assert hint in caught.value.hint
+    assert rf"cannot write {inbox}/tree\n/file: {os.strerror(number)}" == str(caught.value)
+
+
+def test_destinations_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for folder in ("file", "file/below", "dangling", "dangling/below"):
+        with pytest.raises(StoreError, match="cannot make the folder") as caught:
+            LocalStore(tmp_path / folder)
+        assert folder in str(caught.value)
+    store = LocalStore(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StoreError, match="cannot open the folder"):
+        store.begin()
+
+
+# Permissions.
+
+
+def test_unwritable_destination(public: Path) -> None:
+    (public / "closed").mkdir(mode=0o755)
+    (public / "closed").chmod(0o555)
+
+    def receive() -> None:
+        with pytest.raises(StoreError, match="Permission denied") as caught:
+            LocalStore(public / "closed").begin()
+        assert str(public / "closed") in str(caught.value)
+        assert caught.value.hint
+        with pytest.raises(StoreError, match="cannot make the folder"):
+            LocalStore(public / "closed/new")
+
+    as_nobody(receive)
+    assert list((public / "closed").iterdir()) == []
+
+
+def test_unwritable_live_folder_is_told_at_once(public: Path) -> None:
+    def receive() -> None:
+        (public / "in/live").mkdir(parents=True)
+        (public / "in/live").chmod(0o555)
+        with delivery(public / "in", "skip") as begun:
+            offer = Offer(begun)
+            live = offer.folder("live")
+            with pytest.raises(StoreError, match="cannot write into live"):
+                offer.file("file", parent=live)
+
+    as_nobody(receive)
+
+
+def test_modes_that_would_keep_us_out(public: Path) -> None:
+    """Unprivileged, a folder that may not be written to is still filled and renamed; and read-only files are synced."""
+
+    def receive() -> None:
+        for syncfs in (True, False):
+            linux.use_syncfs = syncfs
+            for files in (2, 40):
+                folder = public / f"in {syncfs} {files}"
+                with delivery(folder) as begun:
+                    offer = Offer(begun)
+                    for mode in (0o555, 0o000, 0o300):
+                        tree = offer.folder(f"tree {mode:o}", mode=mode)
+                        inner = offer.folder("inner", tree, mode=mode)
+                        for number in range(files):
+                            offer.file(f"{number}", parent=inner, mode=(0o400, 0o200, 0)[number % 3], piece=number % 2)
+                    begun.commit()
+                for mode in (0o555, 0o000, 0o300):
+                    tree_path = folder / f"tree {mode:o}"
+                    assert stat.S_IMODE(tree_path.stat().st_mode) == mode
+                    tree_path.chmod(0o700)
+                    assert stat.S_IMODE((tree_path / "inner").stat().st_mode) == mode
+                    (tree_path / "inner").chmod(0o700)
+                    assert len(os.listdir(tree_path / "inner")) == files
+                    assert stat.S_IMODE((tree_path / "inner/0").stat().st_mode) == 0o400
+
+    as_nobody(receive)
+
+
+@pytest.mark.parametrize("syncfs", [True, False])
+def test_failed_commit_of_locked_folders_leaves_nothing(public: Path, syncfs: bool) -> None:
+    """The modes are final when the rename fails; abandoning must still get in and remove."""
+
+    def receive() -> None:
+        linux.use_syncfs = syncfs
+        linux.rename_noreplace = fails(errno.EIO)
+        with delivery(public / "in") as begun:
+            offer = Offer(begun)
+            tree = offer.folder("tree", mode=0)
+            for mode in (0, 0o100, 0o555):
+                offer.file("file", parent=offer.folder("inner", offer.folder(f"{mode:o}", tree, mode), mode), mode=0)
+            with pytest.raises(StoreError, match="cannot put in place"):
+                begun.commit()
+        assert list((public / "in").iterdir()) == []
+
+    as_nobody(receive)
+
+
+def test_live_folder_of_somebody_else_keeps_its_mode(public: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a folder that is somebody else's")
+    (public / "in/live").mkdir(parents=True)
+    for folder in (public / "in", public / "in/live"):
+        folder.chmod(0o777)
+
+    def receive() -> None:
+        with delivery(public / "in", "overwrite") as begun:
+            offer = Offer(begun)
+            offer.file("file", parent=offer.folder("live", mode=0o700))
+            begun.commit()
+
+    as_nobody(receive)
+    assert stat.S_IMODE((public / "in/live").stat().st_mode) == 0o777
+    assert (public / "in/live/file").read_text() == "new"
+
+
+# The staging folder.
+
+
+def test_staging_folder_in_the_way(inbox: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    makes: list[Callable[[], None]] = [
+        lambda: (inbox / ".enchufe").symlink_to(elsewhere),
+        (inbox / ".enchufe").touch,
+        lambda: os.mkfifo(inbox / ".enchufe"),
+    ]
+    for make in makes:
+        make()
+        with pytest.raises(StoreError, match="is not a folder") as caught:
+            LocalStore(inbox).begin()
+        assert caught.value.hint
+        (inbox / ".enchufe").unlink()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_staging_folder_of_somebody_else(public: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a folder that is somebody else's")
+    (public / ".enchufe").mkdir(mode=0o777)
+    (public / ".enchufe").chmod(0o777)
+
+    def receive() -> None:
+        with pytest.raises(StoreError, match="belongs to somebody else") as caught:
+            LocalStore(public).begin()
+        assert caught.value.hint
+
+    as_nobody(receive)
+
+
+def test_staging_folder_is_closed_to_others(inbox: Path) -> None:
+    (inbox / ".enchufe").mkdir()
+    (inbox / ".enchufe").chmod(0o777)
+    (inbox / ".enchufe/notes").write_text("not ours, so it stays")
+    begun = LocalStore(inbox).begin()
+    (area,) = (path for path in (inbox / ".enchufe").iterdir() if path.is_dir())
+    assert stat.S_IMODE((inbox / ".enchufe").stat().st_mode) == stat.S_IMODE(area.stat().st_mode) == 0o700
+    Offer(begun).file("file", mode=0o777)
+    assert stat.S_IMODE(area.stat().st_mode) == 0o700
+    begun.abandon()
+    assert contents(inbox / ".enchufe") == {"notes": "not ours, so it stays"}
+
+
+CRASHING = """
+import sys, time
+from enchufe.entry import Entry, Kind, NO_PARENT
+from enchufe.store import LocalStore
+begun = LocalStore(sys.argv[1]).begin()
+begun.admit(Entry(0, NO_PARENT, b"tree", Kind.DIRECTORY))
+begun.admit(Entry(1, 0, b"link", Kind.SYMLINK, target=b"x"))
+begun.admit(Entry(2, 0, b"locked", Kind.DIRECTORY))
+begun.write_whole(Entry(3, 2, b"file", Kind.FILE), b"x" * 1000)
+begun.write(Entry(4, 0, b"half", Kind.FILE), 0, b"x" * 1000)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def crash(inbox: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", CRASHING, inbox], stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"ready\n"
+        owner.send_signal(signal.SIGKILL)
+
+
+def test_what_the_dead_left_is_removed(inbox: Path) -> None:
+    alive = LocalStore(inbox).begin()
+    offer = Offer(alive)
+    tree = offer.folder("tree")
+    offer.file("first", parent=tree)
+    crash(inbox)
+    areas = {path.name for path in (inbox / ".enchufe").iterdir()}
+    assert len(areas) == 2
+    for path in (inbox / ".enchufe").rglob("locked"):
+        path.chmod(0)
+    young = LocalStore(inbox).begin()
+    left = {path.name for path in (inbox / ".enchufe").iterdir()}
+    assert len(left) == 2
+    assert len(left & areas) == 1
+    offer.file("second", parent=tree)
+    alive.commit()
+    young.abandon()
+    assert contents(inbox) == {"tree": None, "tree/first": "new", "tree/second": "new"}
+
+
+def test_the_dead_are_removed_through_no_link(inbox: Path, tmp_path: Path) -> None:
+    """Areas that are symlinks, and symlinks in areas, lead nowhere."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("stays")
+    crash(inbox)
+    (area,) = (inbox / ".enchufe").iterdir()
+    (area / "out").symlink_to(outside)
+    (inbox / ".enchufe" / ("0" * 16)).symlink_to(outside)
+    begun = LocalStore(inbox).begin()
+    assert not area.exists()
+    begun.abandon()
+    assert contents(outside) == {"file": "stays"}
+
+
+def test_without_locks_the_dead_stay(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can tell who is dead, nothing of anybody is removed; and everything else works."""
+    crash(inbox)
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "fcntl", None)
+        begun = LocalStore(inbox).begin()
+        Offer(begun).file("file")
+        begun.commit()
+    assert len(list((inbox / ".enchufe").iterdir())) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", fails(errno.ENOLCK))
+        LocalStore(inbox).begin().abandon()
+    assert len(list((inbox / ".enchufe").iterdir())) == 1
+    LocalStore(inbox).begin().abandon()
+    assert contents(inbox) == {"file": "new"}
+
+
+def test_staging_folder_removed_while_coming_in(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening `.enchufe` and locking it the last delivery removes it: we make it again, some times."""
+    lock = fcntl.flock
+    removals = 5
+
+    def removed(descriptor: int, operation: int) -> None:
+        nonlocal removals
+        if removals and not operation & fcntl.LOCK_NB:
+            removals -= 1
+            (inbox / ".enchufe").rmdir()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with delivery(inbox) as begun:
+        Offer(begun).file("file")
+        begun.commit()
+    assert removals == 0
+    assert contents(inbox) == {"file": "new"}
+    removals = 1000
+    with pytest.raises(StoreError):
+        LocalStore(inbox).begin()
+
+
+def test_staging_area_vanishes(inbox: Path) -> None:
+    """Somebody cleans up under our feet: an error, no crash, nothing shows."""
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        tree = offer.folder("tree")
+        subprocess.run(["rm", "-r", inbox / ".enchufe"], check=True)
+        with pytest.raises(StoreError, match="No such file"):
+            offer.file("file", parent=tree)
+        with pytest.raises(ClosedError):
+            begun.commit()
+    with delivery(inbox) as begun:
+        Offer(begun).folder("tree")
+        subprocess.run(["rm", "-r", inbox / ".enchufe"], check=True)
+        with pytest.raises(StoreError, match="No such file"):
+            begun.commit()
+    assert list(inbox.iterdir()) == []
+
+
+# An attacker on this machine.
+
+
+def _exchange() -> Callable[[Path, Path], None]:
+    rename = ctypes.CDLL(None, use_errno=True).renameat2
+
+    def exchange(one: Path, other: Path) -> None:
+        assert rename(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
+
+    return exchange
+
+
+def test_parents_swapped_for_links_while_we_write(inbox: Path, tmp_path: Path) -> None:
+    """A thread swaps live folders for symlinks to the outside, as fast as it can: nothing ever gets out."""
+    outside = tmp_path / "outside"
+    (outside / "b/c").mkdir(parents=True)
+    (outside / "secret").write_text("secret")
+    (outside / "b/file").write_text("theirs")
+    (inbox / "a/b/c").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(outside)
+    (tmp_path / "link b").symlink_to(outside / "b")
+    before = snapshot(outside, times=True)
+    exchange = _exchange()
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            for live, link in ((inbox / "a", tmp_path / "link"), (inbox / "a/b", tmp_path / "link b")):
+                exchange(live, link)
+                exchange(live, link)
+                swaps += 1
+
+    attacker = threading.Thread(target=swap)
+    attacker.start()
+    committed = refused = 0
+    try:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            begun = LocalStore(inbox, if_exists="overwrite").begin()
+            try:
+                offer = Offer(begun)
+                a = offer.folder("a")
+                b = offer.folder("b", a)
+                c = offer.folder("c", b)
+                for parent in (a, b, c):
+                    offer.file("file", b"ours", parent, piece=2)
+                    offer.file("x", b"ours", offer.folder("new", parent))
+                    offer.link("link", b"file", parent)
+                begun.commit()
+                committed += Answer.IN_THE_WAY not in offer.answers
+            except StoreError:
+                refused += 1
+            finally:
+                begun.abandon()
+    finally:
+        stop.set()
+        attacker.join()
+    assert snapshot(outside, times=True) == before
+    assert swaps > 100
+    assert committed > 0
+    assert refused > 0
+
+
+def test_reading_a_tree_of_links_never_happens(inbox: Path, tmp_path: Path) -> None:
+    """A name of the peer never opens anything for reading: `update` compares without a look inside."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0)
+    (inbox / "file").symlink_to(secret)
+    before = secret.stat().st_atime_ns
+    with delivery(inbox, "update") as begun:
+        offer = Offer(begun)
+        offer.file("file", b"secret")
+        assert offer.answer is Answer.ALL
+        with pytest.raises(RemoteProtocolError):
+            offer.file("../secret")
+    assert secret.stat().st_atime_ns == before

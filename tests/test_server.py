@@ -1,0 +1,363 @@
+"""Connections and servers on the threads engine: the HOWTO's conversation, limits, drain, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import enchufe
+from enchufe import BlockingConnection, Connection, framing
+from enchufe.connection import Connection as AnyConnection
+from enchufe.errors import (
+    BrokenError,
+    ClosedError,
+    DeadlineExceeded,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+
+LINES = framing.Lines()
+PREFIXED = framing.LengthPrefixed(4)
+
+
+async def echo(connection: Connection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+def plain_echo(connection: BlockingConnection) -> None:
+    for message in connection:
+        connection.send(message)
+
+
+def connect(server: enchufe.Server, timeout: float = 10.0) -> BlockingConnection:
+    return enchufe.connect(server.addresses[0], framing=LINES, timeout=timeout)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("handler", [echo, plain_echo])
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])
+def test_ask_iterate_and_end(handler: Callable[..., None], address: str, tmp_path: Path) -> None:
+    where = f"unix:{tmp_path / 's'}" if address == "unix" else address
+    with enchufe.Server(handler, where, framing=LINES) as server, connect(server) as connection:
+        assert connection.ask(b"hola") == b"hola"
+        connection.send(b"one", b"two", b"")
+        connection.end()
+        assert list(connection) == [b"one", b"two", b""]
+        assert connection.receive() is None
+        with pytest.raises(BrokenError):
+            connection.send(b"after the end")
+        assert "Lines" in repr(connection)
+
+
+def test_an_object_with_an_async_call_is_a_handler() -> None:
+    class Shouting:
+        async def __call__(self, connection: Connection) -> None:
+            async for message in connection:
+                await connection.send(message.upper())
+
+    with enchufe.Server(Shouting(), "127.0.0.1:0", framing=LINES) as server, connect(server) as connection:
+        assert connection.ask(b"hola") == b"HOLA"
+
+
+def test_reframing_keeps_what_came_along() -> None:
+    async def upgrade(connection: Connection) -> None:
+        assert await connection.receive() == b"binary please"
+        connection.reframe(PREFIXED)
+        async for message in connection:
+            await connection.send(message[::-1])
+
+    with enchufe.Server(upgrade, "127.0.0.1:0", framing=LINES) as server, connect(server) as connection:
+        with socket.create_connection(connection._connection.transport._sock.getpeername()) as raw:
+            # All in one packet: a line, and behind it what would be a line too, but is not.
+            raw.sendall(b"binary please\n" + b"\0\0\0\4a\nb\n" + b"\0\0\0\1\n")
+            got = b""
+            while len(got) < 13:
+                got += raw.recv(100)
+            assert got == b"\0\0\0\4\nb\na" + b"\0\0\0\1\n"
+
+
+def test_an_end_inside_a_message_is_told() -> None:
+    errors: list[BaseException] = []
+
+    async def reading(connection: Connection) -> None:
+        try:
+            async for _ in connection:
+                pass
+        except RemoteProtocolError as error:
+            errors.append(error)
+
+    with enchufe.Server(reading, "127.0.0.1:0", framing=PREFIXED) as server:
+        host, _, port = server.addresses[0].rpartition(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(b"\0\0\0\5abc")
+        until(lambda: bool(errors))
+
+
+def test_asking_one_who_hangs_up() -> None:
+    def hang_up(connection: BlockingConnection) -> None:
+        connection.receive()
+
+    with (
+        enchufe.Server(hang_up, "127.0.0.1:0", framing=LINES) as server,
+        connect(server) as connection,
+        pytest.raises(BrokenError, match="without an answer"),
+    ):
+        connection.ask(b"hello?")
+
+
+def test_a_timeout_loses_nothing() -> None:
+    go = threading.Event()
+
+    def late(connection: BlockingConnection) -> None:
+        go.wait(20)
+        connection.send(b"late")
+
+    with enchufe.Server(late, "127.0.0.1:0", framing=LINES) as server, connect(server, 0.2) as connection:
+        with pytest.raises(DeadlineExceeded):
+            connection.receive()
+        go.set()
+        connection._connection.timeout = 20
+        assert connection.receive() == b"late"
+
+
+def test_a_handlers_bug_hurts_its_own_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def moody(connection: Connection) -> None:
+        async for message in connection:
+            if message == b"boom":
+                raise ZeroDivisionError("a bug")
+            await connection.send(message)
+
+    with enchufe.Server(moody, "127.0.0.1:0", framing=LINES) as server:
+        with connect(server) as good, connect(server) as bad:
+            bad.send(b"boom")
+            assert bad.receive() is None
+            assert good.ask(b"still here") == b"still here"
+    assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
+
+
+def test_a_foreign_await_fails_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    async def foreign(_connection: Connection) -> None:
+        loop_future: asyncio.Future[None] = asyncio.Future(loop=asyncio.new_event_loop())
+        try:
+            await loop_future
+        finally:
+            loop_future.get_loop().close()
+
+    with enchufe.Server(foreign, "127.0.0.1:0", framing=LINES) as server, connect(server) as connection:
+        assert connection.receive() is None
+    assert "cannot await" in caplog.text
+
+
+def test_the_connection_limit_pauses_accepting() -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, max_connections=2) as server:
+        first, second = connect(server), connect(server)
+        assert (first.ask(b"1"), second.ask(b"2")) == (b"1", b"2")
+        with connect(server, 0.3) as third:
+            third.send(b"3")  # the kernel takes it; nobody reads it yet
+            with pytest.raises(DeadlineExceeded):
+                third.receive()
+            first.close()
+            third._connection.timeout = 20
+            assert third.receive() == b"3"
+        second.close()
+
+
+def test_idle_connections_are_closed() -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, idle_timeout=0.2) as server, connect(server) as connection:
+        assert connection.ask(b"x") == b"x"
+        assert connection.receive() is None
+
+
+def test_draining_lets_a_busy_handler_answer_and_ends_an_idle_one() -> None:
+    busy, go = threading.Event(), threading.Event()
+
+    def slow(connection: BlockingConnection) -> None:
+        for message in connection:
+            busy.set()
+            go.wait(20)
+            connection.send(message)
+
+    server = enchufe.Server(slow, "127.0.0.1:0", framing=LINES, drain=20)
+    with connect(server) as idle, connect(server) as asking:
+        asking.send(b"work")
+        busy.wait(20)
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        assert idle.receive() is None
+        go.set()
+        assert asking.receive() == b"work"
+        assert asking.receive() is None
+        closing.join(20)
+        assert not closing.is_alive()
+        with pytest.raises(BrokenError):
+            connect(server)
+
+
+def test_draining_closes_who_does_not_finish(caplog: pytest.LogCaptureFixture) -> None:
+    stuck, errors = threading.Event(), list[BaseException]()
+
+    async def stubborn(connection: Connection) -> None:
+        stuck.set()
+        try:
+            while True:
+                await connection.send(bytes(1 << 20))
+        except ClosedError as error:
+            errors.append(error)
+
+    server = enchufe.Server(stubborn, "127.0.0.1:0", framing=framing.LengthPrefixed(4), drain=0.2)
+    with connect(server):
+        stuck.wait(20)
+        server.close()
+    assert errors
+    assert "did not finish" in caplog.text
+
+
+SERVE = """
+import sys, enchufe
+from enchufe import framing
+def slow(connection):
+    for message in connection:
+        connection.send(b"got " + message)
+print("ready", flush=True)
+enchufe.serve(slow, "unix:" + sys.argv[1], framing=framing.Lines(), drain=5)
+print("drained", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_drains_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        until(path.exists)
+        with enchufe.connect(f"unix:{path}", framing=LINES, timeout=20) as connection:
+            assert connection.ask(b"1") == b"got 1"
+            connection.send(b"2")
+            process.send_signal(number)
+            rest = list(connection)
+        assert rest in ([b"got 2"], [])  # answered, or never taken; not half
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        assert process.stdout.read().split() == ["ready", "drained"]
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+    assert not path.exists()
+
+
+STARVED = """
+import os, resource, sys, threading, time, enchufe
+from enchufe import framing
+def echo(connection):
+    for message in connection:
+        connection.send(message)
+with enchufe.Server(echo, "127.0.0.1:0", framing=framing.Lines()) as server:
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+    print(server.addresses[0], flush=True)
+    sys.stdin.readline()
+    print(time.process_time(), flush=True)
+"""
+
+
+def test_running_out_of_descriptors_is_survived_without_spinning() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARVED],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    try:
+        address = process.stdout.readline().strip()
+        crowd = [enchufe.connect(address, framing=LINES, timeout=20) for _ in range(12)]
+        time.sleep(1.5)  # what spins would show in the processor time below
+        for connection in crowd[:9]:
+            connection.close()
+        assert crowd[-1].ask(b"served after all") == b"served after all"
+        for connection in crowd:
+            connection.close()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert float(process.stdout.readline()) < 1.2
+        assert process.wait(20) == 0
+        assert process.stderr.read().count("accepting pauses") >= 1
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"engine": "carrier pigeons"}, "no engine"),
+        ({"max_connections": 0}, "at least 1"),
+        ({"drain": -1.0}, "negative"),
+    ],
+)
+def test_options_that_make_no_sense(arguments: dict[str, object], told: str) -> None:
+    with pytest.raises(LocalProtocolError, match=told):
+        enchufe.Server(echo, "127.0.0.1:0", framing=LINES, **arguments)  # type: ignore[arg-type]
+
+
+def test_no_address_and_half_good_addresses_leave_nothing_listening() -> None:
+    with pytest.raises(LocalProtocolError, match="no address"):
+        enchufe.Server(echo, framing=LINES)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(LocalProtocolError, match="no port"):
+        enchufe.Server(echo, "127.0.0.1:0", "nonsense", framing=LINES)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_serve_belongs_in_the_main_thread() -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            enchufe.serve(echo, "127.0.0.1:0", framing=LINES)
+        except LocalProtocolError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    assert "main thread" in str(errors[0])
+
+
+def test_several_addresses_one_server(tmp_path: Path) -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", f"unix:{tmp_path / 's'}", framing=LINES) as server:
+        assert len(server.addresses) == 2
+        for address in server.addresses:
+            with enchufe.connect(address, framing=LINES, timeout=20) as connection:
+                assert connection.ask(b"x") == b"x"
+
+
+def test_what_is_re_exported_is_there() -> None:
+    for name in enchufe.__all__:
+        assert getattr(enchufe, name) is not None
+    assert enchufe.Connection is AnyConnection
+    with pytest.raises(AttributeError):
+        enchufe.nothing_of_that_name  # noqa: B018

@@ -1,0 +1,325 @@
+"""tcp and unix keep the published contract; dialing and listening do what people expect."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchufe import testing, transports
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
+from enchufe.testing import CHECKS, check_transport
+from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, parse_address, tcp
+from enchufe.transports.stream import advance
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
+
+WAITER = BlockingWaiter()
+V6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text())
+ADDRESSES = ["127.0.0.1:0", pytest.param("[::1]:0", marks=pytest.mark.skipif(not V6, reason="no v6 here")), "unix"]
+
+
+def dial(address: str, timeout: float = 10.0) -> Transport:
+    return drive(transports.connect(parse_address(address), WAITER, WAITER.now() + timeout))
+
+
+@contextmanager
+def connected(address: str, folder: Path) -> Iterator[tuple[Transport, Transport]]:
+    where = f"unix:{folder / 'socket'}" if address == "unix" else address
+    with Listener(parse_address(where)) as listener:
+        near = dial(listener.addresses[0])
+        far = drive(listener.accept(WAITER, deadline=WAITER.now() + 10))
+        assert far is not None
+        yield near, far
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_contract(address: str, tmp_path: Path) -> None:
+    def make_pair() -> tuple[Transport, Transport]:
+        with connected(address, tmp_path) as pair:
+            return pair
+
+    check_transport(make_pair)
+
+
+def test_the_contract_finds_a_broken_transport(tmp_path: Path) -> None:
+    class Lossy(Transport):
+        def try_send(self, pieces: Any) -> int:
+            super().try_send([piece[:1] for piece in pieces[:1]])
+            return sum(map(len, pieces))
+
+    def make_pair() -> tuple[Transport, Transport]:
+        near, far = socket.socketpair()
+        one = Lossy(near, WAITER, name="lossy", local="", peer="")
+        return one, Transport(far, WAITER, name="lossy", local="", peer="")
+
+    with pytest.raises(AssertionError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testing, "_LONG", 0.3)
+        check_transport(make_pair)
+
+
+def test_every_check_of_the_contract_runs() -> None:
+    named = {name for name in vars(testing) if name.startswith("check_")} - {"check_transport"}
+    assert named == {check.__name__ for check in CHECKS}
+
+
+def test_options_are_set(tmp_path: Path) -> None:
+    with connected("127.0.0.1:0", tmp_path) as pair:
+        for end in pair:
+            sock = end._sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+            assert not sock.getblocking()
+            end.close()
+
+
+def test_a_killed_peer_is_found(tmp_path: Path) -> None:
+    code = "import socket,sys;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));s.send(b'x');input()"
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        port = listener.addresses[0].rpartition(":")[2]
+        peer = subprocess.Popen([sys.executable, "-c", code, port], stdin=subprocess.PIPE)
+        with drive(listener.accept(WAITER)) as transport:  # type: ignore[union-attr]
+            drive(transport.receive_into(bytearray(1)))
+            drive(transport.send([b"unread"]))
+            peer.kill()
+            peer.wait()
+            with pytest.raises(BrokenError):
+                drive(transport.receive_into(bytearray(1), WAITER.now() + 10))
+        assert peer.stdin is not None
+        peer.stdin.close()
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("host:9000", TcpAddress("host", 9000)),
+        (":0", TcpAddress("", 0)),
+        ("[::1]:80", TcpAddress("::1", 80)),
+        ("unix:/run/x", UnixAddress("/run/x")),
+    ],
+)
+def test_addresses(text: str, address: object) -> None:
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "host",
+        "host:",
+        "host:x",
+        "host:-1",
+        "host:65536",
+        "host:٣",
+        "::1:80",
+        "unix:",
+        "unix:a\0",
+        "unix:/" + "x" * 107,
+    ],
+)
+def test_no_addresses(text: str) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        parse_address(text)
+    assert caught.value.hint
+
+
+# Dialing
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *where: tuple[str, int]) -> None:
+    answers = [(socket.AF_INET6 if ":" in h else socket.AF_INET, socket.SOCK_STREAM, 6, "", (h, p)) for h, p in where]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: answers)
+
+
+@contextmanager
+def deaf() -> Iterator[tuple[str, int]]:
+    """An address that answers nothing: a listener whose queue is full."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+        for filler in fillers:
+            filler.close()
+
+
+def closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_a_deaf_first_address_does_not_keep_us_from_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with deaf() as nobody, Listener(parse_address("127.0.0.1:0")) as listener:
+        port = int(listener.addresses[0].rpartition(":")[2])
+        resolve_to(monkeypatch, nobody, ("127.0.0.1", port))
+        with dial("name:1") as transport:
+            assert transport.peer == f"127.0.0.1:{port}"
+
+
+def test_a_refused_first_address_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        port = int(listener.addresses[0].rpartition(":")[2])
+        resolve_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.1", port))
+        dial("name:1").close()
+
+
+def test_nobody_anywhere_names_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = closed_port(), closed_port()
+    resolve_to(monkeypatch, ("127.0.0.1", first), ("127.0.0.2", second))
+    with pytest.raises(BrokenError, match=rf"127\.0\.0\.1:{first}.*127\.0\.0\.2:{second}") as caught:
+        dial("name:1")
+    assert caught.value.hint
+
+
+def test_dialing_heeds_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with deaf() as nobody:
+        resolve_to(monkeypatch, nobody)
+        with pytest.raises(DeadlineExceeded, match="no answer"):
+            dial("name:1", timeout=0.4)
+
+
+def test_families_take_turns() -> None:
+    v6 = [(socket.AF_INET6, (f"::{n}", 1)) for n in range(3)]
+    v4 = [(socket.AF_INET, ("127.0.0.1", 1))]
+    assert tcp._interleaved([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
+
+
+def test_an_unknown_name_and_a_missing_socket() -> None:
+    with pytest.raises(BrokenError, match="unknown"):
+        dial("no-such-name.invalid:1")
+    with pytest.raises(BrokenError, match="could not reach"):
+        dial("unix:/nowhere/at/all")
+
+
+# Listening
+
+
+def test_port_0_is_one_port_on_all_addresses() -> None:
+    with Listener(parse_address("localhost:0")) as listener:
+        assert len({address.rpartition(":")[2] for address in listener.addresses}) == 1
+        for address in listener.addresses:
+            dial(address).close()
+    with Listener(parse_address(":0")) as everywhere:
+        dial(f"127.0.0.1:{everywhere.addresses[-1].rpartition(':')[2]}").close()
+
+
+def test_addresses_that_cannot_be_listened_on(tmp_path: Path) -> None:
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        for address, told in [
+            (listener.addresses[0], "taken"),
+            ("192.0.2.1:0", "not an address of this machine"),
+            (f"unix:{tmp_path}/no/such/folder", "cannot listen"),
+        ]:
+            with pytest.raises(LocalProtocolError, match=told) as caught:
+                Listener(parse_address(address))
+            assert caught.value.hint
+
+
+def test_reserved_ports_are_explained() -> None:
+    told = tcp._cannot_listen(TcpAddress("localhost", 80), PermissionError(13, "Permission denied"))
+    assert isinstance(told, LocalProtocolError)
+    assert "reserved" in str(told)
+    assert told.hint
+
+
+def test_a_dead_socket_file_is_replaced_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Listener(UnixAddress(str(path))):
+        with pytest.raises(LocalProtocolError, match="taken"):
+            Listener(UnixAddress(str(path)))
+        assert stat.S_ISSOCK(path.stat().st_mode)
+    assert not path.exists()
+    path.write_text("precious")
+    with pytest.raises(LocalProtocolError, match="taken"):
+        Listener(UnixAddress(str(path)))
+    assert path.read_text() == "precious"
+
+
+def test_accepting_stops_when_told_and_when_closed() -> None:
+    listener = Listener(parse_address("127.0.0.1:0"))
+    stop = Doorbell()
+    stop.ring()
+    assert drive(listener.accept(WAITER, stop=stop)) is None
+    with pytest.raises(DeadlineExceeded):
+        drive(listener.accept(WAITER, deadline=WAITER.now() + 0.05))
+    listener.close()
+    with pytest.raises(ClosedError):
+        listener.try_accept(WAITER)
+    stop.close()
+
+
+def test_a_dropped_listener_warns() -> None:
+    listener = Listener(parse_address("127.0.0.1:0"))
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        listener.__del__()
+
+
+def test_advance() -> None:
+    assert advance([b"ab", b"", b"cd"], 0) == [b"ab", b"", b"cd"]
+    assert advance([b"ab", b"", b"cd"], 3) == [b"d"]
+    assert advance([b"ab"], 2) == []
+
+
+# Waiting
+
+
+def test_waiting_for_a_set_tells_which() -> None:
+    (near, far), (other, silent) = socket.socketpair(), socket.socketpair()
+    with near, far, other, silent:
+        near.send(b"x")
+        assert drive(WAITER.wait([(far, READ), (other, READ)])) == [(far, READ)]
+        ready = drive(WAITER.wait([(far, READ), (far, 2), (other, READ)], WAITER.now() - 1))
+        assert sorted(interest for _, interest in ready) == [1, 2]
+        silent.close()
+        assert drive(WAITER.wait([(other, READ)])) == [(other, READ)]
+
+
+def test_waiting_for_what_is_closed_is_your_fault() -> None:
+    near, far = socket.socketpair()
+    near.close()
+    with far, pytest.raises(LocalProtocolError, match="closed"):
+        drive(WAITER.wait_one(near, READ))
+
+
+def test_a_doorbell_rung_twice_is_rung_once() -> None:
+    bell = Doorbell()
+    for _ in range(100_000):
+        bell.ring()
+    drive(WAITER.wait_one(bell, READ, WAITER.now() + 1))
+    bell.clear()
+    with pytest.raises(DeadlineExceeded):
+        drive(WAITER.wait_one(bell, READ, WAITER.now() + 0.01))
+    bell.close()
+    bell.close()
+    bell.ring()
+
+
+def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for address in ("127.0.0.1:0", "unix"):
+        with connected(address, tmp_path) as (near, far):
+            near.close()
+            far.close()
+    with pytest.raises(BrokenError):
+        dial(f"127.0.0.1:{closed_port()}")
+    assert len(os.listdir("/proc/self/fd")) == before

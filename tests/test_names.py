@@ -263,6 +263,10 @@ def test_probe_finds_narrower_file_systems(tmp_path: Path, monkeypatch: pytest.M
         (b"folder.d", True, b"folder.d (1)"),
         (b"\xff.\xfe", False, b"\xff (1).\xfe"),
         (b"photo (1).jpg", False, b"photo (1) (1).jpg"),
+        (b"n" * 255, True, b"n" * 251 + b" (1)"),
+        (b"n" * 251 + b".jpg", False, b"n" * 247 + b" (1).jpg"),
+        ("ñ".encode() * 127, True, "ñ".encode() * 125 + b" (1)"),
+        (b"\x80" * 255, True, b"\x80" * 251 + b" (1)"),
     ],
 )
 def test_free_names(name: bytes, directory: bool, expected: bytes) -> None:

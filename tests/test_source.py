@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -280,6 +281,52 @@ def test_unreadable_folder_is_left_out(public: Path) -> None:
     in_child(as_nobody, unprivileged=True)
 
 
+def test_unreadable_root(public: Path) -> None:
+    (public / "locked").mkdir(mode=0o700)
+    (public / "file").touch()
+    if os.geteuid() != 0:
+        (public / "locked").chmod(0)
+
+    def as_nobody() -> None:
+        found, left_out = walked([public / "locked", public / "file"])
+        assert list(found) == [b"file"]
+        assert left_out == [((b"locked",), "it could not be read (Permission denied)")]
+
+    in_child(as_nobody, unprivileged=True)
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number goes to the next one, and is not mistaken for it."""
+    for name in ("bad", "good"):
+        (tmp_path / "t" / name).mkdir(parents=True)
+        (tmp_path / "t" / name / f"in {name}").write_text(name)
+    bad = (tmp_path / "t/bad").stat().st_ino
+    scan = os.scandir
+
+    def failing(where: int) -> Iterator[os.DirEntry[str]]:
+        if os.fstat(where).st_ino == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scan(where)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        *_, last = source.walk()
+        assert source.path(last) == (b"t", b"good", b"in good")
+        assert source.read_whole(last) == b"good"
+        assert source.left_out == [((b"t", b"bad"), "it could not be read (Input/output error)")]
+
+
+def test_walk_out_of_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t/d").mkdir(parents=True)
+
+    def failing(where: int) -> Iterator[os.DirEntry[str]]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with contextlib.closing(Source([tmp_path / "t"])) as source, pytest.raises(StoreError, match="Too many open files"):
+        list(source.walk())
+
+
 def test_walk_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         (tmp_path / f"t/{number:02}/inner").mkdir(parents=True)
@@ -345,6 +392,28 @@ def test_reading(tmp_path: Path) -> None:
         assert file.unchanged()
         file.close()
         file.close()
+
+
+def test_slow_and_failing_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read may give less than was asked for without being at the end; or fail."""
+    (tmp_path / "file").write_bytes(b"hola, enchufe")
+    source, entry = one(tmp_path / "file")
+    read, preadv = os.read, os.preadv
+    monkeypatch.setattr(os, "read", lambda fd, size: read(fd, min(size, 3)))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: preadv(fd, [views[0][:3]], offset))
+    view = memoryview(bytearray(20))
+    with contextlib.closing(source), contextlib.closing(source.open(entry)) as file:
+        assert source.read_whole(entry) == b"hola, enchufe"
+        assert file.read_into(view, 0) == 13
+        assert bytes(view[:13]) == b"hola, enchufe"
+
+        def failing(*_: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "read", failing)
+        monkeypatch.setattr(os, "preadv", failing)
+        assert reason(lambda: source.read_whole(entry)) is Reason.UNREADABLE
+        assert reason(lambda: file.read_into(view, 0)) is Reason.UNREADABLE
 
 
 def test_empty_file(tmp_path: Path) -> None:

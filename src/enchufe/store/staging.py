@@ -61,14 +61,14 @@ class Staging:
         """
         _remove_area(self._home, self._name, self.descriptor)
         os.close(self._home)
-        with contextlib.suppress(OSError):  # not empty: others are at work
-            os.rmdir(STAGING, dir_fd=self._folder)
+        _remove_home(self._folder)
 
     def _made(self, path: bytes) -> tuple[int, bytes, int, list[tuple[bytes, int]]]:
         for attempt in range(_ATTEMPTS):
             with contextlib.ExitStack() as unwound:
                 try:
                     home = _home(self._folder, path)
+                    unwound.callback(_remove_home, self._folder)
                     unwound.callback(os.close, home)
                     dead = _dead(home) if _lock(home, wait=True) else []
                     for _, descriptor in dead:
@@ -110,15 +110,16 @@ def _home(folder: int, path: bytes) -> int:
     return home
 
 
+def _remove_home(folder: int) -> None:
+    with contextlib.suppress(OSError):  # not empty: others are at work
+        os.rmdir(STAGING, dir_fd=folder)
+
+
 def _area(home: int) -> tuple[bytes, int]:
     name = secrets.token_hex(8).encode()
     os.mkdir(name, 0o700, dir_fd=home)
     area = os.open(name, DIRECTORY, dir_fd=home)
-    try:
-        _lock(area, wait=False)
-    except BaseException:
-        os.close(area)
-        raise
+    _lock(area, wait=False)
     return name, area
 
 

@@ -1,0 +1,557 @@
+"""The commands as separate processes over real sockets: what arrives, what is told, how they end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchufe.entry import NO_PARENT, Entry, Kind
+from enchufe.transfer import messages as m
+
+COMMAND = [sys.executable, "-m", "enchufe"]
+MIB = 1 << 20
+PATIENCE = 60.0
+
+
+class Process:
+    """One command with --json, its events read as they come."""
+
+    def __init__(self, *arguments: str | bytes | Path, stdin: Any = subprocess.DEVNULL) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments, "--plain", "--json"], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self.events: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            assert event["v"] == 1
+            with self._changed:
+                self.events.append(event)
+                self._changed.notify_all()
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
+
+    def wait_for(self, name: str, condition: Callable[[dict[str, Any]], bool] = lambda _event: True) -> dict[str, Any]:
+        def found() -> list[dict[str, Any]]:
+            return [event for event in self.named(name) if condition(event)]
+
+        with self._changed:
+            assert self._changed.wait_for(found, PATIENCE), f"no {name}: {self.events}"
+            return found()[0]
+
+    def end(self) -> int:
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def close(self) -> str:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        assert self.process.stdout and self.process.stderr
+        told = self.process.stderr.read().decode() if not self.process.stderr.closed else ""
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return told
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts commands; ends them, whatever happens."""
+    started: list[Process] = []
+
+    def begin(*arguments: str | bytes | Path, **options: Any) -> Process:
+        started.append(Process(*arguments, **options))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.close()
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    return tmp_path / "inbox"
+
+
+def receiving(start: Start, inbox: Path | str, *options: str) -> tuple[Process, str]:
+    receiver = start("receive", "--listen", "127.0.0.1:0", "-o", inbox, *options)
+    return receiver, receiver.wait_for("listening")["address"]
+
+
+def generated(path: Path, size: int) -> Path:
+    piece = bytearray(os.urandom(MIB))
+    with path.open("wb") as file:
+        for number in range(size // MIB):
+            piece[:8] = number.to_bytes(8, "big")
+            file.write(piece)
+        file.write(piece[: size % MIB])
+    return path
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inventory(root: Path) -> dict[bytes, tuple[Any, ...]]:
+    """Every entry below `root`, by its path in bytes: kind and mode, time, content or target."""
+    found: dict[bytes, tuple[Any, ...]] = {}
+    top = os.fsencode(root)
+    for folder, names, files in os.walk(top):
+        for name in (*names, *files):
+            path = os.path.join(folder, name)
+            info = os.lstat(path)
+            content = None
+            if os.path.islink(path):
+                content = os.readlink(path)
+            elif os.path.isfile(path):
+                with open(path, "rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+            mode = 0 if os.path.islink(path) else info.st_mode
+            found[os.path.relpath(path, top)] = (mode, info.st_mtime_ns, content)
+    return found
+
+
+def memory(process: Process) -> int:
+    """Peak resident memory so far, in MiB."""
+    for line in Path(f"/proc/{process.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    raise AssertionError("no VmHWM")
+
+
+def test_a_gibibyte(start: Start, tmp_path: Path, inbox: Path) -> None:
+    big = generated(tmp_path / "big", 1024 * MIB)
+    big.chmod(0o640)
+    os.utime(big, ns=(1, 1_234_567_890_123_456_789))
+    receiver, address = receiving(start, inbox)
+    sender = start("send", big, "--to", address)
+    half = receiver.wait_for("progress", lambda event: event["bytes"] > 512 * MIB)
+    assert half["total"] == 1024 * MIB
+    assert memory(receiver) < 200
+    assert memory(sender) < 200
+    assert (sender.end(), receiver.end()) == (0, 0)
+
+    landed = inbox / "big"
+    assert digest(landed) == digest(big)
+    assert (landed.stat().st_mode, landed.stat().st_mtime_ns) == (big.stat().st_mode, big.stat().st_mtime_ns)
+    assert os.listdir(inbox) == ["big"]
+    for process in (sender, receiver):
+        assert process.wait_for("offer") == {"v": 1, "event": "offer", "entries": 1, "bytes": 1024 * MIB}
+        assert process.wait_for("connected")["peer"].startswith("127.0.0.1:")
+        told = [event["bytes"] for event in process.named("progress")]
+        assert told == sorted(told)
+        receipt = process.events[-1]
+        expected = {"event": "receipt", "files": 1, "bytes": 1024 * MIB, "sent_bytes": 1024 * MIB, "skipped": 0}
+        assert receipt.items() >= {**expected, "left_out": 0}.items()
+        assert receipt["seconds"] > 0
+    assert sender.events[-1]["digest"] == receiver.events[-1]["digest"]
+    assert [event["event"] for event in receiver.events[:3]] == ["listening", "connected", "offer"]
+    assert not sender.named("file")
+
+
+def test_real_trees_of_thousands(start: Start, tmp_path: Path, inbox: Path) -> None:
+    trees = [path for path in (Path("/usr/include"), Path(sysconfig.get_path("stdlib")) / "test") if path.is_dir()]
+    trees = trees or [Path(sysconfig.get_path("stdlib"))]
+    receiver, address = receiving(start, inbox, "--links", "any")
+    sender = start("send", *trees, "--to", address)
+    assert (sender.end(), receiver.end()) == (0, 0)
+    assert sorted(os.listdir(inbox)) == sorted(tree.name for tree in trees)
+    for tree in trees:
+        assert inventory(inbox / tree.name) == inventory(tree)
+    assert sender.events[-1]["files"] > 1000
+
+
+ODD = [
+    b"with space",
+    b" ",
+    b"new\nline",
+    b"tab\t",
+    "ñandú".encode(),
+    "🔌".encode(),
+    b"\xff\xfe invalid",
+    b"x" * 255,
+    b"-rf",
+    b"~",
+    b"back\\slash",
+    b"\x1b[31mred\x1b[0m",
+    b"...",
+    b"quote'\"",
+]
+
+
+def test_odd_names_modes_and_links(start: Start, tmp_path: Path, inbox: Path) -> None:
+    tree = tmp_path / "odd"
+    tree.mkdir()
+    top = os.fsencode(tree)
+    for number, name in enumerate(ODD):
+        with open(os.path.join(top, name), "wb") as file:
+            file.write(name * number)
+        os.utime(os.path.join(top, name), ns=(number, 10**18 + number))
+        os.mkdir(os.path.join(top, name[:250] + b".dir"))
+    (tree / "empty").touch()
+    (tree / "empty folder").mkdir(mode=0o711)
+    for mode in (0o000, 0o444, 0o755, 0o4755):
+        (tree / f"{mode:o}").write_text("x")
+        (tree / f"{mode:o}").chmod(mode)
+    os.symlink(b"new\nline", os.path.join(top, b"link"))
+    os.symlink(b"nowhere", os.path.join(top, b"dangling"))
+    receiver, address = receiving(start, inbox, "--verbose")
+    sender = start("send", f"{tree}/", "--to", address, "--verbose")
+    assert (sender.end(), receiver.end()) == (0, 0)
+    expected = inventory(tree)
+    expected[b"4755"] = (0o100755, *expected[b"4755"][1:])  # never setuid
+    assert inventory(inbox / "odd") == expected
+    told = {event["path"] for event in receiver.named("file")}
+    assert os.fsdecode(b"odd/\xff\xfe invalid") in told
+    assert len(receiver.named("file")) == receiver.events[-1]["files"] == len(ODD) + 5
+
+
+def test_what_cannot_travel_is_listed_and_the_rest_arrives(start: Start, tmp_path: Path, inbox: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "good").write_text("good")
+    (tree / "escaping").symlink_to("../../etc/passwd")
+    (tree / "absolute").symlink_to("/etc/passwd")
+    os.mkfifo(tree / "fifo")
+    receiver, address = receiving(start, inbox)
+    sender = start("send", tree, "--to", address)
+    assert (sender.end(), receiver.end()) == (7, 7)
+    assert {(event["path"], event["action"]) for event in sender.named("file")} == {
+        ("tree/escaping", "refused"),
+        ("tree/absolute", "refused"),
+        ("tree/fifo", "left out"),
+    }
+    assert sender.events[-1]["left_out"] == receiver.events[-1]["left_out"] == 3
+    assert os.listdir(inbox / "tree") == ["good"]
+
+
+def visible(inbox: Path) -> set[str]:
+    return set(os.listdir(inbox)) - {".enchufe"} if inbox.exists() else set()
+
+
+def slow_transfer(start: Start, tmp_path: Path, inbox: Path, *options: str) -> tuple[Process, Process, Path, str]:
+    """A transfer that is under way, and will be for long."""
+    big = generated(tmp_path / "big", 64 * MIB)
+    receiver, address = receiving(start, inbox, *options)
+    sender = start("send", big, "--to", address, "--limit", "16MiB/s", *options)
+    receiver.wait_for("progress", lambda event: event["bytes"] >= 8 * MIB)
+    return sender, receiver, big, address
+
+
+def check_next_send(start: Start, receiver: Process, address: str, big: Path, inbox: Path) -> None:
+    sender = start("send", big, "--to", address)
+    assert (sender.end(), receiver.end()) == (0, 0)
+    assert digest(inbox / "big") == digest(big)
+    assert os.listdir(inbox) == ["big"]
+
+
+def test_a_killed_sender_leaves_nothing_and_the_next_completes(start: Start, tmp_path: Path, inbox: Path) -> None:
+    sender, receiver, big, address = slow_transfer(start, tmp_path, inbox)
+    sender.process.kill()
+    error = receiver.wait_for("error")
+    assert error["kind"] == "broken"
+    assert error["hint"]
+    assert visible(inbox) == set()
+    check_next_send(start, receiver, address, big, inbox)
+
+
+def test_a_killed_receiver_is_told_clearly_and_the_next_completes(start: Start, tmp_path: Path, inbox: Path) -> None:
+    sender, receiver, big, _ = slow_transfer(start, tmp_path, inbox)
+    receiver.process.kill()
+    assert sender.end() == 4
+    error = sender.events[-1]
+    assert error["event"] == "error"
+    assert error["hint"]
+    assert visible(inbox) == set()
+    receiver, address = receiving(start, inbox)
+    check_next_send(start, receiver, address, big, inbox)
+
+
+def test_an_interrupted_sender(start: Start, tmp_path: Path, inbox: Path) -> None:
+    sender, receiver, big, address = slow_transfer(start, tmp_path, inbox)
+    sender.process.send_signal(signal.SIGINT)
+    assert sender.end() == 130
+    assert "interrupted" in receiver.wait_for("error")["message"]
+    assert visible(inbox) == set()
+    check_next_send(start, receiver, address, big, inbox)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_receiver(start: Start, tmp_path: Path, inbox: Path, number: signal.Signals) -> None:
+    sender, receiver, _, _ = slow_transfer(start, tmp_path, inbox)
+    receiver.process.send_signal(number)
+    assert (sender.end(), receiver.end()) == (4, 130)
+    assert "interrupted" in sender.events[-1]["message"]
+    assert os.listdir(inbox) == []
+
+
+@pytest.mark.parametrize("stopped", ["sender", "receiver"])
+def test_a_stopped_peer_is_found(start: Start, tmp_path: Path, inbox: Path, stopped: str) -> None:
+    sender, receiver, _, _ = slow_transfer(start, tmp_path, inbox, "--timeout", "2")
+    frozen, other = (sender, receiver) if stopped == "sender" else (receiver, sender)
+    frozen.process.send_signal(signal.SIGSTOP)
+    assert other.wait_for("error")["kind"] == "deadline_exceeded"
+    if stopped == "receiver":
+        assert sender.end() == 4
+    frozen.process.send_signal(signal.SIGCONT)
+
+
+def test_a_full_disk(start: Start, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", small], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
+    try:
+        (small / "theirs").write_text("theirs")
+        receiver, address = receiving(start, small)
+        sender = start("send", generated(tmp_path / "big", 32 * MIB), "--to", address)
+        assert (sender.end(), receiver.end()) == (3, 6)
+        assert "other side's disk is full" in sender.events[-1]["message"]
+        assert receiver.events[-1]["kind"] == "no_space"
+        assert all(process.events[-1]["hint"] for process in (sender, receiver))
+        assert os.listdir(small) == ["theirs"]
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def run(*arguments: str | bytes | Path, stdin: bytes = b"", **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, timeout=PATIENCE, check=False, **options
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["send", "{file}", "--to", "127.0.0.1:9"], 2, "--plain"),
+        (["receive", "--listen", "127.0.0.1:0"], 2, "--plain"),
+        (["send", "{file}", "--to", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
+        (["send", "{file}", "--to", "nowhere", "--plain"], 2, "no port"),
+        (["send", "{file}", "--plain"], 2, "one address"),
+        (["send", "/no/such/file", "--to", "127.0.0.1:9", "--plain"], 6, "/no/such/file"),
+        (["send", "{file}", "{file}", "--to", "127.0.0.1:9", "--plain"], 2, "two things"),
+        (["send", "{file}", "-", "--to", "127.0.0.1:9", "--plain"], 2, "standard input goes alone"),
+        (["send", "--to", "127.0.0.1:9", "--plain"], 2, "PATH"),
+        (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--retry", "5"], 2, "only 0"),
+        (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--limit", "fast"], 2, "no rate"),
+        (["receive", "--listen", "127.0.0.1:0", "--plain", "-o", "{file}"], 6, "file"),
+        (["receive", "--listen", "192.0.2.1:0", "--plain"], 2, "not an address of this machine"),
+        (["receive", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
+        (["receive", "--listen", "127.0.0.1:0", "--plain", "--json", "-o", "-"], 2, "standard output"),
+    ],
+)
+def test_what_goes_wrong_at_once(arguments: list[str], code: int, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    done = run(*[one.format(file=file, port=free_port()) for one in arguments], cwd=tmp_path)
+    assert done.returncode == code
+    assert told in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("policy", "names", "content"),
+    [
+        ("rename", {"f", "f (1)"}, {"f": "old", "f (1)": "new"}),
+        ("skip", {"f"}, {"f": "old"}),
+        ("overwrite", {"f"}, {"f": "new"}),
+        ("update", {"f"}, {"f": "new"}),
+    ],
+)
+def test_if_exists(
+    start: Start, tmp_path: Path, inbox: Path, policy: str, names: set[str], content: dict[str, str]
+) -> None:
+    inbox.mkdir()
+    (inbox / "f").write_text("old")
+    (tmp_path / "f").write_text("new")
+    receiver, address = receiving(start, inbox, "--if-exists", policy)
+    sender = start("send", tmp_path / "f", "--to", address)
+    assert (sender.end(), receiver.end()) == (0, 0)
+    assert set(os.listdir(inbox)) == names
+    assert {name: (inbox / name).read_text() for name in names} == content
+    assert sender.events[-1]["skipped"] == (policy == "skip")
+
+
+def test_if_exists_fail_refuses_all_and_waits_for_the_next(start: Start, tmp_path: Path, inbox: Path) -> None:
+    inbox.mkdir()
+    (inbox / "f").write_text("old")
+    (tmp_path / "f").write_text("new")
+    (tmp_path / "g").write_text("g")
+    receiver, address = receiving(start, inbox, "--if-exists", "fail")
+    sender = start("send", tmp_path / "g", tmp_path / "f", "--to", address)
+    assert sender.end() == 3
+    assert "exists" in sender.events[-1]["message"]
+    assert start("send", tmp_path / "g", "--to", address).end() == 0
+    assert receiver.end() == 0
+    assert {path.name: path.read_text() for path in inbox.iterdir()} == {"f": "old", "g": "g"}
+
+
+@pytest.mark.parametrize("size", [0, 5, MIB, 3 * MIB + 5])
+def test_pipes(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    where = f"unix:{tmp_path / 'socket'}"
+    with subprocess.Popen(
+        [*COMMAND, "receive", "--listen", where, "-o", "-", "--plain", "--quiet"], stdout=subprocess.PIPE
+    ) as receiver:
+        assert receiver.stdout is not None
+        deadline = time.monotonic() + PATIENCE
+        while not (tmp_path / "socket").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        sent: list[Any] = []
+        sending = threading.Thread(
+            target=lambda: sent.append(run("send", "-", "--name", "n", "--to", where, "--plain", stdin=data))
+        )
+        sending.start()
+        assert receiver.stdout.read() == data
+        sending.join(PATIENCE)
+        assert receiver.wait(PATIENCE) == sent[0].returncode == 0
+        assert sent[0].stdout == b""
+
+
+def test_the_receiver_may_dial_and_quiet_is_quiet(start: Start, tmp_path: Path, inbox: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    sender = start("send", tmp_path / "f", "--listen", "127.0.0.1:0")
+    done = run("receive", sender.wait_for("listening")["address"], "-o", inbox, "--plain", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert sender.end() == 0
+    assert (inbox / "f").read_text() == "x"
+
+
+def test_the_limit_limits(start: Start, tmp_path: Path, inbox: Path) -> None:
+    receiver, address = receiving(start, inbox)
+    sender = start("send", generated(tmp_path / "f", 4 * MIB), "--to", address, "--limit", "2MiB/s")
+    assert (sender.end(), receiver.end()) == (0, 0)
+    assert 4 * MIB / sender.events[-1]["seconds"] < 1.3 * 2 * MIB
+
+
+def test_a_terminal_gets_a_bar_without_colours_where_asked(start: Start, tmp_path: Path, inbox: Path) -> None:
+    import pty
+
+    _, address = receiving(start, inbox)
+    name = tmp_path / "\x1b[31mred"
+    generated(name, 4 * MIB)
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "send", name, "--to", address, "--plain", "--limit", "4MiB/s", "--verbose"]
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment) as sender:
+        os.close(theirs)
+        screen = b""
+        try:
+            while piece := os.read(ours, 65536):
+                screen += piece
+        except OSError:
+            pass  # the terminal is gone with its last user
+        assert sender.wait(PATIENCE) == 0
+    os.close(ours)
+    text = screen.decode()
+    assert "MB/s" in text
+    assert "files" in text
+    assert "verified and on the other side's disk" in text
+    assert "\x1b[3" not in text.replace("\x1b[?25", "")
+    assert "\\x1b[31mred" in text
+
+
+def test_help_is_there_and_soon() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert b"receive" in done.stdout
+    imported = (
+        run("-c", "x")
+        if False
+        else subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "enchufe", "--help"], capture_output=True, check=True
+        ).stderr
+    )
+    for heavy in (b"rich", b"blake3", b"asyncio", b"socket"):
+        assert b" " + heavy + b"\n" not in imported, f"--help imports {heavy.decode()}"
+
+
+# A hostile peer, over a real socket.
+
+
+def talk(address: str, *said: m.Message | bytes) -> bytes:
+    """Say these, and return all that comes back until the other side ends."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        for one in said:
+            sock.sendall(one if isinstance(one, bytes) else b"".join(m.frame(one)))
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := sock.recv(65536):
+            answer += piece
+        return answer
+
+
+HOSTILE = [b"..", b".", b"", b"a/b", b"/etc/passwd", b"../x", b"nul\0", b"x" * 256]
+
+
+def test_hostile_names_are_refused_and_the_next_is_served(start: Start, tmp_path: Path, inbox: Path) -> None:
+    (tmp_path / "f").write_text("good")
+    receiver, address = receiving(start, inbox)
+    before = inventory(tmp_path)
+    for name in HOSTILE:
+        for parents in ([], [Entry(0, NO_PARENT, b"d", Kind.DIRECTORY)]):
+            entry = Entry(len(parents), 0 if parents else NO_PARENT, name, Kind.FILE, 1)
+            answer = talk(address, m.Hello(m.Role.SENDER, session=b"x" * 16), m.Offer([*parents, entry]))
+            assert answer[45] == m.Type.ERROR, name
+            assert answer[50] == m.Code.PROTOCOL, name
+    after = inventory(tmp_path)
+    after.pop(b"inbox/.enchufe", None)
+    assert {name: what for name, what in after.items() if name != b"inbox"} == {
+        name: what for name, what in before.items() if name != b"inbox"
+    }
+    assert talk(address, b"GET / HTTP/1.1\r\n\r\n")[0] == m.Type.ERROR
+    assert len(receiver.named("error")) == 2 * len(HOSTILE) + 1
+    assert start("send", tmp_path / "f", "--to", address).end() == 0
+    assert receiver.end() == 0
+    assert (inbox / "f").read_text() == "good"
+
+
+def test_a_silent_dialer_is_dropped_and_the_next_is_served(start: Start, tmp_path: Path, inbox: Path) -> None:
+    (tmp_path / "f").write_text("good")
+    receiver, address = receiving(start, inbox, "--timeout", "1")
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port))):
+        assert receiver.wait_for("error")["kind"] == "deadline_exceeded"
+        assert start("send", tmp_path / "f", "--to", address).end() == 0
+    assert receiver.end() == 0
+
+
+def test_the_demo() -> None:
+    done = run("demo", "--size", "8")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"the same") == 2

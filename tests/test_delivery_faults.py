@@ -138,7 +138,7 @@ def test_disk_too_full_to_begin(small_disk: Path) -> None:
     before = contents(small_disk)
     with pytest.raises(NoSpaceError, match="cannot write into"):
         LocalStore(small_disk).begin()
-    for number in range(3):  # room for `.enchufe`, then for the area in it, then for one of the files that probe it
+    for number in range(3):  # room for `.enchufe`, then for the area in it, then for some of what probes it
         (small_disk / f"{number}").unlink()
         with pytest.raises(NoSpaceError):
             LocalStore(small_disk).begin()
@@ -199,7 +199,7 @@ def test_everything_is_taken(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> No
         with delivery(inbox) as begun:
             Offer(begun).file("file")
             if number == 3:
-                with pytest.raises(StoreError, match="cannot put in place .*/file: File exists"):
+                with pytest.raises(StoreError, match=r"cannot put in place .*/file: File exists"):
                     begun.commit()
             else:
                 begun.commit()
@@ -326,7 +326,7 @@ def test_live_folder_gone_before_the_next_entry(inbox: Path) -> None:
         live = offer.folder("live")
         (inbox / "live").rename(inbox / "moved")
         (inbox / "live").symlink_to("moved")
-        with pytest.raises(StoreError, match="cannot look at .*/live/file: Not a directory"):
+        with pytest.raises(StoreError, match=r"cannot look at .*/live/file: Not a directory"):
             offer.file("file", parent=live)
         with pytest.raises(ClosedError):
             begun.commit()
@@ -439,7 +439,7 @@ def test_modes_that_would_keep_us_out(public: Path) -> None:
         sync(descriptor)
 
     def receive() -> None:
-        os.fsync = noted
+        os.fsync = noted  # type: ignore[assignment]
         for syncfs in (True, False):
             linux.use_syncfs = syncfs
             for files in (2, 40):

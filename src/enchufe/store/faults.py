@@ -9,9 +9,9 @@ from typing import Final
 from enchufe.errors import LocalProtocolError, NoSpaceError, StoreError
 from enchufe.printable import printable
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-# These say something about us, never about the one file we wanted.
+# These say something about us, never about the one file that was wanted.
 OUT_OF_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 _HINTS: Final = {
@@ -38,7 +38,7 @@ def store_error(error: OSError, doing: str, path: bytes | str) -> StoreError:
         path: what it was about, for a person.
     """
     told = f"cannot {doing} {printable(path)}: {os.strerror(error.errno or 0)}"
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return NoSpaceError(told)
     return StoreError(told, hint=_HINTS.get(error.errno or 0))
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from enchufe.errors import RemoteProtocolError
 from enchufe.printable import printable
+from enchufe.store.faults import FULL, OUT_OF_MEANS
 
 NAME_MAX: Final = 255  # bytes: every Unix file system
 TARGET_MAX: Final = 4095  # bytes: PATH_MAX less the NUL
@@ -109,7 +110,7 @@ def probe(descriptor: int) -> NameRules:
     """Find out the rules of the file system under an empty directory of ours, by making a few files in it.
 
     Raises:
-        OSError: not even a plain name can be made there.
+        OSError: not even a plain name can be made there, or the disk is full.
     """
     try:
         _make(b"Probe", descriptor)
@@ -136,7 +137,9 @@ def _try(name: bytes, descriptor: int) -> bool:
     """Whether a file can have this name, and then really has it: vfat drops a dot at the end without a word."""
     try:
         _make(name, descriptor)
-    except OSError:
+    except OSError as error:
+        if error.errno in FULL or error.errno in OUT_OF_MEANS:  # says nothing about the name
+            raise
         return False
     return name in map(os.fsencode, os.listdir(descriptor))
 

@@ -306,3 +306,16 @@ def test_a_slow_commit_keeps_the_heartbeat(tree: Path, tmp_path: Path, monkeypat
     ends = transfer(tree, tmp_path / "inbox", timeout=0.7)
     assert isinstance(ends.of("sender"), events.Receipt)
     assert isinstance(ends.of("receiver"), events.Receipt)
+
+
+def test_the_last_words_of_a_peer_that_reset_us_are_heard(tree: Path) -> None:
+    """An ERROR that came before the reset says more than the reset."""
+    near, far = socket.socketpair()
+    with transport(near) as one:
+        far.sendall(b"".join(m.frame(m.Hello(m.Role.RECEIVER, window=100))))
+        far.sendall(b"".join(m.frame(m.Error(m.Code.NO_SPACE, ""))))
+        far.close()
+        source = Source([tree])
+        with pytest.raises(Refused, match="disk is full"):
+            drive(session.send(one, source, Options(dials=True), lambda _event: None))
+        source.close()

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Final, TypeVar
 
 from enchufe.buffer import Buffer
-from enchufe.errors import DeadlineExceeded, EnchufeError
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.messages import Error, Message, Ping
 from enchufe.transports import Transport, advance
@@ -45,6 +45,7 @@ class Link:
         self._limit = limit
         self._heard = self._said = self._filled = self._waiter.now()
         self._budget = 0.0
+        self._cut: BrokenError | None = None
 
     def say(self, message: Message) -> None:
         """Queue a message; what it shows must not change until `outgoing` is empty."""
@@ -59,9 +60,17 @@ class Link:
         """
         if self.ended:
             self.machine.end_of_stream()
-        sent, paced = self._send_some()
+        if self._cut is not None:
+            raise self._cut
+        sent, paced = False, None
+        try:
+            sent, paced = self._send_some()
+        except BrokenError as error:
+            self._cut = error  # what it said before it went says more than how it went
         if self._receive_some() or sent:
             return
+        if self._cut is not None:
+            raise self._cut
         interest = READ | (WRITE if self.outgoing and not paced else 0)
         await self._wait(interest, min(paced or float("inf"), until or float("inf")))
 

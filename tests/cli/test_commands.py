@@ -546,6 +546,20 @@ def test_a_silent_dialer_is_dropped_and_the_next_is_served(start: Start, tmp_pat
     assert receiver.end() == 0
 
 
+def test_a_bug_says_that_it_is_one(tmp_path: Path) -> None:
+    broken = (
+        "import enchufe.files as f, sys; f.send_files = lambda *a, **k: 1 / 0; import enchufe.cli.main as m; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken, "send", str(tmp_path), "--to", "127.0.0.1:1", "--plain"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"ZeroDivisionError" in done.stderr
+    assert b"this is a bug" in done.stderr
+
+
 def test_the_demo() -> None:
     done = run("demo", "--size", "8")
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -176,4 +177,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line."""
-    cli(prog_name="enchufe")
+    try:
+        cli(prog_name="enchufe")
+    except Exception:  # noqa: BLE001 (whatever comes here is our fault, and is told whole)
+        traceback.print_exc()
+        sys.stderr.write("enchufe: this is a bug; please report it where you got enchufe, with the lines above\n")
+        sys.exit(exits.UNEXPECTED)

@@ -103,6 +103,20 @@ class Message:
         raise NotImplementedError
 
 
+class _Fixed(Message):
+    """A message whose body is its fields, in their order, in one fixed form."""
+
+    form: ClassVar[struct.Struct]
+    __match_args__: ClassVar[tuple[str, ...]]
+
+    def pack(self) -> list[Buffer]:
+        return [self.form.pack(*[getattr(self, field) for field in self.__match_args__])]
+
+    @classmethod
+    def unpack(cls, body: memoryview) -> Self:
+        return cls(*_exactly(cls.form, cls.type, body))
+
+
 @dataclass(slots=True)
 class Hello(Message):
     """Who I am and what I speak; the first thing either side says."""
@@ -208,22 +222,16 @@ def _unpack_entry(body: memoryview, position: int, number: int) -> tuple[Entry, 
 
 
 @dataclass(slots=True)
-class OfferEnd(Message):
+class OfferEnd(_Fixed):
     """That was the last entry."""
 
     type = Type.OFFER_END
-    limit = _OFFER_END.size
+    form = _OFFER_END
+    limit = form.size
 
     entries: int
     size: int
     left_out: int
-
-    def pack(self) -> list[Buffer]:
-        return [_OFFER_END.pack(self.entries, self.size, self.left_out)]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        return cls(*_exactly(_OFFER_END, cls.type, body))
 
 
 @dataclass(slots=True)
@@ -305,22 +313,16 @@ class Batch(Message):
 
 
 @dataclass(slots=True)
-class FileEnd(Message):
+class FileEnd(_Fixed):
     """A file that travelled in blocks is whole."""
 
     type = Type.FILE_END
-    limit = _FILE_END.size
+    form = _FILE_END
+    limit = form.size
 
     id: int
     size: int
     root: bytes
-
-    def pack(self) -> list[Buffer]:
-        return [_FILE_END.pack(self.id, self.size, self.root)]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        return cls(*_exactly(_FILE_END, cls.type, body))
 
 
 @dataclass(slots=True)
@@ -346,21 +348,15 @@ class LeftOut(Message):
 
 
 @dataclass(slots=True)
-class Progress(Message):
+class Progress(_Fixed):
     """Verified and written so far, not durable yet."""
 
     type = Type.PROGRESS
-    limit = _PROGRESS.size
+    form = _PROGRESS
+    limit = form.size
 
     size: int
     settled: int
-
-    def pack(self) -> list[Buffer]:
-        return [_PROGRESS.pack(self.size, self.settled)]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        return cls(*_exactly(_PROGRESS, cls.type, body))
 
 
 @dataclass(slots=True)
@@ -383,22 +379,16 @@ class Finish(Message):
 
 
 @dataclass(slots=True)
-class Receipt(Message):
+class Receipt(_Fixed):
     """It is on disk."""
 
     type = Type.RECEIPT
-    limit = _RECEIPT.size
+    form = _RECEIPT
+    limit = form.size
 
     files: int
     size: int
     digest: bytes
-
-    def pack(self) -> list[Buffer]:
-        return [_RECEIPT.pack(self.files, self.size, self.digest)]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        return cls(*_exactly(_RECEIPT, cls.type, body))
 
 
 @dataclass(slots=True)

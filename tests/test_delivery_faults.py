@@ -363,6 +363,29 @@ def test_name_taken_between_look_and_rename(
     assert (tmp_path / "taken").is_dir() == (taken == "folder")
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EPERM])
+def test_system_calls_that_are_refused(inbox: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """An old kernel, a file system that does not know the flag, a sandbox: the other ways are taken."""
+
+    def refuse(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(linux, "_renameat2", refuse)
+    monkeypatch.setattr(linux, "_syncfs", refuse)
+    assert not linux.has_syncfs()
+    (inbox / "file").write_text("old")
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        offer.file("file")
+        tree = offer.folder("tree")
+        for index in range(40):
+            offer.file(f"{index}", parent=tree)
+        begun.commit()
+    assert (inbox / "file").read_text() == "old"
+    assert (inbox / "file (1)").read_text() == (inbox / "tree/39").read_text() == "new"
+
+
 def test_system_calls_that_are_missing() -> None:
     assert linux._function("no_such_call", ctypes.c_int) is None
     with pytest.raises(OSError, match="Bad file descriptor"):

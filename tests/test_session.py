@@ -319,3 +319,39 @@ def test_the_last_words_of_a_peer_that_reset_us_are_heard(tree: Path) -> None:
         with pytest.raises(Refused, match="disk is full"):
             drive(session.send(one, source, Options(dials=True), lambda _event: None))
         source.close()
+
+
+def test_an_interruption_in_a_send_cuts_rather_than_say_nonsense(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the kernel took bytes that we did not count, any byte more would be read as something else."""
+    try_send = Transport.try_send
+    sends = [0]
+
+    def interrupted(one: Transport, pieces: Any) -> int:
+        count = try_send(one, pieces)
+        sends[0] += one.peer == "receiver"
+        if sends[0] == 3 and one.peer == "receiver":
+            raise KeyboardInterrupt
+        return count
+
+    monkeypatch.setattr(Transport, "try_send", interrupted)
+    near, far = socket.socketpair()
+    errors: list[EnchufeError] = []
+
+    def receive() -> None:
+        with transport(far) as one:
+            try:
+                drive(session.receive(one, LocalStore(tmp_path / "inbox").begin, Options(dials=False), print))
+            except EnchufeError as error:
+                errors.append(error)
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    source = Source([tree])
+    sending = Transport(near, BlockingWaiter(), name="unix", local="sender", peer="receiver")
+    with sending, pytest.raises(KeyboardInterrupt):
+        drive(session.send(sending, source, Options(dials=True), print))
+    receiving.join(20)
+    source.close()
+    assert [type(error) for error in errors] == [BrokenError]

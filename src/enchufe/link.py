@@ -46,6 +46,8 @@ class Link:
         self._heard = self._said = self._filled = self._waiter.now()
         self._budget = 0.0
         self._cut: BrokenError | None = None
+        # A KeyboardInterrupt may come between the kernel's taking bytes and our noting how many.
+        self._midway = False
 
     def say(self, message: Message) -> None:
         """Queue a message; what it shows must not change until `outgoing` is empty."""
@@ -128,7 +130,13 @@ class Link:
         return not self.ended and len(self.machine.buffer) < _HELD_SIZE
 
     async def farewell(self, error: Error) -> None:
-        """Tell the peer why we end, and make sure that it can read it. Raises nothing of the connection's."""
+        """Tell the peer why we end, and make sure that it can read it. Raises nothing of the connection's.
+
+        Where nobody knows how much of the last message went out, the connection is cut instead.
+        """
+        if self._midway:
+            self.transport.abort()
+            return
         deadline = self._waiter.now() + _FAREWELL
         scratch = bytearray(_READ_SIZE)
         with contextlib.suppress(EnchufeError):
@@ -165,11 +173,13 @@ class Link:
             if self._budget < least:
                 return False, now + (least - self._budget) / self._limit
             pieces = _head(pieces, int(self._budget))
+        self._midway = True
         count = self.transport.try_send(pieces)
         if count:
             self._budget -= count
             self._said = self._waiter.now()
             self.outgoing = advance(self.outgoing, count)
+        self._midway = False
         return count > 0, None
 
     def _receive_some(self) -> bool:

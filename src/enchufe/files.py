@@ -137,7 +137,10 @@ def _dial_or_listen(
 ) -> events.Receipt:
     """Run one transfer over a connection made one way or the other."""
     if (dial is None) == (listen is None):
-        raise LocalProtocolError("it takes one address: to connect to, or to listen on")
+        raise LocalProtocolError(
+            "it takes one address: to connect to, or to listen on",
+            hint="On one machine --listen :9000, on the other the first one's name and that port.",
+        )
     waiter = BlockingWaiter()
     if dial is not None:
         with drive(transports.connect(parse_address(dial), waiter, waiter.now() + timeout)) as transport:

@@ -58,8 +58,7 @@ def send(
     A folder keeps its name there. Symbolic links travel as links. The command ends when everything is verified and
     on the other side's disk.
     """
-    hint = ", for: enchufe receive HOST:PORT --plain"
-    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True, plain_hint=hint)
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True)
     _transfer(
         shown,
         lambda: enchufe.send_files(
@@ -121,13 +120,7 @@ def receive(
     """
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
-    shown = screen(
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        sending=False,
-        plain_hint=", for: enchufe send PATH --to HOST:PORT --plain",
-    )
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False)
     _transfer(
         shown,
         lambda: enchufe.receive_files(

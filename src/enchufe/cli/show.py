@@ -23,11 +23,11 @@ class Screen(Protocol):
         """Leave the terminal as it was."""
 
 
-def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool, plain_hint: str = "") -> Screen:
+def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool) -> Screen:
     """The screen that the options and the terminal ask for."""
     if as_json:
         return JsonLines()
-    person = Sentences(quiet=quiet, verbose=verbose, sending=sending, listening_hint=plain_hint)
+    person = Sentences(quiet=quiet, verbose=verbose, sending=sending)
     if quiet or not sys.stderr.isatty():
         return person
     return ProgressBars(person)
@@ -48,11 +48,10 @@ class JsonLines:
 class Sentences:
     """A line on standard error for what matters; with `quiet` only for what went wrong."""
 
-    def __init__(self, *, quiet: bool, verbose: bool, sending: bool, listening_hint: str) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool, sending: bool) -> None:
         self._quiet = quiet
         self._verbose = verbose
         self._sending = sending
-        self._listening_hint = listening_hint
 
     def show(self, event: events.Event) -> None:
         """Print what there is to say."""
@@ -74,7 +73,7 @@ class Sentences:
             return []
         match event:
             case events.Listening(address):
-                return [f"listening on {address}{self._listening_hint}"]
+                return [f"listening on {address}, for: {self._counterpart(address)}"]
             case events.Connected(peer):
                 return [f"connected to {peer}"]
             case events.Offered(entries, size):
@@ -86,6 +85,12 @@ class Sentences:
             case events.Receipt():
                 return self._receipt(event)
         return []
+
+    def _counterpart(self, address: str) -> str:
+        """The command to run on the other side."""
+        host, colon, port = address.rpartition(":")
+        where = f"HOST:{port}" if colon and host in ("[::]", "0.0.0.0") else address  # noqa: S104 (names what it means)
+        return f"enchufe receive {where} --plain" if self._sending else f"enchufe send PATH --to {where} --plain"
 
     def _receipt(self, event: events.Receipt) -> list[str]:
         done = "sent" if self._sending else "received"

@@ -274,9 +274,10 @@ def echo(connection):
 with enchufe.Server(echo, "127.0.0.1:0", framing=framing.Lines()) as server:
     used = len(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 4, used + 4))
+    begin = time.process_time()
     print(server.addresses[0], flush=True)
     sys.stdin.readline()
-    print(time.process_time(), flush=True)
+    print(time.process_time() - begin, flush=True)
 """
 
 
@@ -300,7 +301,7 @@ def test_running_out_of_descriptors_is_survived_without_spinning() -> None:
             connection.close()
         process.stdin.write("\n")
         process.stdin.flush()
-        assert float(process.stdout.readline()) < 1.2
+        assert float(process.stdout.readline()) < 1.0  # of the 1.5 s that a spin would have burnt
         assert process.wait(20) == 0
         assert process.stderr.read().count("accepting pauses") >= 1
     finally:

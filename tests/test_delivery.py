@@ -949,6 +949,15 @@ def test_many_grafts_are_synced_together(inbox: Path, either_sync: None, monkeyp
     else:
         assert one.call_count > 300
     assert len(contents(inbox)) == 200
+    one.reset_mock()
+    all_.reset_mock()
+    with delivery(inbox, "update") as begun:
+        offer = Offer(begun)
+        for number in range(100):
+            offer.file("x", parent=offer.folder(f"{number}"))
+        begun.commit()
+    assert offer.answers == [Answer.ALL, Answer.SKIP] * 100
+    assert one.call_count + all_.call_count == (1 if linux.has_syncfs() else 100)
 
 
 def test_a_new_tree_is_one_rename(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def walked(paths: Sequence[str | Path]) -> tuple[dict[bytes, Entry], list[tuple[
         return found, source.left_out
 
 
-def one(path: Path) -> tuple[Source, Entry]:
+def one(path: Path) -> tuple[Sending, Entry]:
     source = Source([path])
     return source, next(entry for entry in source.walk() if entry.kind is Kind.FILE)
 

@@ -19,7 +19,7 @@ from enchufe.store.faults import store_error
 from enchufe.store.folders import DIRECTORY, Folders
 from enchufe.store.grafts import Graft
 from enchufe.store.metadata import dress_directory
-from enchufe.store.plan import AREA, TOP, Plan
+from enchufe.store.plan import AREA, TOP, Folder, Plan
 
 _NAMED: Final = 3  # as many of what is in place are named in an error
 
@@ -43,8 +43,9 @@ class Commit:
         self._landed = landed
         self._placed: list[bytes] = []
         self._parents = {graft.parent for graft in plan.grafts.values()}
+        self._live = [folder for folder in plan.live() if folder.id in self._parents or self._is_dressed(folder)]
         directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
-        self._few = len(self._parents) + directories <= ONE_BY_ONE or not written.syncfs
+        self._few = len(self._live) + directories <= ONE_BY_ONE or not written.syncfs
 
     def run(self) -> None:
         """Do it.
@@ -113,18 +114,20 @@ class Commit:
 
     def _finish_live(self) -> None:
         """The directories that were merged into: mode and time where the offer's are wanted, and all on disk."""
+        for folder in self._live:
+            descriptor = self._folders.descriptor(folder.id)
+            if self._is_dressed(folder):
+                dress_directory(descriptor, folder)
+            if self._few:
+                sync_directory(descriptor)
         for folder in self._plan.live():
-            dressed = self._plan.dresses_live and folder.id != TOP
-            if dressed or folder.id in self._parents:
-                descriptor = self._folders.descriptor(folder.id)
-                if dressed:
-                    dress_directory(descriptor, folder)
-                if self._few:
-                    sync_directory(descriptor)
             if folder.depth == 1:
                 self._landed[folder.id] = self._folders.path(folder.id)[0]
         if not self._few:
             linux.syncfs(self._folders.descriptor(AREA))
+
+    def _is_dressed(self, folder: Folder) -> bool:
+        return self._plan.dresses_live and folder.id != TOP
 
     def _partly(self, error: StoreError) -> StoreError:
         """The error, telling what is in place already."""

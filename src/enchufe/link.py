@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
@@ -17,7 +17,7 @@ from enchufe.waiting import READ, WRITE, Doorbell, Interest
 
 T = TypeVar("T")
 
-_PING_AFTER: Final = 5.0  # seconds of saying nothing: docs/protocol.md, PING
+_PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 _FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
 _READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
@@ -84,10 +84,11 @@ class Link:
     async def beside(self, function: Callable[[], T], *, leave: bool = False) -> T:
         """Run something that may take long in a thread, and keep the heartbeat meanwhile.
 
-        A peer that goes away meanwhile does not stop it; what it says is kept for the machine.
+        What the peer says meanwhile is kept for the machine.
 
         Args:
-            leave: whether an interruption here may leave the thread behind; else it is waited for.
+            leave: whether the thread may be left behind, when the peer goes away or an interruption comes; else
+                neither stops it, and it is waited for.
         """
         done = Doorbell()
         outcome: Future[T] = Future()
@@ -104,12 +105,19 @@ class Link:
         thread.start()
         interrupted = True
         try:
-            listening = True
             while not outcome.done():
-                interests: list[Interest] = [(done, READ), *([(self.transport, READ)] if listening else [])]
+                gone = self.ended or self._cut is not None
+                if leave and gone:
+                    self._raise_gone()
+                interests: list[Interest] = [(done, READ)]
+                if not gone and len(self.machine.buffer) < _HELD_SIZE:
+                    interests.append((self.transport, READ))
                 with contextlib.suppress(DeadlineExceeded):
                     await self._waiter.wait(interests, self._waiter.now() + _PING_AFTER)
-                listening = listening and self._keep_alive()
+                if not gone:
+                    self._keep_alive()
+                if leave and self._waiter.now() >= self._heard + self._timeout:
+                    raise self._silent()
             interrupted = False
         finally:
             if not (interrupted and leave):
@@ -117,17 +125,26 @@ class Link:
                 done.close()
         return outcome.result()
 
-    def _keep_alive(self) -> bool:
-        """Take in what the peer says, and ping; False once there is nobody any more, or it says too much."""
+    def _keep_alive(self) -> None:
+        """Take in what the peer says, no more than it needs to say, and ping."""
         try:
             while not self.ended and len(self.machine.buffer) < _HELD_SIZE and self._receive_some():
                 pass
             if not self.outgoing and self._waiter.now() - self._said >= _PING_AFTER:
                 self.say(Ping())
             self._send_some()
-        except EnchufeError:
-            return False
-        return not self.ended and len(self.machine.buffer) < _HELD_SIZE
+        except BrokenError as error:
+            self._cut = error
+
+    def _raise_gone(self) -> NoReturn:
+        """Raise why the peer is gone: what it said, or how it went."""
+        while self.machine.next_event() is not None:
+            pass
+        self.machine.end_of_stream()
+        raise self._cut or BrokenError("the other side went away")
+
+    def _silent(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the other side gave no sign of life for {self._timeout:g} s")
 
     async def farewell(self, error: Error) -> None:
         """Tell the peer why we end, and make sure that it can read it. Raises nothing of the connection's.
@@ -204,7 +221,7 @@ class Link:
         except DeadlineExceeded:
             now = self._waiter.now()
             if now >= silent:
-                raise DeadlineExceeded(f"the other side gave no sign of life for {self._timeout:g} s") from None
+                raise self._silent() from None
             if now >= ping:
                 self.say(Ping())
                 self._said = now

@@ -325,6 +325,30 @@ def test_a_stopped_peer_is_found(start: Start, tmp_path: Path, inbox: Path, stop
     frozen.process.send_signal(signal.SIGCONT)
 
 
+def test_slow_is_not_silent(start: Start, tmp_path: Path, inbox: Path) -> None:
+    """A batch that takes longer than the timeout: the receiver has nothing to tell meanwhile, but that it lives."""
+    receiver, address = receiving(start, inbox, "--timeout", "2")
+    data = generated(tmp_path / "f", 200_000)
+    sender = start("send", data, "--to", address, "--timeout", "2", "--limit", "50kB/s")
+    assert (sender.end(), receiver.end()) == (0, 0)
+
+
+def test_a_sender_that_waits_for_its_input_learns_that_nobody_is_there(start: Start, inbox: Path) -> None:
+    receiver, address = receiving(start, inbox)
+    sender = start("send", "-", "--to", address, stdin=subprocess.PIPE)
+    assert sender.process.stdin is not None
+    with sender.process.stdin as feed:
+        feed.write(bytes(2 * MIB))
+        receiver.wait_for("progress")
+        receiver.process.kill()
+        assert sender.end() == 4
+        assert sender.events[-1]["kind"] == "broken"
+        with pytest.raises(BrokenPipeError):
+            feed.write(bytes(2 * MIB))
+            feed.flush()
+        sender.process.stdin = None
+
+
 def test_a_full_disk(start: Start, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

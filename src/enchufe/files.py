@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, TextIO
 
 from enchufe import events, session, transports
 from enchufe.errors import EnchufeError, LocalProtocolError, StoreError
@@ -65,7 +66,7 @@ def send_files(
     if any(os.fspath(path) in (PIPE, b"-") for path in paths):
         if len(paths) > 1:
             raise LocalProtocolError("standard input goes alone", hint="Send the files in another run.")
-        source = PipeSource(sys.stdin.fileno(), name)
+        source = PipeSource(_standard(sys.stdin, "input"), name)
     else:
         source = Source(paths)
 
@@ -115,7 +116,7 @@ def receive_files(
     _require_plain(plain)
     begin: Callable[[], Receiving]
     if os.fspath(folder) in (PIPE, b"-"):
-        begin = lambda: PipeDelivery(sys.stdout.fileno())  # noqa: E731 (a def would need a name for nothing)
+        begin = partial(PipeDelivery, _standard(sys.stdout, "output"))
     else:
         begin = LocalStore(folder, if_exists=if_exists, links=links).begin
 
@@ -161,6 +162,15 @@ def _dial_or_listen(
                 if once:
                     raise
                 on_event(failed(error))
+
+
+def _standard(stream: TextIO | None, what: str) -> int:
+    """A standard stream's descriptor; daemons are started without."""
+    if stream is None:
+        raise LocalProtocolError(
+            f"there is no standard {what}: it is closed", hint="Name a file or folder instead of -."
+        )
+    return stream.fileno()
 
 
 def failed(error: EnchufeError) -> events.Failed:

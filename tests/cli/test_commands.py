@@ -395,6 +395,7 @@ def free_port() -> int:
         (["send", "--to", "127.0.0.1:9", "--plain"], 2, "PATH"),
         (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--retry", "5"], 2, "only 0"),
         (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--limit", "fast"], 2, "no rate"),
+        (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--timeout", "nan"], 2, "nan"),
         (["receive", "--listen", "127.0.0.1:0", "--plain", "-o", "{file}"], 6, "file"),
         (["receive", "--listen", "192.0.2.1:0", "--plain"], 2, "not an address of this machine"),
         (["receive", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
@@ -571,6 +572,39 @@ def test_a_silent_dialer_is_dropped_and_the_next_is_served(start: Start, tmp_pat
         assert receiver.wait_for("error")["kind"] == "deadline_exceeded"
         assert start("send", tmp_path / "f", "--to", address).end() == 0
     assert receiver.end() == 0
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_standard_stream_that_is_not_there(start: Start, tmp_path: Path, inbox: Path, closed: int) -> None:
+    """As under daemons: it matters to what needs it, and is never a bug."""
+    (tmp_path / "f").write_text("x")
+    receiver, address = receiving(start, inbox)
+    needs = {0: ["send", "-", "--to", address], 1: ["receive", address, "-o", "-"]}
+    command = needs.get(closed, ["send", str(tmp_path / "f"), "--to", address])
+    shell = ["sh", "-c", f'exec "$@" {closed}{"<" if closed == 0 else ">"}&-', "sh", *COMMAND, *command, "--plain"]
+    done = subprocess.run(shell, capture_output=True, timeout=PATIENCE, check=False)
+    assert b"bug" not in done.stderr
+    assert done.returncode == (0 if closed == 2 else 2)
+    if closed == 2:
+        assert receiver.end() == 0
+
+
+def test_a_peers_address_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    where = tmp_path / "socket"
+    command = [*COMMAND, "receive", "--listen", f"unix:{where}", "-o", str(tmp_path / "inbox"), "--plain"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as receiver:
+        assert receiver.stderr is not None
+        assert b"listening" in receiver.stderr.readline()
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.bind(os.fsencode(tmp_path) + b"/\x1b[31m\rx")
+            peer.connect(str(where))
+            peer.sendall(b"".join(m.frame(m.Hello(m.Role.SENDER))))
+            peer.recv(45)
+        receiver.terminate()
+        told = receiver.stderr.read()
+    assert b"connected" in told
+    assert b"\x1b" not in told
+    assert b"\r" not in told.replace(b"\\r", b"")
 
 
 def test_a_bug_says_that_it_is_one(tmp_path: Path) -> None:

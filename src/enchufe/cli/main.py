@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -168,8 +169,20 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _occupy_standard_streams() -> None:
+    """Where a standard stream is closed, keep its number from a socket or file that would be taken for it."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (open for as long as we run)
+
+
 def main() -> None:
     """Run the command line."""
+    _occupy_standard_streams()
     try:
         cli(prog_name="enchufe")
     except Exception:  # noqa: BLE001 (whatever comes here is our fault, and is told whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -28,6 +29,13 @@ class Rate(click.ParamType[float]):
         return float(found[1]) * float(base**power)
 
 
+def seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    """A number of seconds; the range lets NaN through, since it compares false with everything."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of seconds")
+    return value
+
+
 def retry(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     """Only 0 for now: a cut transfer ends, and running the command again starts over."""
     if value != 0:
@@ -44,6 +52,7 @@ _COMMON: Final[list[Decorator]] = [
         type=click.FloatRange(min=0, min_open=True),
         default=30.0,
         show_default=True,
+        callback=seconds,
         metavar="S",
         envvar="ENCHUFE_TIMEOUT",
         help="Seconds without a sign of life after which the other side counts as dead.",

@@ -10,6 +10,7 @@ import stat
 from typing import Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
+from enchufe.printable import printable
 from enchufe.transports.addresses import UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import Waiter
@@ -21,7 +22,8 @@ _BUSY_PAUSE: Final = 0.01  # seconds between tries where the listener's queue is
 
 def transport(sock: socket.socket, waiter: Waiter) -> Transport:
     """A transport over a connected socket."""
-    local, peer = written(sock), f"unix:{os.fsdecode(sock.getpeername())}"
+    # The peer chose its own path, and whatever tells of it goes to terminals and logs.
+    local, peer = written(sock), f"unix:{printable(os.fsdecode(sock.getpeername()))}"
     return Transport(sock, waiter, name=NAME, local=local, peer=peer)
 
 

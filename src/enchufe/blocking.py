@@ -7,19 +7,26 @@ import signal
 import threading
 from collections.abc import Awaitable, Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Literal, Self, Unpack
 
 from enchufe import transports
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
-from enchufe.engines import threads
+from enchufe.engines import Engine, events, processes, threads
 from enchufe.errors import LocalProtocolError
 from enchufe.framing.base import Framing
-from enchufe.server import Handler, ServerOptions
+from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import Listener, parse_address
 from enchufe.waiting import BlockingWaiter, drive
 
-_ENGINES = {threads.NAME: threads.Engine}
+ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
+    threads.NAME: threads.Engine,
+    processes.NAME: None,  # it needs another one inside, and has a plain one
+    events.NAME: events.Engine,
+}
+"""The engines by name."""
+
+Workers = int | Literal["each"] | None
 
 AnyHandler = Callable[[Connection], Awaitable[None]] | Callable[["BlockingConnection"], None]
 """An `async def handler(connection)`, or a plain `def` that gets a BlockingConnection."""
@@ -54,6 +61,10 @@ class BlockingConnection:
     def end(self) -> None:
         """Half-close: "I am done sending, still listening"."""
         drive(self._connection.end())
+
+    def flush(self) -> None:
+        """Send what a server's connection holds back, if anything is."""
+        drive(self._connection.flush())
 
     def reframe(self, framing: Framing) -> None:
         """Go on with another framing, from the first byte behind the last message received."""
@@ -105,11 +116,15 @@ class Server:
     """A server in the background, from its construction until it is closed.
 
     Args:
-        handler: what to do with each connection: `async def`, or a plain `def` that gets a BlockingConnection.
+        handler: what to do with each connection: `async def`, or, under threads and processes, a plain `def` that
+            gets a BlockingConnection.
         addresses: where to listen, one or more of `host:port`, `:port`, `unix:/path`; port 0 takes a free port.
-        framing, max_connections, idle_timeout, drain: see ServerOptions.
-        engine: how connections wait: "threads".
+        framing: how messages are told apart.
+        engine: how connections wait: "threads", "processes" or "events".
+        workers: how many processes do that, each with an engine of its own; None: this one. "processes" takes
+            "each" too, its default: one for every connection.
         backlog: connections that the kernel queues before it refuses.
+        limits: see ServerOptions.
 
     Attributes:
         addresses: where it listens, ports and all; a name with several addresses gives several.
@@ -124,18 +139,12 @@ class Server:
         *addresses: str,
         framing: Framing,
         engine: str = "threads",
-        max_connections: int | None = None,
-        idle_timeout: float | None = None,
-        drain: float = 10.0,
+        workers: Workers = None,
         backlog: int = 128,
+        **limits: Unpack[Limits],
     ) -> None:
-        self._engine, self.addresses = _prepare(
-            handler,
-            addresses,
-            engine,
-            backlog,
-            ServerOptions(framing, max_connections, idle_timeout, drain),
-        )
+        options = ServerOptions(framing=framing, **limits)
+        self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options)
         self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
         self._thread.start()
 
@@ -159,10 +168,9 @@ def serve(
     *addresses: str,
     framing: Framing,
     engine: str = "threads",
-    max_connections: int | None = None,
-    idle_timeout: float | None = None,
-    drain: float = 10.0,
+    workers: Workers = None,
     backlog: int = 128,
+    **limits: Unpack[Limits],
 ) -> None:
     """Serve in the foreground until SIGTERM or SIGINT, then drain. Arguments and errors as for Server.
 
@@ -171,8 +179,8 @@ def serve(
     """
     if threading.current_thread() is not threading.main_thread():
         raise LocalProtocolError("serve() belongs in the main thread", hint="Use enchufe.Server in other threads.")
-    options = ServerOptions(framing, max_connections, idle_timeout, drain)
-    running, _ = _prepare(handler, addresses, engine, backlog, options)
+    options = ServerOptions(framing=framing, **limits)
+    running, _ = _prepare(handler, addresses, engine, workers, backlog, options)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.stop()
@@ -186,29 +194,47 @@ def serve(
 
 
 def _prepare(
-    handler: AnyHandler, addresses: tuple[str, ...], engine: str, backlog: int, options: ServerOptions
-) -> tuple[threads.Engine, list[str]]:
-    if engine not in _ENGINES:
-        raise LocalProtocolError(f"no engine {engine!r}", hint=f"There is: {', '.join(_ENGINES)}.")
+    handler: AnyHandler,
+    addresses: tuple[str, ...],
+    engine: str,
+    workers: Workers,
+    backlog: int,
+    options: ServerOptions,
+) -> tuple[Engine, list[str]]:
+    if engine not in ENGINES:
+        raise LocalProtocolError(f"no engine {engine!r}", hint=f"There are: {', '.join(ENGINES)}.")
     if not addresses:
         raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
     listeners: list[Listener] = []
     try:
         for address in addresses:
             listeners.append(Listener(parse_address(address), backlog=backlog))
+        bound = [address for listener in listeners for address in listener.addresses]
+        acceptor = Acceptor(listeners, options)
+        return _engine(_awaitable(handler, engine), acceptor, engine, workers), bound
     except BaseException:
         for listener in listeners:
             listener.close()
         raise
-    bound = [address for listener in listeners for address in listener.addresses]
-    return _ENGINES[engine](_awaitable(handler), listeners, options), bound
 
 
-def _awaitable(handler: Any) -> Handler:
+def _engine(handler: Handler, acceptor: Acceptor, name: str, workers: Workers) -> Engine:
+    inner = ENGINES[name]
+    if inner is None or workers is not None:
+        return processes.Engine(handler, acceptor, workers if workers is not None else processes.EACH, inner)
+    return inner(handler, acceptor)
+
+
+def _awaitable(handler: Any, engine: str) -> Handler:
     """`handler` itself where it is `async def`; a plain `def` gets a BlockingConnection."""
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
         ready: Handler = handler
         return ready
+    if engine == events.NAME:
+        raise LocalProtocolError(
+            "the events engine serves all connections in one thread, which a plain def would block",
+            hint="Write async def, or use the engine threads or processes.",
+        )
 
     async def plain(connection: Connection) -> None:
         handler(BlockingConnection(connection))

@@ -8,7 +8,13 @@ when it grows.
 
 from __future__ import annotations
 
+from typing import Final
+
 Buffer = bytes | bytearray | memoryview
+
+# What all buffers have that hold nothing: a thousand idle connections share it.
+_NO_MEMORY: Final = bytearray()
+_NO_VIEW: Final = memoryview(_NO_MEMORY)
 
 
 class ReceiveBuffer:
@@ -25,8 +31,8 @@ class ReceiveBuffer:
 
     def __init__(self, size: int = 65536) -> None:
         self._size = size
-        self._memory = bytearray()
-        self._view = memoryview(self._memory)
+        self._memory = _NO_MEMORY
+        self._view = _NO_VIEW
         self._start = 0
         self._end = 0
 
@@ -75,7 +81,8 @@ class ReceiveBuffer:
 
     def peek(self, count: int) -> bytes:
         """A copy of the first `count` bytes, fewer if fewer are held; they stay."""
-        return bytes(self._view[self._start : min(self._start + count, self._end)])
+        stop = self._start + count
+        return bytes(self._view[self._start : stop if stop < self._end else self._end])
 
     def find(self, pattern: bytes, start: int = 0) -> int:
         """Where `pattern` first stands at or after byte `start` of those held, or -1."""
@@ -93,6 +100,12 @@ class ReceiveBuffer:
         data = self.peek(count)
         self.skip(count)
         return data
+
+    def release(self) -> None:
+        """Give the memory back, where nothing is held; views that are out stay readable."""
+        if self._start == self._end:
+            self._memory, self._view = _NO_MEMORY, _NO_VIEW
+            self._start = self._end = 0
 
     def mark(self) -> int:
         """Where the first byte stands, for `rewind`."""

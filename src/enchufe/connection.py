@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.errors import BrokenError, LocalProtocolError
+from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
 from enchufe.framing.base import Framing
-from enchufe.transports import Transport
+from enchufe.transports import Transport, advance
+
+# Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
+_LEAST: Final = 4096
+_MOST: Final = 65536
+# Messages handed out before the other connections have their turn; a power of two.
+_TURN: Final = 256
+# Bytes of replies that are held back, at the most, to go out together.
+_HELD: Final = 65536
+# Bytes of room that a message gets at once on its length's word, however little of it came.
+_TRUSTED: Final = 1 << 20
 
 
 class Connection:
@@ -17,23 +27,70 @@ class Connection:
 
     One task may receive while another sends. Iterating yields messages until the other side's clean end.
 
+    Where `gathers` is set, as a server sets it, a message sent while received ones are still in hand is held back
+    until the last of them was handed out, so that the replies to all of them go out in one call. They go before this
+    task waits for anything through enchufe, when `flush` is called, and when the handler ends; only where a handler
+    blocks by other means (a sleep, a lock) with messages in hand must it call `flush` first.
+
     Args:
         transport: the bytes; this owns it from here on.
         framing: how messages are told apart.
         timeout: seconds that any one send, receive or end may take; None: no limit.
+        deadline: when the connection ends at the latest, on the waiter's clock; None: never.
+        gathers: see above.
+
+    Attributes:
+        received, sent: messages so far.
     """
 
-    def __init__(self, transport: Transport, framing: Framing, *, timeout: float | None = None) -> None:
+    __slots__ = (
+        "_asked",
+        "_at_end",
+        "_batch",
+        "_buffer",
+        "_data",
+        "_decoder",
+        "_held",
+        "_held_size",
+        "_mark",
+        "_ready",
+        "deadline",
+        "framing",
+        "gathers",
+        "received",
+        "sent",
+        "timeout",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        framing: Framing,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        gathers: bool = False,
+    ) -> None:
         self.transport = transport
         self.framing = framing
         self.timeout = timeout
+        self.deadline = deadline
+        self.gathers = gathers
+        self.received = 0
+        self.sent = 0
         self._decoder = framing.decoder()
         self._buffer = ReceiveBuffer()
-        self._ready: deque[bytes] = deque()
         self._at_end = False
-        # The batch of messages decoded last: where its bytes began, how many it held.
-        self._mark = 0
+        self._asked = _LEAST
+        # Messages decoded and not handed out, the next one last. How many there were, and where their bytes are: in
+        # `_data` where they came by the fast lane, else in the buffer from `_mark` on.
+        self._ready: list[bytes] = []
         self._batch = 0
+        self._data = b""
+        self._mark = 0
+        self._held: list[Buffer] = []
+        self._held_size = 0
 
     def __repr__(self) -> str:
         return f"<Connection {type(self.framing).__name__} over {self.transport!r}>"
@@ -42,6 +99,11 @@ class Connection:
     def peer(self) -> str:
         """The other end's address, as people write it."""
         return self.transport.peer
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the other side's end has come; messages before it may still be in hand."""
+        return self._at_end
 
     async def send(self, *messages: Buffer) -> None:
         """Send messages, gathered in one call where the kernel lets us.
@@ -54,7 +116,26 @@ class Connection:
             pieces = self.framing.encode(messages[0])
         else:
             pieces = [piece for message in messages for piece in self.framing.encode(message)]
-        await self.transport.send(pieces, self._deadline())
+        self.sent += len(messages)
+        if self._held or (self._ready and self.gathers):
+            if not self._held:
+                self.transport.waiter.before_waiting(self._flush_now)
+            self._held += pieces
+            self._held_size += sum(map(len, pieces))
+            if self._held_size >= _HELD:
+                await self.flush()
+        else:
+            await self.transport.send(pieces, self._deadline())
+
+    async def flush(self) -> None:
+        """Send what is held back, if anything is. Raises as `send` does."""
+        if self._held:
+            pieces, self._held, self._held_size = self._held, [], 0
+            try:
+                await self.transport.send(pieces, self._deadline())
+            except BaseException:
+                self.transport.poison("replies that were held back could not be sent")
+                raise
 
     async def receive(self) -> bytes | None:
         """The next message; None at the other side's clean end.
@@ -63,21 +144,11 @@ class Connection:
 
         Raises:
             RemoteProtocolError: the peer broke the framing, or its stream ended inside a message.
-            BrokenError, ClosedError, DeadlineExceeded: as `Transport.receive_into`.
+            BrokenError, ClosedError, DeadlineExceeded: as `Transport.receive`.
         """
-        if self._ready:
-            return self._ready.popleft()
-        deadline = self._deadline()
-        while True:
-            if self._decode():
-                return self._ready.popleft()
-            if self._at_end:
-                return None
-            count = await self.transport.receive_into(self._buffer.space(), deadline)
-            if count:
-                self._buffer.received(count)
-            else:
-                self._at_end = True
+        if len(self._ready) % _TURN == 0 and not await self._refill():
+            return None
+        return self._ready.pop()
 
     async def ask(self, message: Buffer) -> bytes:
         """Send one message and receive one answer.
@@ -93,6 +164,7 @@ class Connection:
 
     async def end(self) -> None:
         """Half-close: "I am done sending, still listening"."""
+        await self.flush()
         await self.transport.end(self._deadline())
 
     def reframe(self, framing: Framing) -> None:
@@ -109,24 +181,30 @@ class Connection:
         if self._ready:
             # Decoded ahead: put their bytes back, and take only what was handed out again.
             handed_out = self._batch - len(self._ready)
-            self._buffer.rewind(self._mark)
+            if self._data:
+                self._buffer = ReceiveBuffer()
+                self._buffer.append(self._data)
+            else:
+                self._buffer.rewind(self._mark)
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
-            self._ready.clear()
+            self.received -= len(self._ready)
+            self._ready = []
         self.framing = framing
         self._decoder = framing.decoder()
 
     def close(self) -> None:
         """Close both directions; what was received and not asked for is lost. Closing again does nothing."""
+        self._flush_now()
         self.transport.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        message = await self.receive()
-        if message is None:
+        # As `receive`, but for one step less.
+        if len(self._ready) % _TURN == 0 and not await self._refill():
             raise StopAsyncIteration
-        return message
+        return self._ready.pop()
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,14 +214,73 @@ class Connection:
     ) -> None:
         self.close()
 
+    async def _refill(self) -> bool:
+        """Have a message in hand: False at the end. Where there are some already, it is the others' turn first."""
+        if self._ready:
+            await self.transport.waiter.pause()
+            return True
+        if self._held:
+            await self.flush()
+        return await self._refill_until(self._deadline())
+
+    async def _refill_until(self, deadline: float | None) -> bool:
+        buffer, transport = self._buffer, self.transport
+        self._data = b""
+        if len(buffer) and self._decode():
+            return True
+        while not self._at_end:
+            if len(buffer) or self._decoder.skipping:
+                lacking = min(self._decoder.lacking, max(_TRUSTED, len(buffer)))
+                count = await transport.receive_into(buffer.space(lacking or _LEAST), deadline)
+                buffer.received(count)
+                self._at_end = not count
+            else:
+                buffer.release()
+                data = await transport.receive(self._asked, deadline)
+                self._at_end = not data
+                self._expect(len(data))
+                messages, taken = self._decoder.split(data)
+                if taken < len(data):
+                    buffer.append(memoryview(data)[taken:])
+                if messages:
+                    self._data = data
+                    self._hand(messages)
+                    return True
+            if self._decode():
+                return True
+        return self._decode()
+
     def _decode(self) -> bool:
-        """Decode what is in hand: whether any message came of it."""
+        """Decode what is in the buffer: whether any message came of it."""
         # In the middle of a skipped message a batch could not be decoded again, so one at a time.
         most = 1 if self._decoder.skipping else None
         self._mark = self._buffer.mark()
-        self._ready.extend(self._decoder.decode(self._buffer, self._at_end, most))
-        self._batch = len(self._ready)
-        return self._batch > 0
+        messages = self._decoder.decode(self._buffer, self._at_end, most)
+        self._hand(messages)
+        return bool(messages)
+
+    def _hand(self, messages: list[bytes]) -> None:
+        messages.reverse()
+        self._ready = messages
+        self._batch = len(messages)
+        self.received += self._batch
+
+    def _expect(self, count: int) -> None:
+        """`count` bytes came of those asked for: ask for more or less the next time."""
+        if count == self._asked:
+            self._asked = min(4 * self._asked, _MOST)
+        elif 4 * count < self._asked:
+            self._asked = max(self._asked // 2, _LEAST)
+
+    def _flush_now(self) -> None:
+        """Send as much of what is held back as goes without waiting; a cut is told to whoever uses this next."""
+        if self._held:
+            with contextlib.suppress(EnchufeError):
+                self._held = advance(self._held, self.transport.try_send(self._held))
+                self._held_size = sum(map(len, self._held))
 
     def _deadline(self) -> float | None:
-        return None if self.timeout is None else self.transport.waiter.now() + self.timeout
+        if self.timeout is None:
+            return self.deadline
+        soon = self.transport.waiter.now() + self.timeout
+        return soon if self.deadline is None or soon < self.deadline else self.deadline

@@ -1,4 +1,4 @@
-"""What a transfer tells while it runs: a stream of events, which somebody else draws or prints."""
+"""What a transfer or a server tells while it runs: a stream of events, which somebody else draws or prints."""
 
 from __future__ import annotations
 
@@ -54,6 +54,49 @@ class Connected(Event):
 
     event = "connected"
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Event):
+    """A server let somebody in.
+
+    Attributes:
+        connections: that are open now, with this one.
+    """
+
+    event = "accepted"
+    peer: str
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected(Event):
+    """A server closed a connection as soon as it came: a limit, by its name, forbade it."""
+
+    event = "rejected"
+    peer: str
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished(Event):
+    """A connection to a server has ended.
+
+    Attributes:
+        seconds: it lasted.
+        received, sent: messages.
+        bytes_received, bytes_sent: of them, framing and all.
+        error: what ended it, if it was no clean end.
+    """
+
+    event = "finished"
+    peer: str
+    seconds: float
+    received: int
+    sent: int
+    bytes_received: int
+    bytes_sent: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,51 @@
-"""What a server promises, whatever its engine: its options, and what happens to one accepted connection."""
+"""What a server promises, whatever its engine: its options, whom it lets in, and what happens to one connection."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final, TypedDict
 
 from enchufe.connection import Connection
-from enchufe.errors import BusyError, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, BusyError, EnchufeError, LocalProtocolError
+from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
+from enchufe.heartbeat import BeatingConnection, Heartbeat
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import Waiter
+from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 Handler = Callable[[Connection], Awaitable[None]]
 """What a server does with a connection: it is closed when this returns, however it returns."""
 
 log = logging.getLogger("enchufe.server")
 
+# Where descriptors ran out and none of them is ours to close, nothing tells us when there is room again.
+_FULL_PAUSE: Final = 1.0  # seconds
+# To close over unread bytes resets the connection, and the reset may overtake our last words: so what still comes is
+# read and dropped, until the other side ends or is quiet, and not for ever (nginx: lingering_close).
+_QUIET: Final = 0.25  # seconds
+_LINGER: Final = 2.0  # seconds
 
-@dataclass(frozen=True, slots=True)
+
+class Limits(TypedDict, total=False):
+    """The options of a server beside its framing, as keyword arguments: see `ServerOptions`."""
+
+    max_connections: int | None
+    max_per_address: int | None
+    idle_timeout: float | None
+    max_lifetime: float | None
+    handshake_timeout: float
+    heartbeat: Heartbeat | None
+    drain: float
+    gathers: bool
+    on_event: Callable[[Event], None] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """What a server keeps to.
 
@@ -26,70 +53,223 @@ class ServerOptions:
         framing: how messages are told apart.
         max_connections: how many at once; while there are that many nobody is accepted, so that the others
             wait in the kernel's queue. None: no limit.
+        max_per_address: how many at once from one host (TCP); more are closed as soon as they come. None: no limit.
         idle_timeout: seconds a receive or send of a handler may take before the connection is closed;
             None: no limit.
+        max_lifetime: seconds after which a connection ends, however busy; None: no limit.
+        handshake_timeout: seconds until the first byte of a message may come, on transports that need a handshake.
+        heartbeat: what both sides say to show that they live; None: nothing.
         drain: seconds that handlers get to finish when the server stops, before their connections are closed.
+        gathers: replies to messages in hand go out together, see `Connection`.
+        on_event: told of every connection: `Accepted`, `Rejected`, `Finished`. Called from wherever it happened, in
+            other threads and processes too, and must not block.
     """
 
     framing: Framing
     max_connections: int | None = None
+    max_per_address: int | None = None
     idle_timeout: float | None = None
+    max_lifetime: float | None = None
+    handshake_timeout: float = 10.0
+    heartbeat: Heartbeat | None = None
     drain: float = 10.0
+    gathers: bool = True
+    on_event: Callable[[Event], None] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_connections is not None and self.max_connections < 1:
-            raise LocalProtocolError(f"max_connections must be at least 1, not {self.max_connections}")
-        if self.drain < 0:
-            raise LocalProtocolError(f"drain must not be negative: {self.drain}")
+        for name in ("max_connections", "max_per_address"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise LocalProtocolError(f"{name} must be at least 1, not {limit}")
+        for name in ("idle_timeout", "max_lifetime", "handshake_timeout", "drain"):
+            if (seconds := getattr(self, name)) is not None and not seconds >= 0:
+                raise LocalProtocolError(f"{name} must not be negative: {seconds}")
+
+    def connection(self, transport: Transport) -> Connection:
+        """The connection that a handler gets."""
+        deadline = None if self.max_lifetime is None else transport.waiter.now() + self.max_lifetime
+        if self.heartbeat is None:
+            return Connection(
+                transport, self.framing, timeout=self.idle_timeout, deadline=deadline, gathers=self.gathers
+            )
+        return BeatingConnection(
+            transport,
+            self.framing,
+            timeout=self.idle_timeout,
+            deadline=deadline,
+            gathers=self.gathers,
+            heartbeat=self.heartbeat,
+        )
+
+    def tell(self, event: Event) -> None:
+        """Tell `on_event`; a fault of its own hurts nobody."""
+        if self.on_event is not None:
+            try:
+                self.on_event(event)
+            except Exception:
+                log.exception("on_event failed on %r", event)
 
 
 async def serve_connection(handler: Handler, transport: Transport, options: ServerOptions) -> None:
     """Run `handler` on one accepted connection to its end; whatever goes wrong ends this connection only."""
-    connection = Connection(transport, options.framing, timeout=options.idle_timeout)
+    waiter = transport.waiter
+    started = waiter.now()
+    connection: Connection | None = None
+    error: Exception | None = None
     try:
+        await transport.handshake(started + options.handshake_timeout)
+        connection = options.connection(transport)
         await handler(connection)
-    except LocalProtocolError:
-        log.exception("the handler misused its connection to %s", connection.peer)
-    except EnchufeError as error:
-        log.info("connection to %s ended: %s", connection.peer, error)
-    except Exception:  # a handler's bug must not take the others' server down
-        log.exception("the handler failed on its connection to %s", connection.peer)
+    except LocalProtocolError as caught:
+        error = caught
+        log.exception("the handler misused its connection to %s", transport.peer)
+    except EnchufeError as caught:
+        error = caught
+        log.info("connection to %s ended: %s", transport.peer, caught)
+    except Exception as caught:  # a handler's bug must not take the others' server down
+        error = caught
+        log.exception("the handler failed on its connection to %s", transport.peer)
     finally:
-        connection.close()
+        if connection is not None and not isinstance(error, BrokenError):
+            await _part(connection)
+        transport.close()
+        if options.on_event is not None:
+            options.tell(
+                Finished(
+                    transport.peer,
+                    waiter.now() - started,
+                    connection.received if connection else 0,
+                    connection.sent if connection else 0,
+                    transport.bytes_received,
+                    transport.bytes_sent,
+                    None if error is None else f"{type(error).__name__}: {error}",
+                )
+            )
+
+
+async def _part(connection: Connection) -> None:
+    """See to it that the other side can read everything that it was sent. Raises nothing of the connection's."""
+    transport = connection.transport
+    connection.deadline = deadline = transport.waiter.now() + _LINGER
+    with contextlib.suppress(EnchufeError):
+        await connection.flush()
+        if not connection.at_end:
+            await transport.end(deadline)
+            await transport.drop(_QUIET, deadline)
 
 
 class Acceptor:
-    """Accepts from several listeners in turn, and tells when there is no room rather than spinning.
+    """Lets connections in, from several listeners in turn, as far as the limits allow.
+
+    Where there is no room nobody is accepted, and whoever waits for `interests` sleeps until there is.
 
     Attributes:
-        full: this process has no descriptor left; accepting again is useless until something was closed.
+        open: the connections that are in, until `release`, each with the index of the listener it came by.
+        listeners: in the order they were given.
     """
 
-    def __init__(self, listeners: list[Listener]) -> None:
-        self._listeners = listeners
-        self.full = False
-        self.interests = [interest for listener in listeners for interest in listener.interests]
+    def __init__(self, listeners: list[Listener], options: ServerOptions) -> None:
+        self.options = options
+        self.open: dict[Transport, int] = {}
+        self.listeners = tuple(listeners)
+        self._turns = deque(range(len(listeners)))
+        self._hosts: dict[str, int] = {}
+        self._lock = threading.Lock()  # connections end in threads of their own
+        self._full = False
+        # Made where it is waited for, since a fork would share it; but before descriptors may have run out.
+        self._room: Doorbell | None = None
+
+    def interests(self) -> list[Interest]:
+        """What to wait for before accepting again: somebody who comes, or room for them."""
+        if self._room is None:
+            self._room = Doorbell()
+        if self._full or not self._has_room():
+            return [(self._room, READ)]
+        return self._comers()
+
+    def retry_at(self, now: float) -> float | None:
+        """When to try again though nothing of `interests` is ready; None: never."""
+        return now + _FULL_PAUSE if self._full else None
 
     def try_accept(self, waiter: Waiter) -> Transport | None:
-        """A connection that is there already, or None; sets `full`, and logs it once until there is room again."""
-        try:
-            for _ in self._listeners:
-                # The one asked first is asked last the next time: none starves another.
-                listener = self._listeners.pop(0)
-                self._listeners.append(listener)
-                accepted = listener.try_accept(waiter)
-                if accepted is not None:
-                    self.full = False
-                    return accepted
-        except BusyError as error:
-            if not self.full:
-                log.warning("%s; accepting pauses", error)
-            self.full = True
-            return None
-        self.full = False
+        """A connection that is there already and may come in, or None."""
+        if self._room is not None:
+            self._room.clear()
+        while self._has_room():
+            found = self._next(waiter)
+            if found is None:
+                return None
+            transport, origin = found
+            if self._admit(transport, origin):
+                self.options.tell(Accepted(transport.peer, len(self.open)))
+                return transport
+            transport.abort()
+            log.info("%s has its %s connections already", transport.peer, self.options.max_per_address)
+            self.options.tell(Rejected(transport.peer, "max_per_address"))
         return None
+
+    def release(self, transport: Transport) -> None:
+        """A connection that came in has ended."""
+        with self._lock:
+            del self.open[transport]
+            if (host := _host(transport)) in self._hosts:
+                self._hosts[host] -= 1
+                if not self._hosts[host]:
+                    del self._hosts[host]
+            if self._room is not None:
+                self._room.ring()
 
     def close(self) -> None:
         """Stop listening; who is still queued is refused."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.close()
+
+    def abandon(self) -> None:
+        """Close this process' copies of the listeners only."""
+        for listener in self.listeners:
+            listener.abandon()
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Give back what is left when all connections have ended."""
+        with self._lock:
+            if self._room is not None:
+                self._room.close()
+                self._room = None
+
+    def _comers(self) -> list[Interest]:
+        return [interest for listener in self.listeners for interest in listener.interests]
+
+    def _has_room(self) -> bool:
+        limit = self.options.max_connections
+        return limit is None or len(self.open) < limit
+
+    def _admit(self, transport: Transport, origin: int) -> bool:
+        host, limit = _host(transport), self.options.max_per_address
+        with self._lock:
+            if limit is not None and host:
+                if self._hosts.get(host, 0) >= limit:
+                    return False
+                self._hosts[host] = self._hosts.get(host, 0) + 1
+            self.open[transport] = origin
+        return True
+
+    def _next(self, waiter: Waiter) -> tuple[Transport, int] | None:
+        was_full, self._full = self._full, False
+        try:
+            for _ in self.listeners:
+                # The one asked first is asked last the next time: none starves another.
+                origin = self._turns.popleft()
+                self._turns.append(origin)
+                accepted = self.listeners[origin].try_accept(waiter)
+                if accepted is not None:
+                    return accepted, origin
+        except BusyError as error:
+            self._full = True
+            if not was_full:  # once, until there is room again
+                log.warning("%s; accepting pauses", error)
+        return None
+
+
+def _host(transport: Transport) -> str:
+    """The host that a peer's address names; empty where it names none."""
+    return "" if transport.peer.startswith(("unix:", "shm:")) else transport.peer.rpartition(":")[0]

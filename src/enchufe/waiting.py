@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
@@ -39,7 +40,13 @@ Interest = tuple[Waitable, int]
 
 
 class Waiter(Protocol):
-    """How one task waits. Transports and listeners hold one; they are the only callers of `wait`."""
+    """How tasks wait. Transports and listeners hold one; they are the only callers of `wait`.
+
+    Attributes:
+        blocks: waiting blocks the thread, and nobody but that thread: a call that blocks in the kernel does as well.
+    """
+
+    blocks: bool
 
     def now(self) -> float:
         """Seconds on the clock that deadlines are on; monotonic."""
@@ -53,15 +60,49 @@ class Waiter(Protocol):
             DeadlineExceeded: `deadline` passed and nothing was ready.
         """
 
-    async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
-        """`wait` for a single thing: the fast path, which builds no set."""
+    def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Awaitable[None]:
+        """`wait` for a single thing: the fast path, which builds no set. May return though nothing is ready."""
+
+    def settle(self) -> None:
+        """Do now what was to be done before waiting: for whoever blocks in the kernel without asking us."""
+
+    def wake(self, thing: Waitable) -> bool:
+        """Have whoever waits for READ of `thing` return from it, from any thread; False where this cannot be done."""
+
+    def forget(self, thing: Waitable) -> None:
+        """`thing` is about to be closed: wake whoever waits for it, and keep nothing of it."""
+
+    def pause(self) -> Awaitable[None]:
+        """Let the others have their turn."""
+
+    def before_waiting(self, action: Callable[[], None]) -> None:
+        """Call `action`, once and not again, before this task waits for anything. It must not raise."""
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Run something that keeps a disk or a processor busy, where it keeps no other task waiting."""
 
 
+class _Actions(threading.local):
+    """What each thread has to do before it waits."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+
+_ACTIONS: Final = _Actions()
+
+
 class BlockingWaiter:
-    """Waits by blocking the thread it is used in; safe to share, since it holds nothing."""
+    """Waits by blocking the thread it is used in; any number of threads may share one.
+
+    Args:
+        bell: wakes all of them that wait for READ of one thing; None: nothing does.
+    """
+
+    blocks = True
+
+    def __init__(self, bell: Doorbell | None = None) -> None:
+        self._bell = bell
 
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
@@ -69,6 +110,7 @@ class BlockingWaiter:
 
     async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
         """As `Waiter.wait`, by poll()."""
+        self.settle()
         things: dict[int, list[Interest]] = {}
         masks: dict[int, int] = {}
         for thing, interest in interests:
@@ -87,7 +129,35 @@ class BlockingWaiter:
 
     async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
         """As `Waiter.wait_one`, by poll()."""
-        _poll({thing.fileno(): interest}, deadline)
+        self.settle()
+        masks = {thing.fileno(): interest}
+        if self._bell is not None and interest == READ and (bell := self._bell.fileno()) >= 0:
+            masks[bell] = READ
+        _poll(masks, deadline)
+
+    def wake(self, thing: Waitable) -> bool:  # noqa: ARG002 (all are woken)
+        """Ring the bell, where there is one."""
+        if self._bell is None:
+            return False
+        self._bell.ring()
+        return True
+
+    def forget(self, thing: Waitable) -> None:
+        """Nothing is kept, and shutting a socket down wakes who waits for it."""
+
+    async def pause(self) -> None:
+        """Nothing: this thread has nobody else to serve."""
+
+    def before_waiting(self, action: Callable[[], None]) -> None:
+        """Call `action` before this thread waits through any BlockingWaiter."""
+        _ACTIONS.due.append(action)
+
+    def settle(self) -> None:
+        """As `Waiter.settle`, for this thread."""
+        if actions := _ACTIONS.due:
+            _ACTIONS.due = []
+            for action in actions:
+                action()
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Call it here: this thread has nobody else to serve."""

@@ -162,13 +162,17 @@ class Stream:
     def __init__(self, chunks: list[bytes]) -> None:
         self.chunks = [chunk for chunk in chunks if chunk]
 
-    async def receive_into(self, space: memoryview, deadline: float | None) -> int:
+    async def receive(self, size: int, deadline: float | None) -> bytes:
         if not self.chunks:
-            return 0
-        chunk = self.chunks[0][: len(space)]
+            return b""
+        chunk = self.chunks[0][:size]
         self.chunks[0] = self.chunks[0][len(chunk) :]
         if not self.chunks[0]:
             del self.chunks[0]
+        return chunk
+
+    async def receive_into(self, space: memoryview, deadline: float | None) -> int:
+        chunk = await self.receive(len(space), deadline)
         space[: len(chunk)] = chunk
         return len(chunk)
 

@@ -34,9 +34,14 @@ class Decoder(ABC):
 
     Attributes:
         skipping: it is in the middle of a message it drops, not between two.
+        lacking: bytes that the message in hand still lacks; 0 where nobody knows.
     """
 
-    skipping: bool = False
+    __slots__ = ("lacking", "skipping")
+
+    def __init__(self) -> None:
+        self.skipping = False
+        self.lacking = 0
 
     @abstractmethod
     def decode(self, buffer: ReceiveBuffer, at_end: bool = False, most: int | None = None) -> list[bytes]:
@@ -54,6 +59,14 @@ class Decoder(ABC):
             RemoteProtocolError: a message is too big (nothing of its body was kept), malformed, or cut by the end.
                 The faulty bytes stay: every further call raises it again.
         """
+
+    def split(self, data: bytes) -> tuple[list[bytes], int]:  # noqa: ARG002
+        """The messages at the front of `data` that need no special care, and how many bytes their frames took.
+
+        The fast lane, for bytes that have just arrived and begin between two messages: what it leaves goes into the
+        buffer, and to `decode`. A decoder that has no such lane takes nothing.
+        """
+        return [], 0
 
 
 class Framing(ABC):

@@ -92,13 +92,20 @@ class Delimited(Framing):
 class DelimitedDecoder(Decoder):
     """The decoder of `Delimited`."""
 
+    __slots__ = ("_framing", "_gone", "_searched", "_window")
+
     def __init__(self, framing: Delimited) -> None:
+        super().__init__()
         self._framing = framing
         self._window = window(0)
         # How far the first message in the buffer was searched, so that no byte is searched twice.
         self._searched = 0
         # How many bytes of the message being skipped went by.
         self._gone = 0
+
+    def split(self, data: bytes) -> tuple[list[bytes], int]:
+        """The messages at the front of `data`: see `Decoder.split`."""
+        return self._framing.split(data)
 
     def decode(self, buffer: ReceiveBuffer, at_end: bool = False, most: int | None = None) -> list[bytes]:
         """Take whole messages out of `buffer`: see `Decoder.decode`."""

@@ -56,6 +56,8 @@ class Lines(Delimited):
 class LinesDecoder(DelimitedDecoder):
     """The decoder of `Lines` where the last line needs no end."""
 
+    __slots__ = ()
+
     def _rest(self, buffer: ReceiveBuffer) -> list[bytes]:
         size = self._framing.size_before(buffer, len(buffer))
         kept = not self.skipping and self._framing.keeps(size)

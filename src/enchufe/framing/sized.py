@@ -83,7 +83,10 @@ class SizedFraming(Framing):
 class SizedDecoder(Decoder):
     """The decoder of every framing that knows sizes."""
 
+    __slots__ = ("_framing", "_gone", "_left", "_tail", "_window")
+
     def __init__(self, framing: SizedFraming) -> None:
+        super().__init__()
         self._framing = framing
         self._window = window(0)
         # The frame being skipped: how many bytes of it went by, how many are to come, and what must follow them.
@@ -91,9 +94,14 @@ class SizedDecoder(Decoder):
         self._left = 0
         self._tail = b""
 
+    def split(self, data: bytes) -> tuple[list[bytes], int]:
+        """The messages at the front of `data`: see `Decoder.split`."""
+        return self._framing.split(data)
+
     def decode(self, buffer: ReceiveBuffer, at_end: bool = False, most: int | None = None) -> list[bytes]:
         """Take whole messages out of `buffer`: see `Decoder.decode`."""
         messages: list[bytes] = []
+        self.lacking = 0
         try:
             while len(buffer) and (most is None or len(messages) < most):
                 if self.skipping:
@@ -105,6 +113,7 @@ class SizedDecoder(Decoder):
                         break
                     if frame.kept:
                         if len(buffer) < frame.stop + len(frame.tail):
+                            self.lacking = frame.stop + len(frame.tail) - len(buffer)
                             break
                         messages.append(self._take(buffer, frame))
                     elif messages:

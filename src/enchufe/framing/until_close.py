@@ -41,7 +41,10 @@ class UntilClose(Framing):
 class UntilCloseDecoder(Decoder):
     """The decoder of `UntilClose`: good for the one message there is."""
 
+    __slots__ = ("_done", "_framing")
+
     def __init__(self, framing: UntilClose) -> None:
+        super().__init__()
         self._framing = framing
         self._done = False
 

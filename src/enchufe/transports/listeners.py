@@ -113,6 +113,21 @@ class Listener:
                 return None
         return accepted
 
+    def adopt(self, descriptor: int, waiter: Waiter) -> Transport | None:
+        """A connection that this listener accepted in another process; None where it has left. Owns `descriptor`."""
+        try:
+            return self._transport(socket.socket(fileno=descriptor), waiter)
+        except (BrokenError, OSError):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            return None
+
+    def abandon(self) -> None:
+        """Close this process' copies only: another, from which or to which this one was forked, goes on listening."""
+        self._closed = True
+        for sock in self._sockets:
+            sock.close()
+
     def close(self) -> None:
         """Stop listening; who is queued is refused. Closing again does nothing."""
         if self._closed:

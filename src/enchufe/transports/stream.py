@@ -6,16 +6,25 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
 from enchufe.buffer import Buffer
-from enchufe.errors import BrokenError, ClosedError, EnchufeError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError
 from enchufe.waiting import READ, WRITE, Waiter
 
+_TURN: Final = 32  # calls of 64 KiB at the most, mostly
 _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
+
+# Where waiting blocks the thread anyway, a receive that blocks in the kernel saves a poll() for each message. It
+# blocks no longer than this, in seconds: then poll() waits, which somebody else can wake.
+_BRIEFLY: Final = 0.05
+_KERNEL_WAITS: Final = sys.platform.startswith(("linux", "darwin", "freebsd"))
+_RCVTIMEO: Final = struct.pack("@ll", 0, int(_BRIEFLY * 1_000_000))  # a struct timeval
+_NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
 
 # What recv and send say when the world, not the caller, ended the connection.
 _BROKEN: Final = {
@@ -40,17 +49,50 @@ class Transport:
         waiter: how whoever uses this waits.
         name: what kind this is: "tcp", "unix".
         local, peer: the addresses, as people write them.
+
+    Attributes:
+        bytes_received, bytes_sent: so far.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_broken",
+        "_closed",
+        "_drained",
+        "_kernel_waits",
+        "_sock",
+        "_stopped",
+        "_turn",
+        "bytes_received",
+        "bytes_sent",
+        "local",
+        "name",
+        "peer",
+        "waiter",
+    )
+
     def __init__(self, sock: socket.socket, waiter: Waiter, *, name: str, local: str, peer: str) -> None:
-        sock.setblocking(False)
         self.name = name
         self.local = local
         self.peer = peer
         self.waiter = waiter
+        self.bytes_received = 0
+        self.bytes_sent = 0
         self._sock = sock
         self._closed = False
         self._broken: str | None = None
+        # stop_receiving() was called: what has arrived is all there is.
+        self._stopped = False
+        # The last receive took all there was: another would find nothing.
+        self._drained = False
+        # Calls until the others have their turn, however fast the other side is.
+        self._turn = _TURN
+        self._kernel_waits = waiter.blocks and _KERNEL_WAITS
+        if self._kernel_waits:
+            sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RCVTIMEO)
+        else:
+            sock.setblocking(False)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._broken else "open"
@@ -60,21 +102,53 @@ class Transport:
         """The socket's descriptor, -1 once closed."""
         return self._sock.fileno()
 
+    async def handshake(self, deadline: float | None = None) -> None:
+        """Exchange what must cross before the first byte: nothing here, keys or memory elsewhere.
+
+        A dialer's `connect` has done it; whoever accepted the connection awaits it first.
+
+        Raises:
+            BrokenError, ClosedError: as the verbs.
+            DeadlineExceeded: it was not finished at `deadline`.
+            RemoteProtocolError, Refused: the peer speaks something else, or is not who it should be.
+        """
+
     # Without waiting: for whoever multiplexes both directions itself.
 
-    def try_receive_into(self, view: Buffer) -> int | None:
-        """Receive what is there into `view`: how many bytes, 0 at the end, None where it would block.
+    def try_receive(self, size: int) -> bytes | None:
+        """Receive what is there, `size` bytes at the most: b"" at the end, None where it would block.
 
         Raises:
             BrokenError: the connection was cut, not ended.
             ClosedError: this end was closed.
         """
         try:
-            return self._sock.recv_into(view)
+            data = self._sock.recv(size, _NOW)
         except (BlockingIOError, InterruptedError):
-            return None
+            self._drained = False
+            return b"" if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
+        if not data and self._closed:
+            raise self._closed_error()
+        self._drained = 0 < len(data) < size
+        self.bytes_received += len(data)
+        return data
+
+    def try_receive_into(self, view: Buffer) -> int | None:
+        """As `try_receive`, into `view`: how many bytes, 0 at the end, None where it would block."""
+        try:
+            count = self._sock.recv_into(view, 0, _NOW)
+        except (BlockingIOError, InterruptedError):
+            self._drained = False
+            return 0 if self._stopped else None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not count and self._closed:
+            raise self._closed_error()
+        self._drained = 0 < count < len(view)
+        self.bytes_received += count
+        return count
 
     def try_send(self, pieces: Sequence[Buffer]) -> int:
         """Send as much of `pieces`, gathered, as goes without waiting: how many bytes, 0 where it would block.
@@ -87,12 +161,15 @@ class Transport:
             raise BrokenError(self._broken)
         try:
             if len(pieces) == 1:
-                return self._sock.send(pieces[0])
-            return self._sock.sendmsg(pieces[:_IOV_MAX])
+                count = self._sock.send(pieces[0], _NOW)
+            else:
+                count = self._sock.sendmsg(pieces[:_IOV_MAX], (), _NOW)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
             raise self._translated(error) from error
+        self.bytes_sent += count
+        return count
 
     async def wait(self, interest: int, deadline: float | None = None) -> int:
         """Wait until a try for READ or WRITE is worth it: which of them.
@@ -102,6 +179,8 @@ class Transport:
         """
         if self._closed:
             raise self._closed_error()
+        if self._stopped and interest & READ:
+            return READ
         if interest in (READ, WRITE):
             await self.waiter.wait_one(self, interest, deadline)
             return interest
@@ -112,8 +191,8 @@ class Transport:
 
     # The verbs.
 
-    async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
-        """Receive into `view`: at least one byte, as many as are there; 0 at a clean end.
+    async def receive(self, size: int, deadline: float | None = None) -> bytes:
+        """Receive at least one byte, as many as are there up to `size`; b"" at a clean end.
 
         A receive that runs into its deadline or is cancelled has taken nothing.
 
@@ -122,9 +201,51 @@ class Transport:
             ClosedError: this end was closed, before or meanwhile.
             DeadlineExceeded: nothing came until `deadline`.
         """
+        if self._kernel_waits:
+            if not self._stopped and self._has_time(deadline):
+                try:
+                    if got := self._sock.recv(size):
+                        self.bytes_received += len(got)
+                        return got
+                except (BlockingIOError, InterruptedError):
+                    pass  # nothing came in so short a time
+                except OSError as error:
+                    raise self._translated(error) from error
+        elif self._drained:
+            await self.wait(READ, deadline)
+        # An end is asked for once more: it may be close() that woke us.
+        while (data := self.try_receive(size)) is None:
+            await self.wait(READ, deadline)
+        return data
+
+    async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
+        """As `receive`, into `view`: how many bytes; 0 at a clean end."""
+        if self._kernel_waits:
+            if not self._stopped and self._has_time(deadline):
+                try:
+                    if filled := self._sock.recv_into(view):
+                        self.bytes_received += filled
+                        return filled
+                except (BlockingIOError, InterruptedError):
+                    pass  # nothing came in so short a time
+                except OSError as error:
+                    raise self._translated(error) from error
+        elif self._drained:
+            await self.wait(READ, deadline)
+        else:
+            self._turn -= 1
+            if not self._turn:
+                self._turn = _TURN
+                await self.waiter.pause()
         while (count := self.try_receive_into(view)) is None:
             await self.wait(READ, deadline)
         return count
+
+    def _has_time(self, deadline: float | None) -> bool:
+        """About to block in the kernel: whether `deadline` allows it."""
+        waiter = self.waiter
+        waiter.settle()
+        return deadline is None or deadline - waiter.now() > _BRIEFLY
 
     async def send(self, pieces: Sequence[Buffer], deadline: float | None = None) -> None:
         """Send all of `pieces`, gathered; the kernel has every byte when this returns.
@@ -137,20 +258,30 @@ class Transport:
             ClosedError: this end was closed, before or meanwhile.
             DeadlineExceeded: the other side did not take it all until `deadline`.
         """
-        rest = [piece for piece in pieces if len(piece)]
+        rest = pieces
         begun = False
         try:
-            while rest:
+            while True:
                 count = self.try_send(rest)
-                if count:
-                    begun = True
-                    rest = advance(rest, count)
-                else:
+                begun = begun or count > 0
+                rest = advance(rest, count)
+                if not rest:
+                    break
+                if not count:
                     await self.wait(WRITE, deadline)
         except BaseException:
-            if begun and self._broken is None:
-                self._broken = "an earlier send was cut in the middle of a message"
+            if begun:
+                self.poison("an earlier send was cut in the middle of a message")
             raise
+        if not self._kernel_waits:
+            self._turn -= 1
+            if not self._turn:
+                self._turn = _TURN
+                await self.waiter.pause()
+
+    def poison(self, told: str) -> None:
+        """Something that was to be sent is lost: have every later send raise BrokenError, saying why."""
+        self._broken = self._broken or told
 
     async def end(self, deadline: float | None = None) -> None:  # noqa: ARG002 (a TLS sibling must wait)
         """Half-close: the other side reads an end after all that was sent; it may still send.
@@ -174,12 +305,39 @@ class Transport:
         self._closed = True
         with contextlib.suppress(OSError):  # cut already: there is nobody to tell
             self._sock.shutdown(socket.SHUT_RDWR)
+        self.waiter.forget(self)
         self._sock.close()
 
     def stop_receiving(self) -> None:
         """Read what has arrived, then an end: how a drain tells a handler, from another thread, to finish."""
-        with contextlib.suppress(OSError):  # as in close()
-            self._sock.shutdown(socket.SHUT_RD)
+        self._stopped = True
+        if not self.waiter.wake(self):
+            with contextlib.suppress(OSError):  # as in close()
+                self._sock.shutdown(socket.SHUT_RD)
+
+    def abandon(self) -> None:
+        """Close this process' copy only: another, to which it was handed over, goes on with the connection."""
+        self._closed = True
+        self.waiter.forget(self)
+        self._sock.close()
+
+    async def drop(self, quiet: float, deadline: float) -> None:
+        """Receive and drop, until the other side ends, was silent for `quiet` seconds, or `deadline`.
+
+        To close over unread bytes resets the connection, and a reset may overtake what was sent before.
+
+        Raises:
+            BrokenError, ClosedError: as `receive`.
+        """
+        self._stopped = False
+        with contextlib.suppress(DeadlineExceeded):
+            while (data := self.try_receive(65536)) != b"":
+                now = self.waiter.now()
+                if now >= deadline:
+                    return
+                if data is None:
+                    # Not by wait_one, which a bell for all that receive may end at once.
+                    await self.waiter.wait([(self, READ)], min(deadline, now + quiet))
 
     def abort(self) -> None:
         """Close so that the other side learns at once that this is no orderly end (RST where there is one)."""
@@ -188,6 +346,7 @@ class Transport:
         self._closed = True
         with contextlib.suppress(OSError):  # as in close()
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.waiter.forget(self)
         self._sock.close()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,97 @@
+"""events: all connections in one thread, non-blocking and multiplexed by select or better."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from enchufe.engines.loop import Loop, Task
+from enchufe.engines.pollers import Poller, best
+from enchufe.errors import DeadlineExceeded, EnchufeError
+from enchufe.server import Acceptor, Handler, log, serve_connection
+from enchufe.transports import Transport
+from enchufe.waiting import READ, Doorbell, Interest
+
+NAME: Final = "events"
+
+_AT_ONCE: Final = 64  # connections accepted before those that are in have their turn
+
+
+class Engine:
+    """Runs a loop in the thread that calls `run`, with a task for every connection."""
+
+    def __init__(self, handler: Handler, acceptor: Acceptor, poller: Callable[[], Poller] = best) -> None:
+        self._handler = handler
+        self._acceptor = acceptor
+        self._poller = poller
+        self._lock = threading.RLock()  # a signal handler may call stop() while we hold it
+        self._stop = Doorbell()
+        self._draining = False
+
+    def stop(self) -> None:
+        """Ask `run` to drain and return; any thread or signal handler may."""
+        with self._lock:
+            self._stop.ring()
+
+    def run(self) -> None:
+        """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
+        loop = Loop(self._poller())
+        try:
+            loop.run(self.serve(loop))
+        finally:
+            loop.close()
+            with self._lock:
+                self._stop.close()
+
+    async def serve(self, loop: Loop) -> None:
+        """What `run` runs, in a loop that the caller owns."""
+        acceptor = self._acceptor
+        interests: list[Interest] = []
+        ended = Doorbell()
+        try:
+            while not any(thing is self._stop for thing, _ in interests):
+                for _ in range(_AT_ONCE):
+                    accepted = acceptor.try_accept(loop)
+                    if accepted is None:
+                        break
+                    self._start(loop, accepted, ended)
+                awaited = [(self._stop, READ), *acceptor.interests()]
+                with contextlib.suppress(DeadlineExceeded):
+                    interests = await loop.wait(awaited, acceptor.retry_at(loop.now()))
+        finally:
+            for thing, _ in acceptor.interests():
+                loop.forget(thing)
+            acceptor.close()
+            await self._drain(loop, ended)
+            acceptor.dispose()
+            ended.close()
+
+    def _start(self, loop: Loop, transport: Transport, ended: Doorbell) -> None:
+        def finish(task: Task) -> None:
+            self._acceptor.release(transport)
+            if self._draining and not self._acceptor.open:
+                ended.ring()
+            if task.error is not None:
+                log.error("serving %s failed", transport.peer, exc_info=task.error)
+
+        loop.spawn(serve_connection(self._handler, transport, self._acceptor.options), finish)
+
+    async def _drain(self, loop: Loop, ended: Doorbell) -> None:
+        options = self._acceptor.options
+        self._draining = True
+        for transport in list(self._acceptor.open):
+            transport.stop_receiving()
+        await self._all_ended(loop, ended, options.drain)
+        for transport in list(self._acceptor.open):
+            log.warning("%s did not finish in %g s and is closed", transport.peer, options.drain)
+            transport.close()
+        await self._all_ended(loop, ended, 1.0)
+
+    async def _all_ended(self, loop: Loop, ended: Doorbell, seconds: float) -> None:
+        deadline = loop.now() + seconds
+        with contextlib.suppress(EnchufeError):
+            while self._acceptor.open:
+                await loop.wait([(ended, READ)], deadline)
+                ended.clear()

@@ -1,0 +1,372 @@
+"""The event loop: many tasks in one thread, each waiting by being left alone until the kernel says it is ready.
+
+A descriptor stays registered from its first wait until it is closed: a wait that finds it registered costs no system
+call. What becomes ready while nobody waits for it is no longer watched, until somebody does.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from enchufe.engines.pollers import Poller, best
+from enchufe.errors import DeadlineExceeded, LocalProtocolError
+from enchufe.waiting import READ, WRITE, Doorbell, Interest, Waitable
+
+T = TypeVar("T")
+
+_WORKERS: Final = 4  # threads for what keeps a disk or a processor busy
+
+# What a task yields that waits for us; anything else is foreign.
+_PARKED: Final = object()
+
+
+class Task:
+    """A coroutine that the loop runs.
+
+    Attributes:
+        done: it has ended: with `result`, or `error`.
+    """
+
+    __slots__ = ("deadline", "done", "error", "finish", "queued", "result", "send", "throw", "timer")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[Task], None] | None) -> None:
+        self.send = coroutine.send
+        self.throw = coroutine.throw
+        self.finish = finish
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        # It is among those that run next, whatever else it waits for.
+        self.queued = False
+        # When its wait ends at the latest; and when the loop will look after it, which may be earlier, so that a
+        # deadline that moves on with every wait costs nothing.
+        self.deadline: float | None = None
+        self.timer: float | None = None
+
+
+class _Slot:
+    """Who waits for a descriptor, and what the poller watches it for."""
+
+    __slots__ = ("reader", "watched", "writer")
+
+    def __init__(self) -> None:
+        self.reader: Task | None = None
+        self.writer: Task | None = None
+        self.watched = 0
+
+
+class Loop:
+    """Runs tasks until they end. It is the `Waiter` of all of them.
+
+    Use it in one thread; only `call_soon` and `wake` may be called from others.
+
+    Args:
+        poller: how to ask the kernel; the best that there is by default.
+        clock: seconds, monotonic.
+    """
+
+    blocks = False
+
+    def __init__(self, poller: Poller | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._poller = poller or best()
+        self._clock = clock
+        self._slots: dict[int, _Slot] = {}
+        self._current: Task | None = None
+        self._queue: deque[Task] = deque()
+        self._actions: list[Callable[[], None]] = []
+        self._timers: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._bell: Doorbell | None = None
+        self._thread = threading.get_ident()
+        self._pool: ThreadPoolExecutor | None = None
+
+    # What runs.
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[Task], None] | None = None) -> Task:
+        """Run `coroutine` beside the others, from the next round on; `finish` is called when it has ended.
+
+        What it raises is left in its `error`; where nobody asked to be told, `run` raises it.
+        """
+        task = Task(coroutine, finish)
+        self._enqueue(task)
+        return task
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` in the loop's thread, from whatever thread."""
+        if self._bell is None:
+            self._bell = Doorbell()
+            self.spawn(self._answer_calls(self._bell))
+        self._calls.append(function)
+        self._bell.ring()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine`, and whatever is spawned, until `coroutine` ends: its result.
+
+        Raises:
+            LocalProtocolError: it awaited something foreign. And whatever it raises.
+        """
+        self._thread = threading.get_ident()
+        main = self.spawn(coroutine, lambda _: None)
+        while not main.done:
+            self._round()
+        if main.error is not None:
+            raise main.error
+        result: T = main.result
+        return result
+
+    def close(self) -> None:
+        """Give back the poller and the threads; what has not ended never will."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._bell is not None:
+            self._bell.close()
+        self._poller.close()
+
+    # The waiter.
+
+    def now(self) -> float:
+        """Seconds on the loop's clock."""
+        return self._clock()
+
+    @types.coroutine
+    def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[object, None, None]:
+        """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
+        task = self._park_at(thing.fileno(), interest)
+        if deadline is not None:
+            self._set_timer(task, deadline)
+        try:
+            yield _PARKED
+        except BaseException:
+            self._unpark(task, [(thing, interest)])
+            raise
+
+    async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
+        """As `Waiter.wait`."""
+        task = self._current
+        assert task is not None, "waiting outside a task"
+        single = [(thing, kind) for thing, wanted in interests for kind in (READ, WRITE) if wanted & kind]
+        waiting = single
+        try:
+            for thing, kind in single:
+                self._park_at(thing.fileno(), kind)
+            while len(waiting) == len(single):
+                if deadline is not None:
+                    self._set_timer(task, deadline)
+                await self._parked()
+                waiting = self._still_parked(task, single)
+        finally:
+            self._unpark(task, single)
+        return [interest for interest in single if interest not in waiting]
+
+    def settle(self) -> None:
+        """As `Waiter.settle`: what a task had to do before it waits."""
+        actions, self._actions = self._actions, []
+        for action in actions:
+            action()
+
+    def wake(self, thing: Waitable) -> bool:
+        """As `Waiter.wake`."""
+        descriptor = thing.fileno()
+        if threading.get_ident() == self._thread:
+            self._wake_reader(descriptor)
+        else:
+            self.call_soon(lambda: self._wake_reader(descriptor))
+        return True
+
+    def forget(self, thing: Waitable) -> None:
+        """As `Waiter.forget`."""
+        slot = self._slots.pop(thing.fileno(), None)
+        if slot is not None:
+            if slot.watched:
+                self._poller.watch(thing.fileno(), 0, slot.watched)
+            for task in (slot.reader, slot.writer):
+                if task is not None:
+                    self._enqueue(task)
+
+    @types.coroutine
+    def pause(self) -> Generator[object, None, None]:
+        """As `Waiter.pause`: the others that are ready run first."""
+        assert self._current is not None, "waiting outside a task"
+        self._enqueue(self._current)
+        yield _PARKED
+
+    def before_waiting(self, action: Callable[[], None]) -> None:
+        """As `Waiter.before_waiting`."""
+        self._actions.append(action)
+
+    async def offload(self, function: Callable[..., T], *args: Any) -> T:
+        """As `Waiter.offload`, in one of a few threads."""
+        task = self._current
+        assert task is not None, "waiting outside a task"
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="enchufe offload")
+        future = self._pool.submit(function, *args)
+        future.add_done_callback(lambda _: self.call_soon(lambda: self._enqueue(task)))
+        while not future.done():
+            await self._parked()
+        return future.result()
+
+    # One round: what the kernel says is ready, then what was put off, then whose time has come.
+
+    def _round(self) -> None:
+        slots, poller = self._slots, self._poller
+        readable, writable = poller.readable, poller.writable
+        for descriptor, bits in poller.poll(self._patience()):
+            slot = slots.get(descriptor)
+            if slot is None:
+                continue
+            idle = 0
+            if bits & readable:
+                task = slot.reader
+                if task is None:
+                    idle = READ
+                else:
+                    slot.reader = None
+                    if not task.queued:
+                        self._step(task)
+            if bits & writable:
+                task = slot.writer
+                if task is None:
+                    idle |= WRITE
+                else:
+                    slot.writer = None
+                    if not task.queued:
+                        self._step(task)
+            # Told again and again though nobody waits for it: watch it no longer.
+            if slot.watched & idle and slots.get(descriptor) is slot:
+                self._watch(descriptor, slot, slot.watched & ~idle)
+        for _ in range(len(self._queue)):
+            task = self._queue.popleft()
+            task.queued = False
+            if not task.done:
+                self._step(task)
+        if self._timers:
+            self._run_timers()
+
+    def _patience(self) -> float | None:
+        if self._queue:
+            return 0
+        return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
+
+    def _step(self, task: Task, error: BaseException | None = None) -> None:
+        self._current = task
+        task.deadline = None
+        try:
+            trap = task.send(None) if error is None else task.throw(error)
+            while trap is not _PARKED:
+                trap = task.throw(
+                    LocalProtocolError(
+                        f"the events engine cannot await {trap!r}",
+                        hint="Await only enchufe's own calls there; use enchufe.aio for code that awaits others.",
+                    )
+                )
+        except StopIteration as stop:
+            self._end(task, stop.value, None)
+        except Exception as caught:  # noqa: BLE001 (told to whoever waits for the task)
+            self._end(task, None, caught)
+        if self._actions:
+            self.settle()
+
+    def _end(self, task: Task, result: Any, error: Exception | None) -> None:
+        task.done, task.result, task.error = True, result, error
+        if task.finish is not None:
+            task.finish(task)
+        elif error is not None:
+            raise error
+
+    def _enqueue(self, task: Task) -> None:
+        if not task.queued:
+            task.queued = True
+            self._queue.append(task)
+
+    @types.coroutine
+    def _parked(self) -> Generator[object, None, None]:
+        yield _PARKED
+
+    def _park_at(self, descriptor: int, interest: int) -> Task:
+        """Note that the current task waits for one thing there, READ or WRITE."""
+        task = self._current
+        assert task is not None, "waiting outside a task"
+        slot = self._slots.get(descriptor)
+        if slot is None:
+            if descriptor < 0:
+                raise LocalProtocolError("waiting for something that is closed")
+            slot = self._slots[descriptor] = _Slot()
+        if (slot.reader if interest == READ else slot.writer) not in (None, task):
+            raise LocalProtocolError(
+                "two tasks wait for the same end of one connection", hint="One may receive while another sends."
+            )
+        if interest == READ:
+            slot.reader = task
+        else:
+            slot.writer = task
+        if interest & ~slot.watched:
+            self._watch(descriptor, slot, slot.watched | interest)
+        return task
+
+    def _unpark(self, task: Task, interests: list[Interest]) -> None:
+        for thing, interest in interests:
+            slot = self._slots.get(thing.fileno())
+            if slot is not None:
+                if interest == READ and slot.reader is task:
+                    slot.reader = None
+                elif interest == WRITE and slot.writer is task:
+                    slot.writer = None
+
+    def _still_parked(self, task: Task, interests: list[Interest]) -> list[Interest]:
+        parked = []
+        for thing, interest in interests:
+            slot = self._slots.get(thing.fileno())
+            if slot is not None and task is (slot.reader if interest == READ else slot.writer):
+                parked.append((thing, interest))
+        return parked
+
+    def _watch(self, descriptor: int, slot: _Slot, interest: int) -> None:
+        before, slot.watched = slot.watched, interest
+        try:
+            self._poller.watch(descriptor, interest, before)
+        except LocalProtocolError:
+            del self._slots[descriptor]
+            raise
+
+    def _wake_reader(self, descriptor: int) -> None:
+        slot = self._slots.get(descriptor)
+        if slot is not None and slot.reader is not None:
+            self._enqueue(slot.reader)
+            slot.reader = None
+
+    def _set_timer(self, task: Task, deadline: float) -> None:
+        task.deadline = deadline
+        if task.timer is None or deadline < task.timer:
+            task.timer = deadline
+            heapq.heappush(self._timers, (deadline, next(self._order), task))
+
+    def _run_timers(self) -> None:
+        now = self._clock()
+        while self._timers and self._timers[0][0] <= now:
+            when, _, task = heapq.heappop(self._timers)
+            if task.timer != when:
+                continue  # an earlier one took its place
+            task.timer = None
+            if task.deadline is None or task.done or task.queued:
+                continue
+            if task.deadline > now:
+                self._set_timer(task, task.deadline)
+            else:
+                self._step(task, DeadlineExceeded("nothing happened before the deadline"))
+
+    async def _answer_calls(self, bell: Doorbell) -> None:
+        while True:
+            await self.wait_one(bell, READ)
+            bell.clear()
+            while self._calls:
+                self._calls.popleft()()

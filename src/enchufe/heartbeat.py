@@ -1,0 +1,112 @@
+"""A heartbeat for messages: a sign of life that both sides agree on, so that a silent peer is found in bounded time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from enchufe.buffer import Buffer
+from enchufe.connection import Connection
+from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Both sides send `message` when they have said nothing for `every` seconds, and never see it come.
+
+    It is sent while a side waits to receive or to send: one that computes for longer than `patience` counts as dead.
+    A side that has ended sends no more, and is not missed.
+
+    Args:
+        message: what is never said otherwise; the framing must be able to carry it.
+        every: seconds.
+        patience: seconds of silence after which the other side counts as dead; by default three times `every`.
+
+    Raises:
+        LocalProtocolError: the times make no sense.
+    """
+
+    message: bytes = b""
+    every: float = 5.0
+    patience: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.patience:
+            object.__setattr__(self, "patience", 3 * self.every)
+        if not 0 < self.every < self.patience:
+            raise LocalProtocolError("a heartbeat needs some seconds, and a patience of more than those")
+
+
+class BeatingConnection(Connection):
+    """A Connection with a heartbeat: a silent peer is BrokenError."""
+
+    __slots__ = ("_counted", "_ended", "_heard", "_said", "heartbeat")
+
+    def __init__(self, *args: Any, heartbeat: Heartbeat, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.heartbeat = heartbeat
+        self._heard = self._said = self.transport.waiter.now()
+        self._counted = 0
+        self._ended = False
+
+    async def send(self, *messages: Buffer) -> None:
+        """As `Connection.send`; BrokenError where the peer takes nothing for as long as it may be silent."""
+        allowed = super()._deadline()
+        try:
+            await super().send(*messages)
+        except DeadlineExceeded as error:
+            if allowed is not None and self.transport.waiter.now() >= allowed:
+                raise
+            raise self._silent() from error
+        self._said = self.transport.waiter.now()
+
+    async def receive(self) -> bytes | None:
+        """As `Connection.receive`; BrokenError where the peer was silent for too long."""
+        while (message := await super().receive()) == self.heartbeat.message:
+            pass
+        return message
+
+    async def __anext__(self) -> bytes:
+        message = await self.receive()
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    async def end(self) -> None:
+        """As `Connection.end`; no heartbeat goes out any more."""
+        self._ended = True
+        await super().end()
+
+    def _deadline(self) -> float | None:
+        allowed = super()._deadline()
+        dead = self.transport.waiter.now() + self.heartbeat.patience
+        return dead if allowed is None or dead < allowed else allowed
+
+    async def _refill_until(self, deadline: float | None) -> bool:  # noqa: ARG002 (it counts silence too)
+        allowed = super()._deadline()
+        # Silence counts from when we listen: what came while nobody did waits in the kernel.
+        self._heard = self.transport.waiter.now()
+        while True:
+            beat = self._heard + self.heartbeat.patience
+            if not self._ended:
+                beat = min(beat, self._said + self.heartbeat.every)
+            try:
+                return await super()._refill_until(beat if allowed is None else min(beat, allowed))
+            except DeadlineExceeded:
+                now = self.transport.waiter.now()
+                if allowed is not None and now >= allowed:
+                    raise
+                if self._counted != self.transport.bytes_received:
+                    self._counted = self.transport.bytes_received
+                    self._heard = now
+                elif now >= self._heard + self.heartbeat.patience:
+                    raise self._silent() from None
+                if not self._ended and now >= self._said + self.heartbeat.every:
+                    await self.send(self.heartbeat.message)
+                    self.sent -= 1
+
+    def _silent(self) -> BrokenError:
+        return BrokenError(
+            f"{self.peer} gave no sign of life for {self.heartbeat.patience:g} s",
+            hint="It is gone, stopped, or sends no heartbeat: both sides must agree on one.",
+        )

@@ -47,6 +47,7 @@ class Connection:
         "_asked",
         "_at_end",
         "_batch",
+        "_behind",
         "_buffer",
         "_data",
         "_decoder",
@@ -54,6 +55,7 @@ class Connection:
         "_held_size",
         "_mark",
         "_ready",
+        "_split",
         "deadline",
         "framing",
         "gathers",
@@ -80,6 +82,7 @@ class Connection:
         self.received = 0
         self.sent = 0
         self._decoder = framing.decoder()
+        self._split = framing.splitter()
         self._buffer = ReceiveBuffer()
         self._at_end = False
         self._asked = _LEAST
@@ -89,6 +92,8 @@ class Connection:
         self._batch = 0
         self._data = b""
         self._mark = 0
+        # The buffer holds something, or the decoder is in the middle of something: no fast lane.
+        self._behind = False
         self._held: list[Buffer] = []
         self._held_size = 0
 
@@ -124,8 +129,13 @@ class Connection:
             self._held_size += sum(map(len, pieces))
             if self._held_size >= _HELD:
                 await self.flush()
-        else:
-            await self.transport.send(pieces, self._deadline())
+            return
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        count = self.transport.try_send(pieces)
+        if count != size:
+            await self.transport.send(pieces, self._deadline(), count)
+        if self.sent % _TURN == 0:
+            await self.transport.waiter.pause()
 
     async def flush(self) -> None:
         """Send what is held back, if anything is. Raises as `send` does."""
@@ -189,8 +199,10 @@ class Connection:
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
             self.received -= len(self._ready)
             self._ready = []
+            self._behind = True
         self.framing = framing
         self._decoder = framing.decoder()
+        self._split = framing.splitter()
 
     def close(self) -> None:
         """Close both directions; what was received and not asked for is lost. Closing again does nothing."""
@@ -221,49 +233,55 @@ class Connection:
             return True
         if self._held:
             await self.flush()
-        return await self._refill_until(self._deadline())
-
-    async def _refill_until(self, deadline: float | None) -> bool:
-        buffer, transport = self._buffer, self.transport
-        self._data = b""
-        if len(buffer) and self._decode():
+        transport, deadline = self.transport, self._patience()
+        if self._data:
+            self._data = b""
+        if not self._behind:
+            self._buffer.release()
+        elif self._decode():
             return True
         while not self._at_end:
-            if len(buffer) or self._decoder.skipping:
+            if self._behind:
+                buffer = self._buffer
                 lacking = min(self._decoder.lacking, max(_TRUSTED, len(buffer)))
                 count = await transport.receive_into(buffer.space(lacking or _LEAST), deadline)
                 buffer.received(count)
                 self._at_end = not count
             else:
-                buffer.release()
-                data = await transport.receive(self._asked, deadline)
-                self._at_end = not data
-                self._expect(len(data))
-                messages, taken = self._decoder.split(data)
-                if taken < len(data):
-                    buffer.append(memoryview(data)[taken:])
+                asked = self._asked
+                data = await transport.receive(asked, deadline)
+                count = len(data)
+                if count == asked or asked > _LEAST:
+                    self._expect(count)
+                messages, taken = self._split(data)
+                if taken < count:
+                    self._buffer.append(memoryview(data)[taken:])
+                    self._behind = True
                 if messages:
+                    messages.reverse()
+                    self._ready = messages
+                    self._batch = batch = len(messages)
+                    self.received += batch
                     self._data = data
-                    self._hand(messages)
                     return True
+                self._at_end = not data
             if self._decode():
                 return True
         return self._decode()
 
     def _decode(self) -> bool:
         """Decode what is in the buffer: whether any message came of it."""
+        buffer, decoder = self._buffer, self._decoder
         # In the middle of a skipped message a batch could not be decoded again, so one at a time.
-        most = 1 if self._decoder.skipping else None
-        self._mark = self._buffer.mark()
-        messages = self._decoder.decode(self._buffer, self._at_end, most)
-        self._hand(messages)
-        return bool(messages)
-
-    def _hand(self, messages: list[bytes]) -> None:
+        most = 1 if decoder.skipping else None
+        self._mark = buffer.mark()
+        messages = decoder.decode(buffer, self._at_end, most)
         messages.reverse()
         self._ready = messages
         self._batch = len(messages)
         self.received += self._batch
+        self._behind = decoder.skipping or len(buffer) > 0
+        return bool(messages)
 
     def _expect(self, count: int) -> None:
         """`count` bytes came of those asked for: ask for more or less the next time."""
@@ -278,6 +296,10 @@ class Connection:
             with contextlib.suppress(EnchufeError):
                 self._held = advance(self._held, self.transport.try_send(self._held))
                 self._held_size = sum(map(len, self._held))
+
+    def _patience(self) -> float | None:
+        """When a receive that begins now gives up."""
+        return self._deadline()
 
     def _deadline(self) -> float | None:
         if self.timeout is None:

@@ -82,16 +82,20 @@ class BeatingConnection(Connection):
         dead = self.transport.waiter.now() + self.heartbeat.patience
         return dead if allowed is None or dead < allowed else allowed
 
-    async def _refill_until(self, deadline: float | None) -> bool:  # noqa: ARG002 (it counts silence too)
+    def _patience(self) -> float | None:
+        allowed = super()._deadline()
+        beat = self._heard + self.heartbeat.patience
+        if not self._ended:
+            beat = min(beat, self._said + self.heartbeat.every)
+        return beat if allowed is None or beat < allowed else allowed
+
+    async def _refill(self) -> bool:
         allowed = super()._deadline()
         # Silence counts from when we listen: what came while nobody did waits in the kernel.
         self._heard = self.transport.waiter.now()
         while True:
-            beat = self._heard + self.heartbeat.patience
-            if not self._ended:
-                beat = min(beat, self._said + self.heartbeat.every)
             try:
-                return await super()._refill_until(beat if allowed is None else min(beat, allowed))
+                return await super()._refill()
             except DeadlineExceeded:
                 now = self.transport.waiter.now()
                 if allowed is not None and now >= allowed:

@@ -140,7 +140,12 @@ class Loop:
     @types.coroutine
     def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[object, None, None]:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
-        task = self._park_at(thing.fileno(), interest)
+        slot = self._slots.get(thing.fileno())
+        task = self._current
+        if task is not None and slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+            slot.reader = task  # what nearly every wait is
+        else:
+            task = self._park_at(thing.fileno(), interest)
         if deadline is not None:
             self._set_timer(task, deadline)
         try:
@@ -218,7 +223,7 @@ class Loop:
     # One round: what the kernel says is ready, then what was put off, then whose time has come.
 
     def _round(self) -> None:
-        slots, poller = self._slots, self._poller
+        slots, poller, step = self._slots, self._poller, self._step
         readable, writable = poller.readable, poller.writable
         for descriptor, bits in poller.poll(self._patience()):
             slot = slots.get(descriptor)
@@ -232,7 +237,7 @@ class Loop:
                 else:
                     slot.reader = None
                     if not task.queued:
-                        self._step(task)
+                        step(task)
             if bits & writable:
                 task = slot.writer
                 if task is None:

@@ -9,7 +9,7 @@ the connection's ReceiveBuffer until a message is whole, and what is left over i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, NoReturn
 
 from enchufe.buffer import Buffer, ReceiveBuffer
@@ -25,6 +25,14 @@ JOIN_BELOW: Final = 16 * 1024
 # How many bytes are copied out of the buffer to be split in one go: wide while that pays, narrow where it does not.
 NARROW: Final = 256
 WIDE: Final = 64 * 1024
+
+
+Split = Callable[[bytes], tuple[list[bytes], int]]
+"""Takes the messages at the front of some bytes that need no special care, and says how many bytes they took."""
+
+
+def _take_nothing(data: bytes) -> tuple[list[bytes], int]:  # noqa: ARG001
+    return [], 0
 
 
 class Decoder(ABC):
@@ -60,14 +68,6 @@ class Decoder(ABC):
                 The faulty bytes stay: every further call raises it again.
         """
 
-    def split(self, data: bytes) -> tuple[list[bytes], int]:  # noqa: ARG002
-        """The messages at the front of `data` that need no special care, and how many bytes their frames took.
-
-        The fast lane, for bytes that have just arrived and begin between two messages: what it leaves goes into the
-        buffer, and to `decode`. A decoder that has no such lane takes nothing.
-        """
-        return [], 0
-
 
 class Framing(ABC):
     """How one message is told from the next. Two framings of the same class and options are equal.
@@ -99,6 +99,14 @@ class Framing(ABC):
     @abstractmethod
     def decoder(self) -> Decoder:
         """A decoder for one connection."""
+
+    def splitter(self) -> Split:
+        """The fast lane: a function that takes the plain messages at the front of some bytes.
+
+        For bytes that have just arrived and begin between two messages. What it leaves, all of it where a framing has
+        no such lane, goes into the buffer, and to a decoder.
+        """
+        return _take_nothing
 
     def options(self) -> dict[str, object]:
         """What it was made with, by the names of the arguments."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import LocalProtocolError
-from enchufe.framing.base import Decoder, Framing, TooBig, gather, octets, truncated, window
+from enchufe.framing.base import Decoder, Framing, Split, TooBig, gather, octets, truncated, window
 
 # What Go's bufio.Scanner takes for a line at the most (MaxScanTokenSize), in bytes.
 MAX_LINE: Final = 64 * 1024
@@ -70,6 +70,10 @@ class Delimited(Framing):
                 hint="Send it in parts, or use a framing that carries lengths: it takes any bytes.",
             )
 
+    def splitter(self) -> Split:
+        """What takes the plain messages at the front of some bytes: see `Framing.splitter`."""
+        return self.split
+
     def split(self, data: bytes) -> tuple[list[bytes], int]:
         """The messages at the front of `data`, and how many bytes they took with their delimiters.
 
@@ -102,10 +106,6 @@ class DelimitedDecoder(Decoder):
         self._searched = 0
         # How many bytes of the message being skipped went by.
         self._gone = 0
-
-    def split(self, data: bytes) -> tuple[list[bytes], int]:
-        """The messages at the front of `data`: see `Decoder.split`."""
-        return self._framing.split(data)
 
     def decode(self, buffer: ReceiveBuffer, at_end: bool = False, most: int | None = None) -> list[bytes]:
         """Take whole messages out of `buffer`: see `Decoder.decode`."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from enchufe.buffer import Buffer
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
-from enchufe.framing.base import MAX_SIZE, TooBig, gather, octets
+from enchufe.framing.base import JOIN_BELOW, MAX_SIZE, Split, TooBig, gather, octets
 from enchufe.framing.prefixes import Binary, ByteOrder, Digits, Prefix, Varint
 from enchufe.framing.sized import Frame, SizedFraming
 
@@ -65,6 +65,10 @@ class LengthPrefixed(SizedFraming):
         self.offset = offset
         self.adjustment = adjustment
         self._prefix = self._form()
+        self._split = super().split if offset else self._prefix.splitter(adjustment, max_size)
+        # Messages of fewer bytes need no care: nothing in front, not too big, their length can be written.
+        safe = not offset and adjustment <= 0
+        self._plain = min(JOIN_BELOW, max_size + 1, self._prefix.largest + adjustment + 1) if safe else 0
 
     def _form(self) -> Prefix:
         if self.prefix == "binary":
@@ -87,6 +91,8 @@ class LengthPrefixed(SizedFraming):
         Raises:
             LocalProtocolError: it is too big, or its length cannot be written.
         """
+        if type(message) is bytes and (size := len(message)) < self._plain:
+            return (self._prefix.write(size - self.adjustment) + message,)
         message = octets(message)
         size, offset = len(message), self.offset
         self.check_size(size)
@@ -115,11 +121,9 @@ class LengthPrefixed(SizedFraming):
             raise RemoteProtocolError(f"the peer sent a length of {value}, too little even for its own header")
         return Frame(self.offset, body, body + rest, b"", self.keeps(self.offset + rest))
 
-    def split(self, data: bytes) -> tuple[list[bytes], int]:
-        """The messages at the front of `data`: see `SizedFraming.split`."""
-        if self.offset:
-            return super().split(data)
-        return self._prefix.split(data, self.adjustment, self.max_size)
+    def splitter(self) -> Split:
+        """What takes the plain messages at the front of some bytes: see `Framing.splitter`."""
+        return self._split
 
     def cut(self, data: bytes, start: int) -> tuple[bytes, int] | None:
         """The message whose frame begins at `start`, and where that ends: see `SizedFraming.cut`."""

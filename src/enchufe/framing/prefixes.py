@@ -1,7 +1,7 @@
 """The forms a length takes on the wire: binary of a fixed width, ASCII digits, varint.
 
-Each form is one class of the same shape: `write` and `read` one length, and `split`, the loop over many small
-messages, which is written out in each because a call for every message would cost more than all the rest of it.
+Each form is one class of the same shape: `write` and `read` one length, and `splitter`, which makes the loop over many
+small messages; it is written out in each because a call for every message would cost more than all the rest of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Final, Literal
 
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
+from enchufe.framing.base import Split
 
 ByteOrder = Literal["big", "little"]
 
@@ -43,13 +44,12 @@ class Prefix(ABC):
         """
 
     @abstractmethod
-    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
-        """The bodies at the front of `data`, and how many bytes they took with their lengths.
+    def splitter(self, adjustment: int, limit: int) -> Split:
+        """What takes the bodies at the front of some bytes that begin with a length: see `Framing.splitter`.
 
         It stops at the first that is not whole, over `limit` bytes, or has no proper length.
 
         Args:
-            data: begins with a length.
             adjustment: what is to be added to each length.
             limit: bytes of the longest body.
         """
@@ -78,22 +78,31 @@ class Binary(Prefix):
         (value,) = self._struct.unpack_from(data, start)
         return value, end
 
-    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
-        """The bodies at the front of `data`: see `Prefix.split`."""
-        bodies: list[bytes] = []
-        keep, unpack, width = bodies.append, self._struct.unpack_from, self._struct.size
-        end = len(data)
-        start, last = 0, end - width
-        while start <= last:
-            (size,) = unpack(data, start)
-            size += adjustment
-            body = start + width
-            stop = body + size
-            if stop > end or size > limit or size < 0:
-                break
-            keep(data[body:stop])
-            start = stop
-        return bodies, start
+    def splitter(self, adjustment: int, limit: int) -> Split:
+        """What takes the bodies at the front of some bytes: see `Prefix.splitter`."""
+        unpack, width = self._struct.unpack_from, self._struct.size
+
+        def split(data: bytes) -> tuple[list[bytes], int]:
+            end = len(data)
+            if end >= width:
+                (size,) = unpack(data)
+                if width + size + adjustment == end and 0 <= end - width <= limit:
+                    return [data[width:]], end  # one alone, as in a conversation
+            bodies: list[bytes] = []
+            keep = bodies.append
+            start, last = 0, end - width
+            while start <= last:
+                (size,) = unpack(data, start)
+                size += adjustment
+                body = start + width
+                stop = body + size
+                if stop > end or size > limit or size < 0:
+                    break
+                keep(data[body:stop])
+                start = stop
+            return bodies, start
+
+        return split
 
 
 class Digits(Prefix):
@@ -117,24 +126,29 @@ class Digits(Prefix):
             raise RemoteProtocolError(f"the peer sent {digits!r} where {self._width} digits of a length stand")
         return (int(digits), start + self._width) if len(digits) == self._width else None
 
-    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
-        """The bodies at the front of `data`: see `Prefix.split`."""
-        bodies: list[bytes] = []
-        keep, width = bodies.append, self._width
-        end = len(data)
-        start, last = 0, end - width
-        while start <= last:
-            body = start + width
-            digits = data[start:body]
-            if not digits.isdigit():
-                break
-            size = int(digits) + adjustment
-            stop = body + size
-            if stop > end or size > limit or size < 0:
-                break
-            keep(data[body:stop])
-            start = stop
-        return bodies, start
+    def splitter(self, adjustment: int, limit: int) -> Split:
+        """What takes the bodies at the front of some bytes: see `Prefix.splitter`."""
+        width = self._width
+
+        def split(data: bytes) -> tuple[list[bytes], int]:
+            bodies: list[bytes] = []
+            keep = bodies.append
+            end = len(data)
+            start, last = 0, end - width
+            while start <= last:
+                body = start + width
+                digits = data[start:body]
+                if not digits.isdigit():
+                    break
+                size = int(digits) + adjustment
+                stop = body + size
+                if stop > end or size > limit or size < 0:
+                    break
+                keep(data[body:stop])
+                start = stop
+            return bodies, start
+
+        return split
 
 
 class Varint(Prefix):
@@ -168,24 +182,30 @@ class Varint(Prefix):
                 return None
         raise RemoteProtocolError("the peer sent a varint of more than 64 bits as a length")
 
-    def split(self, data: bytes, adjustment: int, limit: int) -> tuple[list[bytes], int]:
-        """The bodies at the front of `data`: see `Prefix.split`. A length of 3 bytes or more is none of a small one."""
-        bodies: list[bytes] = []
-        keep = bodies.append
-        end = len(data)
-        start = 0
-        while start < end:
-            size = data[start]
-            body = start + 1
-            if size > 0x7F:
-                if body == end or data[body] > 0x7F:
+    def splitter(self, adjustment: int, limit: int) -> Split:
+        """What takes the bodies at the front of some bytes: see `Prefix.splitter`. A length of 3 bytes or more is none
+        of a small one.
+        """
+
+        def split(data: bytes) -> tuple[list[bytes], int]:
+            bodies: list[bytes] = []
+            keep = bodies.append
+            end = len(data)
+            start = 0
+            while start < end:
+                size = data[start]
+                body = start + 1
+                if size > 0x7F:
+                    if body == end or data[body] > 0x7F:
+                        break
+                    size = size & 0x7F | data[body] << 7
+                    body += 1
+                size += adjustment
+                stop = body + size
+                if stop > end or size > limit or size < 0:
                     break
-                size = size & 0x7F | data[body] << 7
-                body += 1
-            size += adjustment
-            stop = body + size
-            if stop > end or size > limit or size < 0:
-                break
-            keep(data[body:stop])
-            start = stop
-        return bodies, start
+                keep(data[body:stop])
+                start = stop
+            return bodies, start
+
+        return split

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.errors import RemoteProtocolError
-from enchufe.framing.base import Decoder, Framing, truncated, window
+from enchufe.framing.base import Decoder, Framing, Split, truncated, window
 
 # Tuning: messages of more bytes are copied out of the buffer one by one, not twice over to go in batches.
 BATCHED: Final = 16 * 1024
@@ -56,6 +56,10 @@ class SizedFraming(Framing):
             RemoteProtocolError: no frame begins so, or it is too big and `on_too_big` is "close".
         """
 
+    def splitter(self) -> Split:
+        """What takes the plain messages at the front of some bytes: see `Framing.splitter`."""
+        return self.split
+
     def split(self, data: bytes) -> tuple[list[bytes], int]:
         """The messages at the front of `data` that need no special care, and how many bytes their frames took."""
         messages: list[bytes] = []
@@ -83,20 +87,17 @@ class SizedFraming(Framing):
 class SizedDecoder(Decoder):
     """The decoder of every framing that knows sizes."""
 
-    __slots__ = ("_framing", "_gone", "_left", "_tail", "_window")
+    __slots__ = ("_framing", "_gone", "_left", "_split", "_tail", "_window")
 
     def __init__(self, framing: SizedFraming) -> None:
         super().__init__()
         self._framing = framing
+        self._split = framing.splitter()
         self._window = window(0)
         # The frame being skipped: how many bytes of it went by, how many are to come, and what must follow them.
         self._gone = 0
         self._left = 0
         self._tail = b""
-
-    def split(self, data: bytes) -> tuple[list[bytes], int]:
-        """The messages at the front of `data`: see `Decoder.split`."""
-        return self._framing.split(data)
 
     def decode(self, buffer: ReceiveBuffer, at_end: bool = False, most: int | None = None) -> list[bytes]:
         """Take whole messages out of `buffer`: see `Decoder.decode`."""
@@ -129,7 +130,7 @@ class SizedDecoder(Decoder):
         return messages
 
     def _take_batch(self, buffer: ReceiveBuffer, messages: list[bytes]) -> bool:
-        batch, taken = self._framing.split(buffer.peek(self._window))
+        batch, taken = self._split(buffer.peek(self._window))
         self._window = window(taken)
         buffer.skip(taken)
         messages += batch

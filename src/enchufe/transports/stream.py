@@ -230,8 +230,8 @@ class Transport:
                     pass  # nothing came in so short a time
                 except OSError as error:
                     raise self._translated(error) from error
-        elif self._drained:
-            await self.wait(READ, deadline)
+        elif self._drained and not (self._stopped or self._closed):
+            await self.waiter.wait_one(self._sock, READ, deadline)
         else:
             self._turn -= 1
             if not self._turn:
@@ -247,8 +247,10 @@ class Transport:
         waiter.settle()
         return deadline is None or deadline - waiter.now() > _BRIEFLY
 
-    async def send(self, pieces: Sequence[Buffer], deadline: float | None = None) -> None:
+    async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:
         """Send all of `pieces`, gathered; the kernel has every byte when this returns.
+
+        Where `try_send` has sent some of it just now, `sent` says how many bytes.
 
         A send that was cut midway, by its deadline or a cancellation, leaves half a message on the wire: the
         connection is poisoned, and every later send raises BrokenError.
@@ -258,8 +260,8 @@ class Transport:
             ClosedError: this end was closed, before or meanwhile.
             DeadlineExceeded: the other side did not take it all until `deadline`.
         """
-        rest = pieces
-        begun = False
+        begun = sent > 0
+        rest = advance(pieces, sent) if begun else pieces
         try:
             while True:
                 count = self.try_send(rest)
@@ -273,11 +275,6 @@ class Transport:
             if begun:
                 self.poison("an earlier send was cut in the middle of a message")
             raise
-        if not self._kernel_waits:
-            self._turn -= 1
-            if not self._turn:
-                self._turn = _TURN
-                await self.waiter.pause()
 
     def poison(self, told: str) -> None:
         """Something that was to be sent is lost: have every later send raise BrokenError, saying why."""

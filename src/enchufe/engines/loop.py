@@ -1,8 +1,4 @@
-"""The event loop: many tasks in one thread, each waiting by being left alone until the kernel says it is ready.
-
-A descriptor stays registered from its first wait until it is closed: a wait that finds it registered costs no system
-call. What becomes ready while nobody waits for it is no longer watched, until somebody does.
-"""
+"""The event loop: many tasks in one thread, each waiting by being left alone until the kernel says it is ready."""
 
 from __future__ import annotations
 
@@ -17,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from enchufe.engines.pollers import Poller, best
+from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
-from enchufe.waiting import READ, WRITE, Doorbell, Interest, Waitable
+from enchufe.waiting import READ, Doorbell, Interest, Waitable
 
 T = TypeVar("T")
 
@@ -52,17 +49,6 @@ class Task:
         self.timer: float | None = None
 
 
-class _Slot:
-    """Who waits for a descriptor, and what the poller watches it for."""
-
-    __slots__ = ("reader", "watched", "writer")
-
-    def __init__(self) -> None:
-        self.reader: Task | None = None
-        self.writer: Task | None = None
-        self.watched = 0
-
-
 class Loop:
     """Runs tasks until they end. It is the `Waiter` of all of them.
 
@@ -76,9 +62,9 @@ class Loop:
     blocks = False
 
     def __init__(self, poller: Poller | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._poller = poller or best()
         self._clock = clock
-        self._slots: dict[int, _Slot] = {}
+        self._slots: Slots[Task] = Slots(poller or best(), self._go_on)
+        self._by_descriptor = self._slots.by_descriptor
         self._current: Task | None = None
         self._queue: deque[Task] = deque()
         self._actions: list[Callable[[], None]] = []
@@ -129,7 +115,7 @@ class Loop:
             self._pool.shutdown()
         if self._bell is not None:
             self._bell.close()
-        self._poller.close()
+        self._slots.poller.close()
 
     # The waiter.
 
@@ -140,36 +126,34 @@ class Loop:
     @types.coroutine
     def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[object, None, None]:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
-        slot = self._slots.get(thing.fileno())
-        task = self._current
-        if task is not None and slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+        slot = self._by_descriptor.get(thing.fileno())
+        task = self._running()
+        if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
             slot.reader = task  # what nearly every wait is
         else:
-            task = self._park_at(thing.fileno(), interest)
+            self._slots.park(thing.fileno(), interest, task)
         if deadline is not None:
             self._set_timer(task, deadline)
         try:
             yield _PARKED
         except BaseException:
-            self._unpark(task, [(thing, interest)])
+            self._slots.unpark([(thing, interest)], task)
             raise
 
     async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
         """As `Waiter.wait`."""
-        task = self._current
-        assert task is not None, "waiting outside a task"
-        single = [(thing, kind) for thing, wanted in interests for kind in (READ, WRITE) if wanted & kind]
-        waiting = single
+        task = self._running()
+        waiting = single = apart(interests)
         try:
             for thing, kind in single:
-                self._park_at(thing.fileno(), kind)
+                self._slots.park(thing.fileno(), kind, task)
             while len(waiting) == len(single):
                 if deadline is not None:
                     self._set_timer(task, deadline)
                 await self._parked()
-                waiting = self._still_parked(task, single)
+                waiting = self._slots.parked(single, task)
         finally:
-            self._unpark(task, single)
+            self._slots.unpark(single, task)
         return [interest for interest in single if interest not in waiting]
 
     def settle(self) -> None:
@@ -189,19 +173,13 @@ class Loop:
 
     def forget(self, thing: Waitable) -> None:
         """As `Waiter.forget`."""
-        slot = self._slots.pop(thing.fileno(), None)
-        if slot is not None:
-            if slot.watched:
-                self._poller.watch(thing.fileno(), 0, slot.watched)
-            for task in (slot.reader, slot.writer):
-                if task is not None:
-                    self._enqueue(task)
+        for task in self._slots.forget(thing.fileno()):
+            self._enqueue(task)
 
     @types.coroutine
     def pause(self) -> Generator[object, None, None]:
         """As `Waiter.pause`: the others that are ready run first."""
-        assert self._current is not None, "waiting outside a task"
-        self._enqueue(self._current)
+        self._enqueue(self._running())
         yield _PARKED
 
     def before_waiting(self, action: Callable[[], None]) -> None:
@@ -210,8 +188,7 @@ class Loop:
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """As `Waiter.offload`, in one of a few threads."""
-        task = self._current
-        assert task is not None, "waiting outside a task"
+        task = self._running()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="enchufe offload")
         future = self._pool.submit(function, *args)
@@ -223,32 +200,7 @@ class Loop:
     # One round: what the kernel says is ready, then what was put off, then whose time has come.
 
     def _round(self) -> None:
-        slots, poller, step = self._slots, self._poller, self._step
-        readable, writable = poller.readable, poller.writable
-        for descriptor, bits in poller.poll(self._patience()):
-            slot = slots.get(descriptor)
-            if slot is None:
-                continue
-            idle = 0
-            if bits & readable:
-                task = slot.reader
-                if task is None:
-                    idle = READ
-                else:
-                    slot.reader = None
-                    if not task.queued:
-                        step(task)
-            if bits & writable:
-                task = slot.writer
-                if task is None:
-                    idle |= WRITE
-                else:
-                    slot.writer = None
-                    if not task.queued:
-                        self._step(task)
-            # Told again and again though nobody waits for it: watch it no longer.
-            if slot.watched & idle and slots.get(descriptor) is slot:
-                self._watch(descriptor, slot, slot.watched & ~idle)
+        self._slots.poll(self._patience())
         for _ in range(len(self._queue)):
             task = self._queue.popleft()
             task.queued = False
@@ -297,57 +249,21 @@ class Loop:
     def _parked(self) -> Generator[object, None, None]:
         yield _PARKED
 
-    def _park_at(self, descriptor: int, interest: int) -> Task:
-        """Note that the current task waits for one thing there, READ or WRITE."""
+    def _running(self) -> Task:
+        """The task that asks."""
         task = self._current
-        assert task is not None, "waiting outside a task"
-        slot = self._slots.get(descriptor)
-        if slot is None:
-            if descriptor < 0:
-                raise LocalProtocolError("waiting for something that is closed")
-            slot = self._slots[descriptor] = _Slot()
-        if (slot.reader if interest == READ else slot.writer) not in (None, task):
-            raise LocalProtocolError(
-                "two tasks wait for the same end of one connection", hint="One may receive while another sends."
-            )
-        if interest == READ:
-            slot.reader = task
-        else:
-            slot.writer = task
-        if interest & ~slot.watched:
-            self._watch(descriptor, slot, slot.watched | interest)
+        if task is None:
+            raise LocalProtocolError("waiting by a loop outside its tasks")
         return task
 
-    def _unpark(self, task: Task, interests: list[Interest]) -> None:
-        for thing, interest in interests:
-            slot = self._slots.get(thing.fileno())
-            if slot is not None:
-                if interest == READ and slot.reader is task:
-                    slot.reader = None
-                elif interest == WRITE and slot.writer is task:
-                    slot.writer = None
-
-    def _still_parked(self, task: Task, interests: list[Interest]) -> list[Interest]:
-        parked = []
-        for thing, interest in interests:
-            slot = self._slots.get(thing.fileno())
-            if slot is not None and task is (slot.reader if interest == READ else slot.writer):
-                parked.append((thing, interest))
-        return parked
-
-    def _watch(self, descriptor: int, slot: _Slot, interest: int) -> None:
-        before, slot.watched = slot.watched, interest
-        try:
-            self._poller.watch(descriptor, interest, before)
-        except LocalProtocolError:
-            del self._slots[descriptor]
-            raise
+    def _go_on(self, task: Task) -> None:
+        if not task.queued:
+            self._step(task)
 
     def _wake_reader(self, descriptor: int) -> None:
-        slot = self._slots.get(descriptor)
-        if slot is not None and slot.reader is not None:
-            self._enqueue(slot.reader)
-            slot.reader = None
+        task = self._slots.wake(descriptor)
+        if task is not None:
+            self._enqueue(task)
 
     def _set_timer(self, task: Task, deadline: float) -> None:
         task.deadline = deadline

@@ -16,7 +16,7 @@ from enchufe.engines import Engine, events, processes, threads
 from enchufe.errors import LocalProtocolError
 from enchufe.framing.base import Framing
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
-from enchufe.transports import Listener, parse_address
+from enchufe.transports import parse_address
 from enchufe.waiting import BlockingWaiter, drive
 
 ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
@@ -203,18 +203,13 @@ def _prepare(
 ) -> tuple[Engine, list[str]]:
     if engine not in ENGINES:
         raise LocalProtocolError(f"no engine {engine!r}", hint=f"There are: {', '.join(ENGINES)}.")
-    if not addresses:
-        raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
-    listeners: list[Listener] = []
+    ready = _awaitable(handler, engine)
+    acceptor = Acceptor.listening(addresses, backlog, options)
     try:
-        for address in addresses:
-            listeners.append(Listener(parse_address(address), backlog=backlog))
-        bound = [address for listener in listeners for address in listener.addresses]
-        acceptor = Acceptor(listeners, options)
-        return _engine(_awaitable(handler, engine), acceptor, engine, workers), bound
+        bound = [address for listener in acceptor.listeners for address in listener.addresses]
+        return _engine(ready, acceptor, engine, workers), bound
     except BaseException:
-        for listener in listeners:
-            listener.close()
+        acceptor.close()
         raise
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
@@ -15,7 +15,7 @@ from enchufe.errors import BrokenError, BusyError, EnchufeError, LocalProtocolEr
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import BeatingConnection, Heartbeat
-from enchufe.transports import Listener, Transport
+from enchufe.transports import Listener, Transport, parse_address
 from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 Handler = Callable[[Connection], Awaitable[None]]
@@ -177,6 +177,25 @@ class Acceptor:
         self._full = False
         # Made where it is waited for, since a fork would share it; but before descriptors may have run out.
         self._room: Doorbell | None = None
+
+    @classmethod
+    def listening(cls, addresses: Sequence[str], backlog: int, options: ServerOptions) -> Acceptor:
+        """An acceptor that listens on `addresses`.
+
+        Raises:
+            LocalProtocolError: there are none, or one cannot be listened on.
+        """
+        if not addresses:
+            raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
+        listeners: list[Listener] = []
+        try:
+            for address in addresses:
+                listeners.append(Listener(parse_address(address), backlog=backlog))
+        except BaseException:
+            for listener in listeners:
+                listener.close()
+            raise
+        return cls(listeners, options)
 
     def interests(self) -> list[Interest]:
         """What to wait for before accepting again: somebody who comes, or room for them."""

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
-from enchufe.engines.loop import Loop, Task
+from enchufe.engines.loop import Loop
 from enchufe.engines.pollers import Poller, best
 from enchufe.errors import DeadlineExceeded, EnchufeError
 from enchufe.server import Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
-from enchufe.waiting import READ, Doorbell, Interest
+from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 NAME: Final = "events"
 
 _AT_ONCE: Final = 64  # connections accepted before those that are in have their turn
+
+
+class Spawner(Waiter, Protocol):
+    """A waiter that runs tasks: our own loop, or one over somebody else's."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[BaseException | None], None]) -> object:
+        """Run `coroutine` as a task; `finish` gets what it raised."""
 
 
 class Engine:
@@ -45,7 +52,7 @@ class Engine:
             with self._lock:
                 self._stop.close()
 
-    async def serve(self, loop: Loop) -> None:
+    async def serve(self, loop: Spawner) -> None:
         """What `run` runs, in a loop that the caller owns."""
         acceptor = self._acceptor
         interests: list[Interest] = []
@@ -68,17 +75,17 @@ class Engine:
             acceptor.dispose()
             ended.close()
 
-    def _start(self, loop: Loop, transport: Transport, ended: Doorbell) -> None:
-        def finish(task: Task) -> None:
+    def _start(self, loop: Spawner, transport: Transport, ended: Doorbell) -> None:
+        def finish(error: BaseException | None) -> None:
             self._acceptor.release(transport)
             if self._draining and not self._acceptor.open:
                 ended.ring()
-            if task.error is not None:
-                log.error("serving %s failed", transport.peer, exc_info=task.error)
+            if error is not None:
+                log.error("serving %s failed", transport.peer, exc_info=error)
 
         loop.spawn(serve_connection(self._handler, transport, self._acceptor.options), finish)
 
-    async def _drain(self, loop: Loop, ended: Doorbell) -> None:
+    async def _drain(self, loop: Spawner, ended: Doorbell) -> None:
         options = self._acceptor.options
         self._draining = True
         for transport in list(self._acceptor.open):
@@ -89,7 +96,7 @@ class Engine:
             transport.close()
         await self._all_ended(loop, ended, 1.0)
 
-    async def _all_ended(self, loop: Loop, ended: Doorbell, seconds: float) -> None:
+    async def _all_ended(self, loop: Spawner, ended: Doorbell, seconds: float) -> None:
         deadline = loop.now() + seconds
         with contextlib.suppress(EnchufeError):
             while self._acceptor.open:

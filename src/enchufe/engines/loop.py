@@ -25,6 +25,10 @@ _WORKERS: Final = 4  # threads for what keeps a disk or a processor busy
 _PARKED: Final = object()
 
 
+Finish = Callable[[BaseException | None], None]
+"""Gets what a task raised, when it has ended."""
+
+
 class Task:
     """A coroutine that the loop runs.
 
@@ -34,7 +38,7 @@ class Task:
 
     __slots__ = ("deadline", "done", "error", "finish", "queued", "result", "send", "throw", "timer")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[Task], None] | None) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None) -> None:
         self.send = coroutine.send
         self.throw = coroutine.throw
         self.finish = finish
@@ -77,10 +81,10 @@ class Loop:
 
     # What runs.
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[Task], None] | None = None) -> Task:
-        """Run `coroutine` beside the others, from the next round on; `finish` is called when it has ended.
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None = None) -> Task:
+        """Run `coroutine` beside the others, from the next round on; `finish` gets what it raised when it ends.
 
-        What it raises is left in its `error`; where nobody asked to be told, `run` raises it.
+        Where nobody asks to be told, `run` raises it.
         """
         task = Task(coroutine, finish)
         self._enqueue(task)
@@ -236,7 +240,7 @@ class Loop:
     def _end(self, task: Task, result: Any, error: Exception | None) -> None:
         task.done, task.result, task.error = True, result, error
         if task.finish is not None:
-            task.finish(task)
+            task.finish(error)
         elif error is not None:
             raise error
 

@@ -179,6 +179,10 @@ if hasattr(select, "epoll"):
             """As `Poller.close`."""
             self._epoll.close()
 
+        def fileno(self) -> int:
+            """A descriptor that is readable while something is ready: this one can be watched by another loop."""
+            return self._epoll.fileno()
+
 
 if sys.platform != "linux" and hasattr(select, "kqueue"):
 
@@ -219,6 +223,10 @@ if sys.platform != "linux" and hasattr(select, "kqueue"):
         def close(self) -> None:
             """As `Poller.close`."""
             self._kqueue.close()
+
+        def fileno(self) -> int:
+            """A descriptor that is readable while something is ready: this one can be watched by another loop."""
+            return self._kqueue.fileno()
 
 
 def available() -> dict[str, type[Poller]]:

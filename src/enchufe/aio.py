@@ -35,6 +35,7 @@ class Host(ABC):
     """The `Waiter` over somebody else's loop, for one connection or one server."""
 
     blocks = False
+    unsettled = False
 
     def __init__(self) -> None:
         self._slots: Slots[Any] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
@@ -42,6 +42,8 @@ class Connection:
     Attributes:
         received, sent: messages so far.
     """
+
+    _beats: ClassVar = False  # whether there is more to `_patience` than the timeout
 
     __slots__ = (
         "_asked",
@@ -233,13 +235,14 @@ class Connection:
             return True
         if self._held:
             await self.flush()
-        transport, deadline = self.transport, self._patience()
-        if self._data:
-            self._data = b""
-        if not self._behind:
+        transport = self.transport
+        deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
+        fast, self._data = self._data, b""
+        if self._behind:
+            if self._decode():
+                return True
+        elif not fast:
             self._buffer.release()
-        elif self._decode():
-            return True
         while not self._at_end:
             if self._behind:
                 buffer = self._buffer

@@ -40,6 +40,8 @@ class Heartbeat:
 class BeatingConnection(Connection):
     """A Connection with a heartbeat: a silent peer is BrokenError."""
 
+    _beats = True
+
     __slots__ = ("_counted", "_ended", "_heard", "_said", "heartbeat")
 
     def __init__(self, *args: Any, heartbeat: Heartbeat, **options: Any) -> None:

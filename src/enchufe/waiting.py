@@ -43,10 +43,13 @@ class Waiter(Protocol):
     """How tasks wait. Transports and listeners hold one; they are the only callers of `wait`.
 
     Attributes:
-        blocks: waiting blocks the thread, and nobody but that thread: a call that blocks in the kernel does as well.
+        blocks: waiting blocks the thread, and nobody but that thread: a call that blocks in the kernel does as well,
+            after `settle` where there is anything to settle.
+        unsettled: `before_waiting` was called, ever: there may be something.
     """
 
     blocks: bool
+    unsettled: bool
 
     def now(self) -> float:
         """Seconds on the clock that deadlines are on; monotonic."""
@@ -103,6 +106,7 @@ class BlockingWaiter:
 
     def __init__(self, bell: Doorbell | None = None) -> None:
         self._bell = bell
+        self.unsettled = False
 
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
@@ -151,6 +155,7 @@ class BlockingWaiter:
     def before_waiting(self, action: Callable[[], None]) -> None:
         """Call `action` before this thread waits through any BlockingWaiter."""
         _ACTIONS.due.append(action)
+        self.unsettled = True
 
     def settle(self) -> None:
         """As `Waiter.settle`, for this thread."""

@@ -64,6 +64,7 @@ class Loop:
     """
 
     blocks = False
+    unsettled = False
 
     def __init__(self, poller: Poller | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -65,6 +65,7 @@ class LengthPrefixed(SizedFraming):
         self.offset = offset
         self.adjustment = adjustment
         self._prefix = self._form()
+        self._write = self._prefix.writer()
         self._split = super().split if offset else self._prefix.splitter(adjustment, max_size)
         # Messages of fewer bytes need no care: nothing in front, not too big, their length can be written.
         safe = not offset and adjustment <= 0
@@ -92,7 +93,7 @@ class LengthPrefixed(SizedFraming):
             LocalProtocolError: it is too big, or its length cannot be written.
         """
         if type(message) is bytes and (size := len(message)) < self._plain:
-            return (self._prefix.write(size - self.adjustment) + message,)
+            return (self._write(size - self.adjustment) + message,)
         message = octets(message)
         size, offset = len(message), self.offset
         self.check_size(size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final, Literal
 
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
@@ -34,6 +35,10 @@ class Prefix(ABC):
     @abstractmethod
     def write(self, value: int) -> bytes:
         """`value`, from 0 to `largest`, as it stands on the wire."""
+
+    def writer(self) -> Callable[[int], bytes]:
+        """`write`, in its shortest form."""
+        return self.write
 
     @abstractmethod
     def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
@@ -69,6 +74,10 @@ class Binary(Prefix):
     def write(self, value: int) -> bytes:
         """`value` as it stands on the wire."""
         return self._struct.pack(value)
+
+    def writer(self) -> Callable[[int], bytes]:
+        """`write` in one call less."""
+        return self._struct.pack
 
     def read(self, data: bytes | memoryview, start: int) -> tuple[int, int] | None:
         """The value at `start` and the index behind it: see `Prefix.read`."""

@@ -202,7 +202,7 @@ class Transport:
             DeadlineExceeded: nothing came until `deadline`.
         """
         if self._kernel_waits:
-            if not self._stopped and self._has_time(deadline):
+            if not self._stopped and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline)):
                 try:
                     if got := self._sock.recv(size):
                         self.bytes_received += len(got)
@@ -221,7 +221,7 @@ class Transport:
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `receive`, into `view`: how many bytes; 0 at a clean end."""
         if self._kernel_waits:
-            if not self._stopped and self._has_time(deadline):
+            if not self._stopped and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline)):
                 try:
                     if filled := self._sock.recv_into(view):
                         self.bytes_received += filled
@@ -244,7 +244,8 @@ class Transport:
     def _has_time(self, deadline: float | None) -> bool:
         """About to block in the kernel: whether `deadline` allows it."""
         waiter = self.waiter
-        waiter.settle()
+        if waiter.unsettled:
+            waiter.settle()
         return deadline is None or deadline - waiter.now() > _BRIEFLY
 
     async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, BusyError, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, BusyError, ClosedError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import BeatingConnection, Heartbeat
@@ -130,7 +130,7 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
         log.exception("the handler failed on its connection to %s", transport.peer)
     finally:
         if connection is not None and not isinstance(error, BrokenError):
-            await _part(connection)
+            await _part(connection, error)
         transport.close()
         if options.on_event is not None:
             options.tell(
@@ -146,13 +146,20 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
             )
 
 
-async def _part(connection: Connection) -> None:
-    """See to it that the other side can read everything that it was sent. Raises nothing of the connection's."""
+async def _part(connection: Connection, error: Exception | None) -> None:
+    """See to it that the other side can read everything that it was sent; where we failed it, not as an orderly end.
+
+    Raises nothing of the connection's.
+    """
     transport = connection.transport
     connection.deadline = deadline = transport.waiter.now() + _LINGER
     with contextlib.suppress(EnchufeError):
         await connection.flush()
-        if not connection.at_end:
+        if error is not None and not isinstance(error, (RemoteProtocolError, ClosedError)):
+            # A timeout, a bug in the handler: whoever waits for an answer must not take it for "that was all".
+            await transport.drop(0.0, deadline)
+            transport.abort()
+        elif not connection.at_end:
             await transport.end(deadline)
             await transport.drop(_QUIET, deadline)
 

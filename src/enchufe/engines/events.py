@@ -12,7 +12,7 @@ from enchufe.engines.pollers import Poller, best
 from enchufe.errors import DeadlineExceeded, EnchufeError
 from enchufe.server import Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
-from enchufe.waiting import READ, Doorbell, Interest, Waiter
+from enchufe.waiting import READ, Doorbell, Interest, Waitable, Waiter
 
 NAME: Final = "events"
 
@@ -49,31 +49,34 @@ class Engine:
             loop.run(self.serve(loop))
         finally:
             loop.close()
-            with self._lock:
-                self._stop.close()
 
     async def serve(self, loop: Spawner) -> None:
         """What `run` runs, in a loop that the caller owns."""
         acceptor = self._acceptor
-        interests: list[Interest] = []
         ended = Doorbell()
+        waited: set[Waitable] = {self._stop, ended}
         try:
-            while not any(thing is self._stop for thing, _ in interests):
+            ready: list[Interest] = []
+            while not any(thing is self._stop for thing, _ in ready):
                 for _ in range(_AT_ONCE):
                     accepted = acceptor.try_accept(loop)
                     if accepted is None:
                         break
                     self._start(loop, accepted, ended)
-                awaited = [(self._stop, READ), *acceptor.interests()]
+                interests = [(self._stop, READ), *acceptor.interests()]
+                waited.update(thing for thing, _ in interests)
                 with contextlib.suppress(DeadlineExceeded):
-                    interests = await loop.wait(awaited, acceptor.retry_at(loop.now()))
+                    ready = await loop.wait(interests, acceptor.retry_at(loop.now()))
         finally:
-            for thing, _ in acceptor.interests():
-                loop.forget(thing)
+            for thing in waited - {ended}:
+                loop.forget(thing)  # before it is closed
             acceptor.close()
             await self._drain(loop, ended)
-            acceptor.dispose()
+            loop.forget(ended)
             ended.close()
+            acceptor.dispose()
+            with self._lock:
+                self._stop.close()
 
     def _start(self, loop: Spawner, transport: Transport, ended: Doorbell) -> None:
         def finish(error: BaseException | None) -> None:

@@ -106,24 +106,19 @@ class Slots(Generic[W]):
             slot = slots.get(descriptor)
             if slot is None:
                 continue
-            idle = 0
-            if bits & readable:
-                who = slot.reader
-                if who is None:
-                    idle = READ
-                else:
-                    slot.reader = None
-                    resume(who)
-            if bits & writable:
-                who = slot.writer
-                if who is None:
-                    idle |= WRITE
-                else:
-                    slot.writer = None
-                    resume(who)
-            # Told again and again though nobody waits for it: watch it no longer.
-            if slot.watched & idle and slots.get(descriptor) is slot:
+            # Where nobody waits it would be told again and again: watch it no longer. Before anybody goes on, who may
+            # wait for just that next.
+            idle = READ if bits & readable and slot.reader is None else 0
+            if bits & writable and slot.writer is None:
+                idle |= WRITE
+            if idle & slot.watched:
                 self._watch(descriptor, slot, slot.watched & ~idle)
+            if bits & readable and (who := slot.reader) is not None:
+                slot.reader = None
+                resume(who)
+            if bits & writable and (who := slot.writer) is not None:
+                slot.writer = None
+                resume(who)
 
     def _watch(self, descriptor: int, slot: Slot[W], interest: int) -> None:
         before, slot.watched = slot.watched, interest

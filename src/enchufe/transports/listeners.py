@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import warnings
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -46,6 +47,9 @@ class Listener:
     def __init__(self, address: Address, *, backlog: int = 128) -> None:
         self._closed = True
         self._unlink: str | None = None
+        self._sockets: list[socket.socket]
+        self._transport: Callable[[socket.socket, Waiter], Transport]
+        self.addresses: list[str]
         if isinstance(address, UnixAddress):
             self._sockets, self._transport = unix.listen(address, backlog), unix.transport
             self.addresses = [unix.written(sock) for sock in self._sockets]
@@ -54,6 +58,25 @@ class Listener:
             self._sockets, self._transport = tcp.listen(address, backlog), tcp.transport
             self.addresses = [tcp.written(sock) for sock in self._sockets]
         self._closed = False
+
+    @classmethod
+    def over(
+        cls, sockets: Sequence[socket.socket], wrap: Callable[[socket.socket, Waiter], Transport], addresses: list[str]
+    ) -> Self:
+        """A listener over sockets that somebody else made listen; owns them from here on.
+
+        Args:
+            wrap: makes a transport of a socket that one of them accepted.
+            addresses: of them, as people write them.
+        """
+        listener = cls.__new__(cls)
+        listener._sockets, listener._transport = list(sockets), wrap
+        for sock in sockets:
+            sock.setblocking(False)
+        listener.addresses = addresses
+        listener._unlink = None
+        listener._closed = False
+        return listener
 
     def __repr__(self) -> str:
         return f"<Listener {', '.join(self.addresses)}{', closed' if self._closed else ''}>"

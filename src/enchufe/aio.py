@@ -342,8 +342,9 @@ class TrioHost(Host):
 
     async def join(self) -> None:
         """As `Host.join`."""
-        with self._trio.CancelScope(shield=True):
-            await self._stack.aclose()
+        assert self._nursery is not None
+        self._nursery.cancel_scope.shield = True
+        await self._stack.aclose()
 
     async def sleep_forever(self) -> None:
         """As `Host.sleep_forever`."""

@@ -50,11 +50,11 @@ def a_framing(chance: random.Random) -> Framing:
 
 def a_message(chance: random.Random, kind: Framing) -> bytes:
     if isinstance(kind, framing.FixedLength):
-        return bytes(chance.choices(range(256), k=kind.size))
+        return chance.randbytes(kind.size)
     size = chance.choice((0, 1, 3, 10, 64, 300, 3000))
     if isinstance(kind, framing.Delimited):
-        return bytes(chance.choices(b"abcxyz ", k=size))
-    data = bytes(chance.choices(range(256), k=size))
+        return chance.choice((b"a", b"x y", b"...")) * (size // 3)
+    data = chance.randbytes(size)
     if isinstance(kind, framing.Typed):
         return b"A" + data[:8].ljust(8) if chance.random() < 0.5 else b"B" + data
     return data.rjust(6) if isinstance(kind, framing.LengthPrefixed) and kind.offset else data

@@ -71,18 +71,19 @@ class _Pipe:
         self._network = network
         self._random = network.random
         self.fault = fault
-        self.room = self._random.choice((1, 7, 200, 4096, 65536))
+        self.room = self._random.choice((5, 50, 300, 300, 4096, 4096, 65536, 65536))
         self.latency = self._random.choice((0.0, 0.001, 0.05))
         self.under_way: deque[tuple[float, bytes | None]] = deque()  # None: a reset
         self.arrived = bytearray()
         self.ended = False  # b"" was put in behind the last byte
         self.at_end = False  # and has arrived
+        self.flying = 0  # bytes under way
         self.carried = 0
         self.stalled_until = 0.0
         self.vanished = False
 
     def free(self) -> int:
-        return max(0, self.room - len(self.arrived) - sum(len(data) for _, data in self.under_way if data))
+        return self.room - len(self.arrived) - self.flying
 
     def put(self, data: bytes | None) -> None:
         jitter = self._random.choice((0.0, 0.0, 0.0005, 0.01))
@@ -90,6 +91,7 @@ class _Pipe:
         if self.under_way:
             when = max(when, self.under_way[-1][0])  # a stream: nothing overtakes
         self.under_way.append((max(when, self.stalled_until), data))
+        self.flying += len(data or b"")
 
     def move(self, now: float) -> bool:
         """Let arrive what has: False where the connection broke on the way."""
@@ -101,6 +103,7 @@ class _Pipe:
             if fault is not None and self.carried + len(data) >= fault.after:
                 self.fault = None
                 keep = max(0, fault.after - self.carried)
+                self.flying -= keep
                 self._arrive(data[:keep])
                 if fault.kind == "reset":
                     return False
@@ -113,6 +116,7 @@ class _Pipe:
                 if not data[keep:] and not (self.ended and len(self.under_way) == 1):
                     self.under_way.popleft()
                 continue
+            self.flying -= len(data)
             self._arrive(data)
         return True
 
@@ -144,7 +148,7 @@ class _SimSocket:
 
     def ready(self) -> int:
         readable = self.incoming.arrived or self.incoming.at_end or self.broken or not self.receives
-        writable = self.outgoing.free() or self.broken or not self.sends
+        writable = self.outgoing.free() > 0 or self.broken or not self.sends
         return (READ if readable else 0) | (WRITE if writable else 0)
 
     def coming(self) -> deque[tuple[float, bytes | None]]:
@@ -176,7 +180,6 @@ class _SimSocket:
 
     def recv_into(self, view: Buffer, _size: int = 0, _flags: int = 0) -> int:
         self._check()
-        self._network.step()
         pipe = self.incoming
         if pipe.arrived:
             count = min(len(view), len(pipe.arrived))
@@ -196,7 +199,6 @@ class _SimSocket:
 
     def sendmsg(self, pieces: Sequence[Buffer], _ancillary: object = (), _flags: int = 0) -> int:
         self._check()
-        self._network.step()
         if self.broken or not self.sends:
             number = self.broken or errno.EPIPE
             raise OSError(number, os.strerror(number))
@@ -204,7 +206,7 @@ class _SimSocket:
             self.incoming.put(None)  # as TCP: the first send to nobody is taken, and answered by a reset
             return sum(map(len, pieces))
         data = b"".join(pieces)
-        count = min(len(data), self.outgoing.free())
+        count = min(len(data), max(0, self.outgoing.free()))
         if not data:
             return 0
         if not count:

@@ -357,11 +357,12 @@ class TrioHost(Host):
     def _unwatch(self, descriptor: int) -> None:
         assert self._watching is not None
         self._watching.cancel()
+        self._watching = None
         self._trio.lowlevel.notify_closing(descriptor)
 
     async def _look(self, descriptor: int, watching: trio.CancelScope) -> None:
         with watching:
-            while True:
+            while self._watching is watching:
                 try:
                     await self._trio.lowlevel.wait_readable(descriptor)
                 except self._trio.ClosedResourceError:

@@ -14,7 +14,7 @@ ORDER = [
     ("F0", "errors"), ("F0", "printable"), ("F0", "entry"), ("F0", "events"), ("F0", "buffer"),
     ("F1", "framing"), ("F1", "transfer"),
     ("F2", "waiting"), ("F2", "transports"), ("F2", "store"),
-    ("F3", "connection"), ("F3", "heartbeat"), ("F3", "link"), ("F3", "session"), ("F3", "access"),
+    ("F3", "file"), ("F3", "connection"), ("F3", "heartbeat"), ("F3", "link"), ("F3", "session"), ("F3", "access"),
     ("F4", "server"),
     ("F5", "engines"), ("F5", "aio"), ("F5", "blocking"), ("F5", "files"), ("F5", "testing"),
     ("F6", "__init__"), ("F6", "web"), ("F6", "cli"), ("F6", "__main__"),

@@ -14,6 +14,7 @@ from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.engines import Engine, events, processes, threads
 from enchufe.errors import LocalProtocolError
+from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
@@ -70,6 +71,13 @@ class BlockingConnection:
         """Go on with another framing, from the first byte behind the last message received."""
         self._connection.reframe(framing)
 
+    def file(self) -> BlockingFile:
+        """Go on without messages: read and write as in a file, from the first byte behind the last message.
+
+        The connection belongs to the file from here on.
+        """
+        return BlockingFile(self._connection.file())
+
     def close(self) -> None:
         """Close both directions."""
         self._connection.close()
@@ -118,7 +126,8 @@ class Server:
     Args:
         handler: what to do with each connection: `async def`, or, under threads and processes, a plain `def` that
             gets a BlockingConnection.
-        addresses: where to listen, one or more of `host:port`, `:port`, `unix:/path`; port 0 takes a free port.
+        addresses: where to listen, one or more of `host:port`, `:port`, `unix:/path`; port 0 takes a free port;
+            `systemd:` takes the sockets that a socket unit hands over (LISTEN_FDS).
         framing: how messages are told apart.
         engine: how connections wait: "threads", "processes" or "events".
         workers: how many processes do that, each with an engine of its own; None: this one. "processes" takes

@@ -8,6 +8,7 @@ from typing import ClassVar, Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
+from enchufe.file import ConnectionFile
 from enchufe.framing.base import Framing
 from enchufe.transports import Transport, advance
 
@@ -53,6 +54,7 @@ class Connection:
         "_buffer",
         "_data",
         "_decoder",
+        "_file",
         "_held",
         "_held_size",
         "_mark",
@@ -98,6 +100,7 @@ class Connection:
         self._behind = False
         self._held: list[Buffer] = []
         self._held_size = 0
+        self._file: ConnectionFile | None = None
 
     def __repr__(self) -> str:
         return f"<Connection {type(self.framing).__name__} over {self.transport!r}>"
@@ -110,7 +113,7 @@ class Connection:
     @property
     def at_end(self) -> bool:
         """Whether the other side's end has come; messages before it may still be in hand."""
-        return self._at_end
+        return self._at_end if self._file is None else self._file.at_end
 
     async def send(self, *messages: Buffer) -> None:
         """Send messages, gathered in one call where the kernel lets us.
@@ -140,7 +143,9 @@ class Connection:
             await self.transport.waiter.pause()
 
     async def flush(self) -> None:
-        """Send what is held back, if anything is. Raises as `send` does."""
+        """Send what is held back, if anything is, and what was written into a file. Raises as `send` does."""
+        if self._file is not None:
+            await self._file.flush()
         if self._held:
             pieces, self._held, self._held_size = self._held, [], 0
             try:
@@ -205,6 +210,19 @@ class Connection:
         self.framing = framing
         self._decoder = framing.decoder()
         self._split = framing.splitter()
+
+    def file(self) -> ConnectionFile:
+        """Go on without messages: read and write as in a file, from the first byte behind the last message.
+
+        The connection belongs to the file from here on.
+
+        Raises:
+            LocalProtocolError: as `reframe`.
+        """
+        self.reframe(self.framing)
+        held, self._held, self._held_size = b"".join(self._held), [], 0
+        self._file = ConnectionFile(self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end)
+        return self._file
 
     def close(self) -> None:
         """Close both directions; what was received and not asked for is lost. Closing again does nothing."""

@@ -15,7 +15,7 @@ from enchufe.errors import BrokenError, BusyError, ClosedError, EnchufeError, Lo
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import BeatingConnection, Heartbeat
-from enchufe.transports import Listener, Transport, parse_address
+from enchufe.transports import Listener, Transport, inherited, parse_address
 from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 Handler = Callable[[Connection], Awaitable[None]]
@@ -197,7 +197,10 @@ class Acceptor:
         listeners: list[Listener] = []
         try:
             for address in addresses:
-                listeners.append(Listener(parse_address(address), backlog=backlog))
+                if address == inherited.ADDRESS:
+                    listeners += inherited.listeners()
+                else:
+                    listeners.append(Listener(parse_address(address), backlog=backlog))
         except BaseException:
             for listener in listeners:
                 listener.close()

@@ -47,6 +47,7 @@ class Listener:
     def __init__(self, address: Address, *, backlog: int = 128) -> None:
         self._closed = True
         self._unlink: str | None = None
+        self._borrowed = False
         self._sockets: list[socket.socket]
         self._transport: Callable[[socket.socket, Waiter], Transport]
         self.addresses: list[str]
@@ -61,13 +62,19 @@ class Listener:
 
     @classmethod
     def over(
-        cls, sockets: Sequence[socket.socket], wrap: Callable[[socket.socket, Waiter], Transport], addresses: list[str]
+        cls,
+        sockets: Sequence[socket.socket],
+        wrap: Callable[[socket.socket, Waiter], Transport],
+        addresses: list[str],
+        *,
+        borrowed: bool = False,
     ) -> Self:
         """A listener over sockets that somebody else made listen; owns them from here on.
 
         Args:
             wrap: makes a transport of a socket that one of them accepted.
             addresses: of them, as people write them.
+            borrowed: another process keeps them too, and goes on listening when this one closes its copies.
         """
         listener = cls.__new__(cls)
         listener._sockets, listener._transport = list(sockets), wrap
@@ -75,6 +82,7 @@ class Listener:
             sock.setblocking(False)
         listener.addresses = addresses
         listener._unlink = None
+        listener._borrowed = borrowed
         listener._closed = False
         return listener
 
@@ -157,8 +165,9 @@ class Listener:
             return
         self._closed = True
         for sock in self._sockets:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in accept
+            if not self._borrowed:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in accept
             sock.close()
         if self._unlink is not None:
             with contextlib.suppress(FileNotFoundError):

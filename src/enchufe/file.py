@@ -1,0 +1,213 @@
+"""A connection as a file: the HOWTO's other way to use a socket, with read, write, and the flush that people forget.
+
+What is written is buffered, and goes out when the buffer is full, on `flush`, when the file is closed, and always
+before a read that has to wait for the other side: it may be waiting for just that.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.errors import LocalProtocolError
+from enchufe.transports import Transport
+from enchufe.waiting import drive
+
+T = TypeVar("T")
+
+_HELD: Final = 65536  # bytes written that are held back at the most
+_CHUNK: Final = 65536  # bytes asked for at once
+
+
+class ConnectionFile:
+    """Bytes both ways, without messages. Take it from `Connection.file()`; closing it closes the connection.
+
+    Args:
+        transport: the bytes; this owns it from here on.
+        buffer: what has arrived already.
+        timeout: seconds that any one call may take; None: no limit.
+        written: what is to be sent first.
+        at_end: the end has arrived behind what is in the buffer.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        buffer: ReceiveBuffer,
+        timeout: float | None,
+        *,
+        written: bytes = b"",
+        at_end: bool = False,
+    ) -> None:
+        self.transport = transport
+        self.timeout = timeout
+        self._buffer = buffer
+        self._held = bytearray(written)
+        self.at_end = at_end
+
+    def __repr__(self) -> str:
+        return f"<ConnectionFile over {self.transport!r}>"
+
+    async def read(self, size: int = -1) -> bytes:
+        """`size` bytes, fewer only at the end; all up to the end by default.
+
+        Raises:
+            BrokenError, ClosedError, DeadlineExceeded: as `Transport.receive`; what came stays for the next read.
+        """
+        while (size < 0 or len(self._buffer) < size) and await self._more():
+            pass
+        return self._buffer.take(len(self._buffer) if size < 0 else min(size, len(self._buffer)))
+
+    async def read_some(self, size: int) -> bytes:
+        """What is there, at least one byte and `size` at the most; b"" at the end. Raises as `read`."""
+        if not len(self._buffer):
+            await self._more()
+        return self._buffer.take(min(size, len(self._buffer)))
+
+    async def readline(self, limit: int = -1) -> bytes:
+        """A line with its line feed; without one at the end, or where `limit` bytes held none. Raises as `read`."""
+        searched = 0
+        while True:
+            found = self._buffer.find(b"\n", searched)
+            searched = len(self._buffer)
+            if found >= 0 or 0 <= limit <= searched or not await self._more():
+                stop = found + 1 if found >= 0 else searched
+                return self._buffer.take(stop if limit < 0 else min(stop, limit))
+
+    async def write(self, data: Buffer) -> int:
+        """Buffer `data`, sending where there is too much of it: its size.
+
+        Raises:
+            BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
+        """
+        view = memoryview(data).cast("B")
+        if len(self._held) + len(view) < _HELD:
+            self._held += view
+        else:
+            held, self._held = self._held, bytearray()
+            await self.transport.send([held, view], self._deadline())
+        return len(view)
+
+    async def flush(self) -> None:
+        """Send what is buffered. Raises as `write`."""
+        if self._held:
+            held, self._held = self._held, bytearray()
+            await self.transport.send([held], self._deadline())
+
+    async def end(self) -> None:
+        """Flush, and half-close: "I am done writing, still reading". Raises as `write`."""
+        await self.flush()
+        await self.transport.end(self._deadline())
+
+    async def close(self) -> None:
+        """Flush and close both directions. Raises as `write`; it is closed then, too."""
+        try:
+            await self.flush()
+        finally:
+            self.transport.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        line = await self.readline()
+        if not line:
+            raise StopAsyncIteration
+        return line
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self.close()
+        else:
+            self.transport.close()
+
+    async def _more(self) -> bool:
+        """Have more bytes in hand: False at the end."""
+        if not self.at_end:
+            view = self._buffer.space(_CHUNK)
+            count = self.transport.try_receive_into(view)
+            if count is None:
+                await self.flush()
+                count = await self.transport.receive_into(view, self._deadline())
+            self._buffer.received(count)
+            self.at_end = not count
+        return not self.at_end
+
+    def _deadline(self) -> float | None:
+        return None if self.timeout is None else self.transport.waiter.now() + self.timeout
+
+
+class BlockingFile(io.BufferedIOBase):
+    """The same for code that does not await: what `csv`, `pickle`, `io.TextIOWrapper` and `shutil` take for a file."""
+
+    def __init__(self, file: ConnectionFile) -> None:
+        self._file = file
+
+    def __repr__(self) -> str:
+        return f"<Blocking{repr(self._file)[1:]}"
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def fileno(self) -> int:
+        """The connection's descriptor. Who reads or writes it past this file mixes up the order of the bytes."""
+        return self._file.transport.fileno()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As `ConnectionFile.read`."""
+        return self._do(self._file.read(-1 if size is None else size))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """As `ConnectionFile.read_some`."""
+        return self._do(self._file.read_some(_CHUNK if size < 0 else size))
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill `buffer`; less only at the end: how many bytes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """As `ConnectionFile.readline`."""
+        return self._do(self._file.readline(-1 if size is None else size))
+
+    def write(self, data: Any, /) -> int:
+        """As `ConnectionFile.write`."""
+        return self._do(self._file.write(data))
+
+    def flush(self) -> None:
+        """As `ConnectionFile.flush`."""
+        if not self.closed:
+            self._do(self._file.flush())
+
+    def end(self) -> None:
+        """As `ConnectionFile.end`."""
+        self._do(self._file.end())
+
+    def close(self) -> None:
+        """As `ConnectionFile.close`; closing again does nothing."""
+        if not self.closed:
+            try:
+                super().close()  # flushes
+            finally:
+                self._file.transport.close()
+
+    def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if self.closed:
+            coroutine.close()
+            raise LocalProtocolError("the file is closed")
+        return drive(coroutine)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from enchufe import transports
 from enchufe.connection import Connection
 from enchufe.engines import events, pollers
+from enchufe.engines.loop import Finish
 from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
 from enchufe.framing.base import Framing
@@ -87,8 +88,8 @@ class Host(ABC):
         """Before the first `spawn`."""
 
     @abstractmethod
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[BaseException | None], None]) -> None:
-        """Run `coroutine` as a task; `finish` gets what it raised."""
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish, about: object) -> None:
+        """Run `coroutine` as a task; `finish` gets what it raised, and `about`."""
 
     @abstractmethod
     async def join(self) -> None:
@@ -229,12 +230,12 @@ class AsyncioHost(Host):
     async def open(self) -> None:
         """As `Host.open`."""
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[BaseException | None], None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish, about: object) -> None:
         """As `Host.spawn`."""
 
         def ended(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
-            finish(asyncio.CancelledError() if task.cancelled() else task.exception())
+            finish(asyncio.CancelledError() if task.cancelled() else task.exception(), about)
 
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
@@ -324,7 +325,7 @@ class TrioHost(Host):
         """As `Host.open`."""
         self._nursery = await self._stack.enter_async_context(self._trio.open_nursery())
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[BaseException | None], None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish, about: object) -> None:
         """As `Host.spawn`."""
 
         async def run() -> None:
@@ -335,7 +336,7 @@ class TrioHost(Host):
                     await coroutine
             except Exception as caught:  # noqa: BLE001 (told)
                 error = caught
-            finish(error)
+            finish(error, about)
 
         assert self._nursery is not None
         self._nursery.start_soon(run)
@@ -451,7 +452,7 @@ class Server:
     async def __aenter__(self) -> Self:
         self._host = host()
         await self._host.open()
-        self._host.spawn(self._engine.serve(self._host), _raise)
+        self._host.spawn(self._engine.serve(self._host), _raise, None)
         return self
 
     async def __aexit__(
@@ -471,6 +472,6 @@ async def serve(
         await server._host.sleep_forever()
 
 
-def _raise(error: BaseException | None) -> None:
+def _raise(error: BaseException | None, _: object) -> None:
     if error is not None:
         raise error

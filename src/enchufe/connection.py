@@ -22,6 +22,10 @@ _HELD: Final = 65536
 # Bytes of room that a message gets at once on its length's word, however little of it came.
 _TRUSTED: Final = 1 << 20
 
+# What connections have in hand that have nothing: thousands of idle ones share them, and nobody puts anything in.
+_NONE: Final[list[bytes]] = []
+_NOTHING: Final[list[Buffer]] = []
+
 
 class Connection:
     """Messages over a transport.
@@ -92,13 +96,13 @@ class Connection:
         self._asked = _LEAST
         # Messages decoded and not handed out, the next one last. How many there were, and where their bytes are: in
         # `_data` where they came by the fast lane, else in the buffer from `_mark` on.
-        self._ready: list[bytes] = []
+        self._ready = _NONE
         self._batch = 0
         self._data = b""
         self._mark = 0
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
-        self._held: list[Buffer] = []
+        self._held: list[Buffer] = _NOTHING
         self._held_size = 0
         self._file: ConnectionFile | None = None
 
@@ -128,9 +132,11 @@ class Connection:
             pieces = [piece for message in messages for piece in self.framing.encode(message)]
         self.sent += len(messages)
         if self._held or (self._ready and self.gathers):
-            if not self._held:
+            if self._held:
+                self._held.extend(pieces)
+            else:
                 self.transport.waiter.before_waiting(self._flush_now)
-            self._held += pieces
+                self._held = list(pieces)
             self._held_size += sum(map(len, pieces))
             if self._held_size >= _HELD:
                 await self.flush()
@@ -147,7 +153,7 @@ class Connection:
         if self._file is not None:
             await self._file.flush()
         if self._held:
-            pieces, self._held, self._held_size = self._held, [], 0
+            pieces, self._held, self._held_size = self._held, _NOTHING, 0
             try:
                 await self.transport.send(pieces, self._deadline())
             except BaseException:
@@ -205,7 +211,7 @@ class Connection:
                 self._buffer.rewind(self._mark)
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
             self.received -= len(self._ready)
-            self._ready = []
+            self._ready = _NONE
             self._behind = True
         self.framing = framing
         self._decoder = framing.decoder()
@@ -220,7 +226,7 @@ class Connection:
             LocalProtocolError: as `reframe`.
         """
         self.reframe(self.framing)
-        held, self._held, self._held_size = b"".join(self._held), [], 0
+        held, self._held, self._held_size = b"".join(self._held), _NOTHING, 0
         self._file = ConnectionFile(self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end)
         return self._file
 
@@ -255,6 +261,7 @@ class Connection:
             await self.flush()
         transport = self.transport
         deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
+        self._ready = _NONE
         fast, self._data = self._data, b""
         if self._behind:
             if self._decode():

@@ -114,8 +114,8 @@ class Conversation:
     async def _main(self) -> None:
         loop = self.loop
         bell = Doorbell()
-        serving = loop.spawn(self.server.serve(loop), lambda _: bell.ring())
-        tasks = [loop.spawn(self._talk(client), lambda _: bell.ring()) for client in self.clients]
+        serving = loop.spawn(self.server.serve(loop), lambda *_: bell.ring())
+        tasks = [loop.spawn(self._talk(client), lambda *_: bell.ring()) for client in self.clients]
         if self.stop_after is not None:
             await self._sleep(loop, self.stop_after)
             self.server.stop()
@@ -149,7 +149,7 @@ class Conversation:
         sending = None
         try:
             if client.pipelined:
-                sending = loop.spawn(self._send_all(connection, client), lambda _: None)
+                sending = loop.spawn(self._send_all(connection, client), lambda *_: None)
                 async for answer in connection:
                     client.answers.append(answer)
             else:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from enchufe.engines.loop import Loop
+from enchufe.engines.loop import Finish, Loop
 from enchufe.engines.pollers import Poller, best
 from enchufe.errors import DeadlineExceeded, EnchufeError
 from enchufe.server import Acceptor, Handler, log, serve_connection
@@ -22,8 +22,8 @@ _AT_ONCE: Final = 64  # connections accepted before those that are in have their
 class Spawner(Waiter, Protocol):
     """A waiter that runs tasks: our own loop, or one over somebody else's."""
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Callable[[BaseException | None], None]) -> object:
-        """Run `coroutine` as a task; `finish` gets what it raised."""
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish, about: object) -> object:
+        """Run `coroutine` as a task; `finish` gets what it raised, and `about`."""
 
 
 class Engine:
@@ -35,7 +35,8 @@ class Engine:
         self._poller = poller
         self._lock = threading.RLock()  # a signal handler may call stop() while we hold it
         self._stop = Doorbell()
-        self._draining = False
+        self._ended: Doorbell | None = None  # rung when the last connection has, while we drain
+        self._finish = self._finished  # once, not for every connection
 
     def stop(self) -> None:
         """Ask `run` to drain and return; any thread or signal handler may."""
@@ -62,7 +63,7 @@ class Engine:
                     accepted = acceptor.try_accept(loop)
                     if accepted is None:
                         break
-                    self._start(loop, accepted, ended)
+                    self._start(loop, accepted)
                 interests = [(self._stop, READ), *acceptor.interests()]
                 waited.update(thing for thing, _ in interests)
                 with contextlib.suppress(DeadlineExceeded):
@@ -78,19 +79,19 @@ class Engine:
             with self._lock:
                 self._stop.close()
 
-    def _start(self, loop: Spawner, transport: Transport, ended: Doorbell) -> None:
-        def finish(error: BaseException | None) -> None:
-            self._acceptor.release(transport)
-            if self._draining and not self._acceptor.open:
-                ended.ring()
-            if error is not None:
-                log.error("serving %s failed", transport.peer, exc_info=error)
+    def _start(self, loop: Spawner, transport: Transport) -> None:
+        loop.spawn(serve_connection(self._handler, transport, self._acceptor.options), self._finish, transport)
 
-        loop.spawn(serve_connection(self._handler, transport, self._acceptor.options), finish)
+    def _finished(self, error: BaseException | None, transport: Transport) -> None:
+        self._acceptor.release(transport)
+        if self._ended is not None and not self._acceptor.open:
+            self._ended.ring()
+        if error is not None:
+            log.error("serving %s failed", transport.peer, exc_info=error)
 
     async def _drain(self, loop: Spawner, ended: Doorbell) -> None:
         options = self._acceptor.options
-        self._draining = True
+        self._ended = ended
         for transport in list(self._acceptor.open):
             transport.stop_receiving()
         await self._all_ended(loop, ended, options.drain)

@@ -25,8 +25,8 @@ _WORKERS: Final = 4  # threads for what keeps a disk or a processor busy
 _PARKED: Final = object()
 
 
-Finish = Callable[[BaseException | None], None]
-"""Gets what a task raised, when it has ended."""
+Finish = Callable[[BaseException | None, Any], None]
+"""Gets what a task raised, when it has ended, and what it was said to be about."""
 
 
 class Task:
@@ -36,12 +36,12 @@ class Task:
         done: it has ended: with `result`, or `error`.
     """
 
-    __slots__ = ("deadline", "done", "error", "finish", "queued", "result", "send", "throw", "timer")
+    __slots__ = ("about", "coroutine", "deadline", "done", "error", "finish", "queued", "result", "timer")
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None) -> None:
-        self.send = coroutine.send
-        self.throw = coroutine.throw
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None, about: object) -> None:
+        self.coroutine = coroutine
         self.finish = finish
+        self.about = about
         self.done = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -76,26 +76,24 @@ class Loop:
         self._timers: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
-        self._bell: Doorbell | None = None
+        self._bell = Doorbell()
+        self._answering = False
         self._thread = threading.get_ident()
         self._pool: ThreadPoolExecutor | None = None
 
     # What runs.
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None = None) -> Task:
-        """Run `coroutine` beside the others, from the next round on; `finish` gets what it raised when it ends.
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None = None, about: object = None) -> Task:
+        """Run `coroutine` beside the others, from the next round on; `finish` gets what it raised, and `about`.
 
         Where nobody asks to be told, `run` raises it.
         """
-        task = Task(coroutine, finish)
+        task = Task(coroutine, finish, about)
         self._enqueue(task)
         return task
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` in the loop's thread, from whatever thread."""
-        if self._bell is None:
-            self._bell = Doorbell()
-            self.spawn(self._answer_calls(self._bell))
         self._calls.append(function)
         self._bell.ring()
 
@@ -106,7 +104,10 @@ class Loop:
             LocalProtocolError: it awaited something foreign. And whatever it raises.
         """
         self._thread = threading.get_ident()
-        main = self.spawn(coroutine, lambda _: None)
+        if not self._answering:
+            self._answering = True
+            self.spawn(self._answer_calls())
+        main = self.spawn(coroutine, lambda *_: None)
         while not main.done:
             self._round()
         if main.error is not None:
@@ -118,8 +119,7 @@ class Loop:
         """Give back the poller and the threads; what has not ended never will."""
         if self._pool is not None:
             self._pool.shutdown()
-        if self._bell is not None:
-            self._bell.close()
+        self._bell.close()
         self._slots.poller.close()
 
     # The waiter.
@@ -223,9 +223,9 @@ class Loop:
         self._current = task
         task.deadline = None
         try:
-            trap = task.send(None) if error is None else task.throw(error)
+            trap = task.coroutine.send(None) if error is None else task.coroutine.throw(error)
             while trap is not _PARKED:
-                trap = task.throw(
+                trap = task.coroutine.throw(
                     LocalProtocolError(
                         f"the events engine cannot await {trap!r}",
                         hint="Await only enchufe's own calls there; use enchufe.aio for code that awaits others.",
@@ -241,7 +241,7 @@ class Loop:
     def _end(self, task: Task, result: Any, error: Exception | None) -> None:
         task.done, task.result, task.error = True, result, error
         if task.finish is not None:
-            task.finish(error)
+            task.finish(error, task.about)
         elif error is not None:
             raise error
 
@@ -290,9 +290,9 @@ class Loop:
             else:
                 self._step(task, DeadlineExceeded("nothing happened before the deadline"))
 
-    async def _answer_calls(self, bell: Doorbell) -> None:
+    async def _answer_calls(self) -> None:
         while True:
-            await self.wait_one(bell, READ)
-            bell.clear()
+            await self.wait_one(self._bell, READ)
+            self._bell.clear()
             while self._calls:
                 self._calls.popleft()()

@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import socket
+import sys
 from typing import Any, Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
@@ -44,7 +45,7 @@ def transport(sock: socket.socket, waiter: Waiter) -> Transport:
     """
     try:
         set_options(sock)
-        local, peer = _written(sock.getsockname()), _written(sock.getpeername())
+        local, peer = sys.intern(_written(sock.getsockname())), _written(sock.getpeername())  # a server's are all one
     except OSError as error:
         sock.close()
         raise BrokenError("the other side left at once") from error

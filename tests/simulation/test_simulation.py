@@ -45,12 +45,13 @@ def test_waiting_for_each_other_is_found() -> None:
     loop = network.loop()
 
     async def main() -> None:
-        network.listen("server:1")
+        listener = network.listen("server:1")
         connection = Connection(network.connect("server:1", loop), framing.Lines())
         try:
             await connection.receive()
         finally:
             connection.close()
+            listener.close()
 
     with pytest.raises(AssertionError, match="seed 7: nothing will ever happen"):
         loop.run(main())

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from enchufe import testing, transports
+from enchufe import transports
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
-from enchufe.testing import CHECKS, check_transport
+from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, parse_address, tcp
 from enchufe.transports.stream import advance
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
@@ -61,12 +61,12 @@ def test_the_contract_finds_a_broken_transport(tmp_path: Path) -> None:
         return one, Transport(far, WAITER, name="lossy", local="", peer="")
 
     with pytest.raises(AssertionError), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(testing, "_LONG", 0.3)
+        patch.setattr(contract, "_LONG", 0.3)
         check_transport(make_pair)
 
 
 def test_every_check_of_the_contract_runs() -> None:
-    named = {name for name in vars(testing) if name.startswith("check_")} - {"check_transport"}
+    named = {name for name in vars(contract) if name.startswith("check_")} - {"check_transport"}
     assert named == {check.__name__ for check in CHECKS}
 
 

@@ -22,8 +22,10 @@ from enchufe.engines.loop import Finish
 from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
 from enchufe.framing.base import Framing
+from enchufe.heartbeat import Heartbeat, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
+from enchufe.transports.certificates import ClientTls, ServerTls, for_client
 from enchufe.waiting import READ, Interest, Waitable
 
 if TYPE_CHECKING:
@@ -391,20 +393,25 @@ class connect:
     """Connect to a server: `async with aio.connect(...) as connection`, or `connection = await aio.connect(...)`.
 
     Args:
-        address: `host:port` or `unix:/path`.
-        framing: how messages are told apart; the same as the server's.
-        timeout: seconds that connecting, and then any one call, may take; None: no limit.
-
-    Raises:
-        LocalProtocolError: `address` is none.
-        BrokenError: nobody answers there.
-        DeadlineExceeded: nobody answered in time.
+        address, framing, timeout, tls, server_hostname, heartbeat: as for `enchufe.connect`, whose errors it raises.
     """
 
-    def __init__(self, address: str, *, framing: Framing, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        framing: Framing,
+        timeout: float | None = None,
+        tls: ClientTls | None = None,
+        server_hostname: str | None = None,
+        heartbeat: Heartbeat | None = None,
+    ) -> None:
         self._address = parse_address(address)
         self._framing = framing
         self._timeout = timeout
+        self._tls = for_client(tls)
+        self._server_hostname = server_hostname
+        self._heartbeat = heartbeat
         self._connection: Connection | None = None
 
     def __await__(self) -> Generator[Any, Any, Connection]:
@@ -423,8 +430,10 @@ class connect:
     async def _connect(self) -> Connection:
         waiter = host()
         deadline = None if self._timeout is None else waiter.now() + self._timeout
-        transport = await transports.connect(self._address, waiter, deadline)
-        return Connection(transport, self._framing, timeout=self._timeout)
+        transport = await transports.connect(
+            self._address, waiter, deadline, tls=self._tls, server_hostname=self._server_hostname
+        )
+        return connection_over(transport, self._framing, timeout=self._timeout, heartbeat=self._heartbeat)
 
 
 class Server:
@@ -432,7 +441,7 @@ class Server:
 
     Args:
         handler: `async def`, with a Connection; it may await whatever the loop's own code may.
-        addresses, framing, backlog, limits: as for `enchufe.Server`.
+        addresses, framing, backlog, tls, limits: as for `enchufe.Server`.
 
     Attributes:
         addresses: where it listens, ports and all.
@@ -442,9 +451,15 @@ class Server:
     """
 
     def __init__(
-        self, handler: Handler, *addresses: str, framing: Framing, backlog: int = 128, **limits: Unpack[Limits]
+        self,
+        handler: Handler,
+        *addresses: str,
+        framing: Framing,
+        backlog: int = 128,
+        tls: ServerTls | None = None,
+        **limits: Unpack[Limits],
     ) -> None:
-        acceptor = Acceptor.listening(addresses, backlog, ServerOptions(framing=framing, **limits))
+        acceptor = Acceptor.listening(addresses, backlog, ServerOptions(framing=framing, **limits), tls)
         self.addresses = [address for listener in acceptor.listeners for address in listener.addresses]
         self._engine = events.Engine(handler, acceptor)
         self._host: Host | None = None
@@ -464,10 +479,15 @@ class Server:
 
 
 async def serve(
-    handler: Handler, *addresses: str, framing: Framing, backlog: int = 128, **limits: Unpack[Limits]
+    handler: Handler,
+    *addresses: str,
+    framing: Framing,
+    backlog: int = 128,
+    tls: ServerTls | None = None,
+    **limits: Unpack[Limits],
 ) -> None:
     """Serve until cancelled, then drain. Arguments and errors as for Server."""
-    async with Server(handler, *addresses, framing=framing, backlog=backlog, **limits) as server:
+    async with Server(handler, *addresses, framing=framing, backlog=backlog, tls=tls, **limits) as server:
         assert server._host is not None
         await server._host.sleep_forever()
 

@@ -16,8 +16,10 @@ from enchufe.engines import Engine, events, processes, threads
 from enchufe.errors import LocalProtocolError
 from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
+from enchufe.heartbeat import Heartbeat, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
+from enchufe.transports.certificates import ClientTls, ServerTls, for_client
 from enchufe.waiting import BlockingWaiter, drive
 
 ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
@@ -100,24 +102,37 @@ class BlockingConnection:
         self.close()
 
 
-def connect(address: str, *, framing: Framing, timeout: float | None = None) -> BlockingConnection:
+def connect(
+    address: str,
+    *,
+    framing: Framing,
+    timeout: float | None = None,
+    tls: ClientTls | None = None,
+    server_hostname: str | None = None,
+    heartbeat: Heartbeat | None = None,
+) -> BlockingConnection:
     """Connect to a server.
 
     Args:
         address: `host:port` or `unix:/path`.
         framing: how messages are told apart; the same as the server's.
         timeout: seconds that connecting, and then any one call, may take; None: no limit.
+        tls: speak TLS 1.3: True, or a context (`enchufe.transports.tls.client_context`).
+        server_hostname: whose certificate it must be; the host of `address` by default.
+        heartbeat: what both sides say to show that they live; the same as the server's.
 
     Raises:
         LocalProtocolError: `address` is none.
         BrokenError: nobody answers there.
         DeadlineExceeded: nobody answered in time.
+        Refused, RemoteProtocolError: the server is not who it should be, or speaks no TLS.
     """
     where = parse_address(address)
     waiter = BlockingWaiter()
     deadline = None if timeout is None else waiter.now() + timeout
-    transport = drive(transports.connect(where, waiter, deadline))
-    return BlockingConnection(Connection(transport, framing, timeout=timeout))
+    context = for_client(tls)
+    transport = drive(transports.connect(where, waiter, deadline, tls=context, server_hostname=server_hostname))
+    return BlockingConnection(connection_over(transport, framing, timeout=timeout, heartbeat=heartbeat))
 
 
 class Server:
@@ -133,6 +148,7 @@ class Server:
         workers: how many processes do that, each with an engine of its own; None: this one. "processes" takes
             "each" too, its default: one for every connection.
         backlog: connections that the kernel queues before it refuses.
+        tls: speak TLS 1.3: the files of the certificate and of its key, or a context.
         limits: see ServerOptions.
 
     Attributes:
@@ -150,10 +166,11 @@ class Server:
         engine: str = "threads",
         workers: Workers = None,
         backlog: int = 128,
+        tls: ServerTls | None = None,
         **limits: Unpack[Limits],
     ) -> None:
         options = ServerOptions(framing=framing, **limits)
-        self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options)
+        self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options, tls)
         self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
         self._thread.start()
 
@@ -179,6 +196,7 @@ def serve(
     engine: str = "threads",
     workers: Workers = None,
     backlog: int = 128,
+    tls: ServerTls | None = None,
     **limits: Unpack[Limits],
 ) -> None:
     """Serve in the foreground until SIGTERM or SIGINT, then drain. Arguments and errors as for Server.
@@ -189,7 +207,7 @@ def serve(
     if threading.current_thread() is not threading.main_thread():
         raise LocalProtocolError("serve() belongs in the main thread", hint="Use enchufe.Server in other threads.")
     options = ServerOptions(framing=framing, **limits)
-    running, _ = _prepare(handler, addresses, engine, workers, backlog, options)
+    running, _ = _prepare(handler, addresses, engine, workers, backlog, options, tls)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         running.stop()
@@ -209,11 +227,12 @@ def _prepare(
     workers: Workers,
     backlog: int,
     options: ServerOptions,
+    tls: ServerTls | None,
 ) -> tuple[Engine, list[str]]:
     if engine not in ENGINES:
         raise LocalProtocolError(f"no engine {engine!r}", hint=f"There are: {', '.join(ENGINES)}.")
     ready = _awaitable(handler, engine)
-    acceptor = Acceptor.listening(addresses, backlog, options)
+    acceptor = Acceptor.listening(addresses, backlog, options, tls)
     try:
         bound = [address for listener in acceptor.listeners for address in listener.addresses]
         return _engine(ready, acceptor, engine, workers), bound

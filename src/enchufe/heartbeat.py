@@ -8,6 +8,8 @@ from typing import Any
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
+from enchufe.framing.base import Framing
+from enchufe.transports import Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +118,12 @@ class BeatingConnection(Connection):
             f"{self.peer} gave no sign of life for {self.heartbeat.patience:g} s",
             hint="It is gone, stopped, or sends no heartbeat: both sides must agree on one.",
         )
+
+
+def connection_over(
+    transport: Transport, framing: Framing, *, heartbeat: Heartbeat | None = None, **options: Any
+) -> Connection:
+    """A Connection, with a heartbeat where one is given; the options are those of Connection."""
+    if heartbeat is None:
+        return Connection(transport, framing, **options)
+    return BeatingConnection(transport, framing, heartbeat=heartbeat, **options)

@@ -14,8 +14,9 @@ from enchufe.connection import Connection
 from enchufe.errors import BrokenError, BusyError, ClosedError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
-from enchufe.heartbeat import BeatingConnection, Heartbeat
-from enchufe.transports import Listener, Transport, inherited, parse_address
+from enchufe.heartbeat import Heartbeat, connection_over
+from enchufe.transports import Listener, Transport, certificates, inherited, parse_address
+from enchufe.transports.certificates import ServerTls
 from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 Handler = Callable[[Connection], Awaitable[None]]
@@ -87,17 +88,13 @@ class ServerOptions:
     def connection(self, transport: Transport) -> Connection:
         """The connection that a handler gets."""
         deadline = None if self.max_lifetime is None else transport.waiter.now() + self.max_lifetime
-        if self.heartbeat is None:
-            return Connection(
-                transport, self.framing, timeout=self.idle_timeout, deadline=deadline, gathers=self.gathers
-            )
-        return BeatingConnection(
+        return connection_over(
             transport,
             self.framing,
+            heartbeat=self.heartbeat,
             timeout=self.idle_timeout,
             deadline=deadline,
             gathers=self.gathers,
-            heartbeat=self.heartbeat,
         )
 
     def tell(self, event: Event) -> None:
@@ -186,21 +183,24 @@ class Acceptor:
         self._room: Doorbell | None = None
 
     @classmethod
-    def listening(cls, addresses: Sequence[str], backlog: int, options: ServerOptions) -> Acceptor:
-        """An acceptor that listens on `addresses`.
+    def listening(
+        cls, addresses: Sequence[str], backlog: int, options: ServerOptions, tls: ServerTls | None = None
+    ) -> Acceptor:
+        """An acceptor that listens on `addresses`, and speaks TLS there where `tls` is given.
 
         Raises:
-            LocalProtocolError: there are none, or one cannot be listened on.
+            LocalProtocolError: there are none, or one cannot be listened on; the certificate cannot be used.
         """
         if not addresses:
             raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
+        context = certificates.for_server(tls)
         listeners: list[Listener] = []
         try:
             for address in addresses:
                 if address == inherited.ADDRESS:
-                    listeners += inherited.listeners()
+                    listeners += inherited.listeners(tls=context)
                 else:
-                    listeners.append(Listener(parse_address(address), backlog=backlog))
+                    listeners.append(Listener(parse_address(address), backlog=backlog, tls=context))
         except BaseException:
             for listener in listeners:
                 listener.close()

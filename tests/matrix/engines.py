@@ -35,7 +35,8 @@ def _poller(name: str) -> Serve:
 
     @contextmanager
     def serve(handler: Handler, address: str, framing: Framing, **options: Any) -> Iterator[list[str]]:
-        acceptor = Acceptor.listening([address], 128, ServerOptions(framing=framing, **options))
+        tls = options.pop("tls", None)
+        acceptor = Acceptor.listening([address], 128, ServerOptions(framing=framing, **options), tls)
         engine = events.Engine(handler, acceptor, pollers.available()[name])
         thread = threading.Thread(target=engine.run)
         thread.start()
@@ -105,10 +106,10 @@ ENGINES: dict[str, Serve] = {
 
 
 @contextmanager
-def connected(address: str, framing: Framing) -> Iterator[enchufe.BlockingConnection]:
+def connected(address: str, framing: Framing, **dialing: Any) -> Iterator[enchufe.BlockingConnection]:
     """A client, of the blocking kind: the other end of every cell."""
     with contextlib.ExitStack() as stack:
-        yield stack.enter_context(enchufe.connect(address, framing=framing, timeout=30))
+        yield stack.enter_context(enchufe.connect(address, framing=framing, timeout=30, **dialing))
 
 
 async def echo(connection: Connection) -> None:

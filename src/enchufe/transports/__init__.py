@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
+
 from enchufe.transports import tcp, unix
+from enchufe.transports import tls as over_tls
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress, parse_address
 from enchufe.transports.listeners import Listener
 from enchufe.transports.stream import Transport, advance
@@ -20,8 +23,17 @@ __all__ = [
 ]
 
 
-async def connect(address: Address, waiter: Waiter, deadline: float | None = None) -> Transport:
-    """Dial `address`; raises as `tcp.connect` and `unix.connect` do."""
+async def connect(
+    address: Address,
+    waiter: Waiter,
+    deadline: float | None = None,
+    *,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+) -> Transport:
+    """Dial `address`, over TLS where a context is given; raises as `tcp.connect`, `unix.connect`, `tls.connect` do."""
+    if tls is not None:
+        return await over_tls.connect(address, waiter, deadline, context=tls, server_hostname=server_hostname)
     if isinstance(address, UnixAddress):
         return await unix.connect(address, waiter, deadline)
     return await tcp.connect(address, waiter, deadline)

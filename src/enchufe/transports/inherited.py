@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from typing import Final
 
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import tcp, unix
+from enchufe.transports import tls as over_tls
 from enchufe.transports.listeners import Listener
 
 ADDRESS: Final = "systemd:"
@@ -16,8 +18,11 @@ ADDRESS: Final = "systemd:"
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 
 
-def listeners() -> list[Listener]:
+def listeners(*, tls: ssl.SSLContext | None = None) -> list[Listener]:
     """A listener for each socket that was handed over; they are taken once, as sd_listen_fds does.
+
+    Args:
+        tls: as for Listener.
 
     Raises:
         LocalProtocolError: none were, or one is no listening stream socket.
@@ -39,5 +44,6 @@ def listeners() -> list[Listener]:
                 hint="Use ListenStream= and Accept=no in the socket unit.",
             )
         kind = unix if sock.family == socket.AF_UNIX else tcp
-        found.append(Listener.over([sock], kind.transport, [kind.written(sock)], borrowed=True))
+        wrap = kind.transport if tls is None else over_tls.server_side(kind.transport, tls)
+        found.append(Listener.over([sock], wrap, [kind.written(sock)], borrowed=True))
     return found

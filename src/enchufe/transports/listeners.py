@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Final, Self
 
 from enchufe.errors import BrokenError, BusyError, ClosedError
 from enchufe.transports import tcp, unix
+from enchufe.transports import tls as over_tls
 from enchufe.transports.addresses import Address, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, Interest, Waitable, Waiter
@@ -39,24 +41,28 @@ class Listener:
     Args:
         address: where to listen; port 0 takes a free port.
         backlog: how many connections the kernel queues before it refuses.
+        tls: speak TLS with this context, see `tls.server_context`; the handshake is for whoever gets the connection.
 
     Raises:
-        LocalProtocolError: the address cannot be listened on.
+        LocalProtocolError: the address cannot be listened on, or the context is no server's.
     """
 
-    def __init__(self, address: Address, *, backlog: int = 128) -> None:
+    def __init__(self, address: Address, *, backlog: int = 128, tls: ssl.SSLContext | None = None) -> None:
         self._closed = True
         self._unlink: str | None = None
         self._borrowed = False
         self._sockets: list[socket.socket]
-        self._transport: Callable[[socket.socket, Waiter], Transport]
         self.addresses: list[str]
+        transport = unix.transport if isinstance(address, UnixAddress) else tcp.transport
+        self._transport: Callable[[socket.socket, Waiter], Transport] = (
+            transport if tls is None else over_tls.server_side(transport, tls)
+        )
         if isinstance(address, UnixAddress):
-            self._sockets, self._transport = unix.listen(address, backlog), unix.transport
+            self._sockets = unix.listen(address, backlog)
             self.addresses = [unix.written(sock) for sock in self._sockets]
             self._unlink = address.path
         else:
-            self._sockets, self._transport = tcp.listen(address, backlog), tcp.transport
+            self._sockets = tcp.listen(address, backlog)
             self.addresses = [tcp.written(sock) for sock in self._sockets]
         self._closed = False
 

@@ -1,0 +1,143 @@
+"""Who shows which certificate to whom, and what is wrong with it, in words."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from enchufe.errors import EnchufeError, LocalProtocolError, Refused, RemoteProtocolError
+
+_UNTRUSTED: Final = (
+    "the certificate of {peer} is not from an authority that is trusted here",
+    "If it is your own, name its authority's certificate (cafile).",
+)
+_ANOTHER: Final = (
+    "the certificate of {peer} is not for {name!r}",
+    "Use the name that it is for, if that is who you want.",
+)
+# X509_V_ERR_* of openssl/x509_vfy.h: what is wrong with the certificate, and what to do.
+_WRONG: Final = {
+    9: ("the certificate of {peer} is not valid yet", "Check the clocks of both machines."),
+    10: (
+        "the certificate of {peer} has expired",
+        "The other side must renew it; if it is new, check this machine's clock.",
+    ),
+    18: _UNTRUSTED,
+    19: _UNTRUSTED,
+    20: _UNTRUSTED,
+    21: _UNTRUSTED,
+    62: _ANOTHER,
+    64: _ANOTHER,
+}
+# OpenSSL's reasons for a peer that is too old, and alerts (RFC 8446 section 6.2) about what we showed it.
+_OLD: Final = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION", "VERSION_TOO_LOW"}
+_ABOUT_OURS: Final = {"unknown ca", "bad certificate", "certificate expired", "certificate unknown"}
+
+
+def client_context(cafile: str | None = None) -> ssl.SSLContext:
+    """What a dialer needs: TLS 1.3, and a server whose certificate and name are right.
+
+    Args:
+        cafile: the certificates (PEM) of the authorities to trust; None: those this system trusts.
+
+    Raises:
+        LocalProtocolError: there is no such file, or no certificate in it.
+    """
+    try:
+        context = ssl.create_default_context(cafile=cafile)
+    except ssl.SSLError as error:
+        raise LocalProtocolError(
+            f"{cafile!r} holds no certificates", hint="Name a file of certificates in PEM form."
+        ) from error
+    except OSError as error:
+        raise _unreadable(cafile, error) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def server_context(certfile: str, keyfile: str) -> ssl.SSLContext:
+    """What a listener needs: TLS 1.3 with this certificate (PEM, its chain behind it) and its private key.
+
+    Raises:
+        LocalProtocolError: a file is missing, is no such thing, or the key is another certificate's or locked.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A client that never reads would reset the connection by closing over an unread ticket.
+    context.num_tickets = 0
+
+    def ask() -> str:
+        raise LocalProtocolError(
+            f"the key in {keyfile!r} is locked by a passphrase", hint="Unlock it: openssl pkey -in KEY -out UNLOCKED."
+        )
+
+    for name in (certfile, keyfile):
+        try:
+            with open(name, "rb"):
+                pass
+        except OSError as error:
+            raise _unreadable(name, error) from error
+    try:
+        context.load_cert_chain(certfile, keyfile, ask)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise LocalProtocolError(
+                f"the key in {keyfile!r} is not that of the certificate in {certfile!r}",
+                hint="Name the key that the certificate was made with.",
+            ) from error
+        raise LocalProtocolError(
+            f"{certfile!r} and {keyfile!r} are no certificate and key ({error.reason or error})",
+            hint="Both must be in PEM form.",
+        ) from error
+    return context
+
+
+def explained(error: ssl.SSLError, peer: str, name: str | None) -> EnchufeError:
+    """An error of OpenSSL's as one of ours, by whose fault it is.
+
+    Args:
+        error: what OpenSSL raised.
+        peer: the other side's address.
+        name: whose certificate it was to show.
+    """
+    reason = error.reason or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        unknown = (f"the certificate of {{peer}} is not valid: {error.verify_message}", "")
+        told, hint = _WRONG.get(error.verify_code, unknown)
+        return RemoteProtocolError(told.format(peer=peer, name=name), hint=hint)
+    if reason in _OLD:
+        return RemoteProtocolError(
+            f"{peer} speaks only a TLS older than 1.3", hint="The other side needs newer software."
+        )
+    if "_ALERT_" in reason:
+        said = reason.partition("_ALERT_")[2].replace("_", " ").lower()
+        if said in _ABOUT_OURS:
+            return Refused(
+                f"{peer} does not accept our certificate: {said}",
+                hint="Give it the certificate of our authority, or renew ours.",
+            )
+        return Refused(f"{peer} refuses to go on: {said}", hint="Its log may say more.")
+    return RemoteProtocolError(f"what {peer} sent is not proper TLS ({reason or error})")
+
+
+def _unreadable(name: str | None, error: OSError) -> LocalProtocolError:
+    return LocalProtocolError(f"cannot read {name!r}: {error.strerror}", hint="Check the path, and who may read it.")
+
+
+ClientTls = ssl.SSLContext | bool
+"""For who dials: a context, or True for the usual one (TLS 1.3, the system's authorities)."""
+
+ServerTls = ssl.SSLContext | tuple[str, str]
+"""For who listens: a context, or the files of the certificate (with its chain) and of its key."""
+
+
+def for_client(tls: ClientTls | None) -> ssl.SSLContext | None:
+    """The context that `tls` means; None: no TLS."""
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    return client_context() if tls else None
+
+
+def for_server(tls: ServerTls | None) -> ssl.SSLContext | None:
+    """The context that `tls` means; None: no TLS. Raises as `server_context`."""
+    return server_context(*tls) if isinstance(tls, tuple) else tls

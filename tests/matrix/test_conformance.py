@@ -50,6 +50,7 @@ SERVER_TLS, CLIENT_TLS = contexts()
 TRANSPORTS: dict[str, Callable[[Path], tuple[str, dict[str, Any], dict[str, Any]]]] = {
     "tcp": lambda _: ("127.0.0.1:0", {}, {}),
     "unix": lambda folder: (f"unix:{folder / 'socket'}", {}, {}),
+    "shared_memory": lambda folder: (f"shm:{folder / 'socket'}", {}, {}),
     "tls": lambda _: ("127.0.0.1:0", {"tls": SERVER_TLS}, {"tls": CLIENT_TLS}),
 }
 

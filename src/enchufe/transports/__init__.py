@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 
-from enchufe.transports import tcp, unix
+from enchufe.errors import LocalProtocolError
+from enchufe.transports import shared_memory, tcp, unix
 from enchufe.transports import tls as over_tls
-from enchufe.transports.addresses import Address, TcpAddress, UnixAddress, parse_address
+from enchufe.transports.addresses import Address, SharedMemoryAddress, TcpAddress, UnixAddress, parse_address
 from enchufe.transports.listeners import Listener
 from enchufe.transports.stream import Transport, advance
 from enchufe.waiting import Waiter
@@ -14,6 +15,7 @@ from enchufe.waiting import Waiter
 __all__ = [
     "Address",
     "Listener",
+    "SharedMemoryAddress",
     "TcpAddress",
     "Transport",
     "UnixAddress",
@@ -32,6 +34,10 @@ async def connect(
     server_hostname: str | None = None,
 ) -> Transport:
     """Dial `address`, over TLS where a context is given; raises as `tcp.connect`, `unix.connect`, `tls.connect` do."""
+    if isinstance(address, SharedMemoryAddress):
+        if tls is not None:
+            raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
+        return await shared_memory.connect(address, waiter, deadline)
     if tls is not None:
         return await over_tls.connect(address, waiter, deadline, context=tls, server_hostname=server_hostname)
     if isinstance(address, UnixAddress):

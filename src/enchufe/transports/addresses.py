@@ -1,4 +1,4 @@
-"""Addresses as people write them: `host:9000`, `:9000`, `[::1]:9000`, `unix:/run/inbox`."""
+"""Addresses as people write them: `host:9000`, `:9000`, `[::1]:9000`, `unix:/run/inbox`, `shm:/run/inbox`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from enchufe.errors import LocalProtocolError
 
-_HINT = "Write host:port, :port (every interface), [v6 address]:port or unix:/path."
+_HINT = "Write host:port, :port (every interface), [v6 address]:port, unix:/path or shm:/path."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,17 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
-Address = TcpAddress | UnixAddress
+@dataclass(frozen=True, slots=True)
+class SharedMemoryAddress:
+    """A path in this machine's file system, where two processes meet who then talk through memory."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"shm:{self.path}"
+
+
+Address = TcpAddress | UnixAddress | SharedMemoryAddress
 
 
 def parse_address(text: str) -> Address:
@@ -40,8 +50,8 @@ def parse_address(text: str) -> Address:
     Raises:
         LocalProtocolError: it is none.
     """
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
+    kind, _, path = text.partition(":")
+    if kind in ("unix", "shm"):
         if not path or "\0" in path:
             raise LocalProtocolError(f"{text!r} names no path", hint=_HINT)
         # 108 bytes with the final NUL: sun_path, unix(7).
@@ -49,7 +59,7 @@ def parse_address(text: str) -> Address:
             raise LocalProtocolError(
                 f"{text!r} is too long for a Unix socket", hint="The kernel takes at most 107 bytes of path."
             )
-        return UnixAddress(path)
+        return UnixAddress(path) if kind == "unix" else SharedMemoryAddress(path)
     host, colon, port = text.rpartition(":")
     if not colon:
         raise LocalProtocolError(f"{text!r} has no port", hint=_HINT)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from enchufe.errors import BrokenError, BusyError, ClosedError
-from enchufe.transports import tcp, unix
+from enchufe.errors import BrokenError, BusyError, ClosedError, LocalProtocolError
+from enchufe.transports import shared_memory, tcp, unix
 from enchufe.transports import tls as over_tls
-from enchufe.transports.addresses import Address, UnixAddress
+from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, Interest, Waitable, Waiter
 
@@ -53,17 +53,17 @@ class Listener:
         self._borrowed = False
         self._sockets: list[socket.socket]
         self.addresses: list[str]
-        transport = unix.transport if isinstance(address, UnixAddress) else tcp.transport
-        self._transport: Callable[[socket.socket, Waiter], Transport] = (
-            transport if tls is None else over_tls.server_side(transport, tls)
-        )
-        if isinstance(address, UnixAddress):
-            self._sockets = unix.listen(address, backlog)
-            self.addresses = [unix.written(sock) for sock in self._sockets]
+        kind: Any = tcp
+        if not isinstance(address, TcpAddress):
+            kind = unix if isinstance(address, UnixAddress) else shared_memory
             self._unlink = address.path
-        else:
-            self._sockets = tcp.listen(address, backlog)
-            self.addresses = [tcp.written(sock) for sock in self._sockets]
+        if tls is not None and kind is shared_memory:
+            raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
+        self._transport: Callable[[socket.socket, Waiter], Transport] = (
+            kind.transport if tls is None else over_tls.server_side(kind.transport, tls)
+        )
+        self._sockets = kind.listen(address, backlog)
+        self.addresses = [kind.written(sock) for sock in self._sockets]
         self._closed = False
 
     @classmethod

@@ -26,7 +26,7 @@ from enchufe.errors import (
     RemoteProtocolError,
 )
 from enchufe.transports import tcp, unix
-from enchufe.transports.addresses import Address, UnixAddress
+from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.certificates import client_context, explained, server_context
 from enchufe.transports.stream import _NOW, _TURN, Transport, advance
 from enchufe.waiting import READ, WRITE, Waiter
@@ -76,10 +76,10 @@ async def connect(
         BrokenError, DeadlineExceeded: as `tcp.connect`, `unix.connect` and `TlsTransport.handshake`.
         RemoteProtocolError, Refused: as `TlsTransport.handshake`.
     """
-    if isinstance(address, UnixAddress):
+    if not isinstance(address, TcpAddress):
         if context.check_hostname and not server_hostname:
             raise LocalProtocolError(f"{address} has no host name to check", hint="Say whose certificate it must be.")
-        plain = await unix.connect(address, waiter, deadline)
+        plain = await unix.connect(UnixAddress(address.path), waiter, deadline)
     else:
         plain = await tcp.connect(address, waiter, deadline)
         server_hostname = server_hostname or address.host or "localhost"

@@ -1,0 +1,444 @@
+"""shared_memory: two processes of one machine, without the kernel between them while both are awake.
+
+The bytes go through two rings in a memfd (see `ring`), sealed so that nobody can make it smaller under our feet. The
+listener makes it and sends it over the Unix connection that stays: as the doorbell of a reader that sleeps, and as the
+sign of a peer that died. A second pair of sockets is the doorbell of a writer that sleeps. Bytes are copied out before
+anybody looks at them, so nothing changes once it was checked.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from enchufe.buffer import Buffer
+from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
+from enchufe.transports import ring, unix
+from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
+from enchufe.transports.ring import Rings
+from enchufe.transports.stream import Transport
+from enchufe.waiting import READ, WRITE, Interest, Waiter
+
+NAME: Final = "shared_memory"
+
+CAPACITY: Final = 1 << 20  # bytes of each ring
+# Seconds for which a thread looks again and again before it sleeps: an answer that comes as soon as that costs no
+# system call. An event loop does not: the others would wait as long.
+SPIN: Final = 50e-6
+
+_HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
+_FDS: Final = 2  # the memory, and the writer's doorbell
+_SEALS: Final = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
+_INT: Final = array.array("i", [0]).itemsize
+
+
+async def connect(address: SharedMemoryAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
+    """Dial, and map the memory.
+
+    Raises:
+        LocalProtocolError: this processor or system cannot.
+        BrokenError, DeadlineExceeded: as `unix.connect`.
+        RemoteProtocolError: who listens there speaks something else.
+    """
+    _check_system()
+    plain = await unix.connect(UnixAddress(address.path), waiter, deadline)
+    transport = _over(plain, listening=False)
+    try:
+        await transport.handshake(deadline)
+    except BaseException:
+        transport.close()
+        raise
+    return transport
+
+
+def transport(sock: socket.socket, waiter: Waiter) -> SharedMemoryTransport:
+    """A transport over an accepted connection; `handshake` makes the memory."""
+    return _over(unix.transport(sock, waiter), listening=True)
+
+
+def listen(address: SharedMemoryAddress, backlog: int) -> list[socket.socket]:
+    """As `unix.listen`.
+
+    Raises:
+        LocalProtocolError: this processor or system cannot, or the path cannot be used.
+    """
+    _check_system()
+    return unix.listen(UnixAddress(address.path), backlog)
+
+
+def written(sock: socket.socket) -> str:
+    """A bound socket's own address as people write it."""
+    return f"shm:{unix.written(sock).removeprefix('unix:')}"
+
+
+def _check_system() -> None:
+    ring.check_processor()
+    if not hasattr(os, "memfd_create"):
+        raise LocalProtocolError("shared memory needs Linux", hint="Use a unix: address instead.")
+
+
+def _over(plain: Transport, *, listening: bool) -> SharedMemoryTransport:
+    local, peer = (f"shm:{address.removeprefix('unix:')}" for address in (plain.local, plain.peer))
+    plain._closed = True
+    return SharedMemoryTransport(plain._sock, plain.waiter, listening=listening, local=local, peer=peer)
+
+
+class SharedMemoryTransport(Transport):
+    """A Transport through memory. `handshake` comes first.
+
+    What is sent has been copied out of the sender's hands; where the peer dies, what it had sent before still arrives,
+    and then BrokenError: an end is clean only where it was said.
+
+    Args:
+        sock: a connected Unix stream socket; this owns it from here on.
+        listening: whether this side makes the memory.
+        capacity: bytes of each ring, a power of two.
+    """
+
+    __slots__ = ("_capacity", "_ended", "_gone", "_listening", "_rings", "_room_bell")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        waiter: Waiter,
+        *,
+        listening: bool,
+        local: str,
+        peer: str,
+        capacity: int = CAPACITY,
+    ) -> None:
+        super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
+        if capacity & (capacity - 1) or not ring.LEAST <= capacity <= ring.MOST:
+            super().close()
+            raise LocalProtocolError(f"a ring has a power of two of bytes, {ring.LEAST} to {ring.MOST}: {capacity}")
+        self._kernel_waits = False
+        self._listening = listening
+        self._capacity = capacity
+        self._rings: Rings | None = None
+        self._room_bell: socket.socket | None = None
+        self._gone = False  # the peer's end of the socket is closed
+        self._ended = False
+
+    async def handshake(self, deadline: float | None = None) -> None:
+        """Make the memory and send it, or receive and check it.
+
+        Raises:
+            BrokenError: the peer went away.
+            DeadlineExceeded: nothing came until `deadline`.
+            RemoteProtocolError: what came is no memory that can be trusted.
+        """
+        if self._listening:
+            self._offer()
+        else:
+            await self._accept(deadline)
+
+    # Without waiting.
+
+    def try_receive(self, size: int) -> bytes | None:
+        """As `Transport.try_receive`."""
+        rings, count = self._readable(size)
+        if rings is None:
+            return b"" if count == 0 else None
+        pieces = rings.peek(count)
+        data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        self._skip(rings, count)
+        return data
+
+    def try_receive_into(self, view: Buffer) -> int | None:
+        """As `Transport.try_receive_into`."""
+        rings, count = self._readable(len(view))
+        if rings is None:
+            return 0 if count == 0 else None
+        target, filled = memoryview(view), 0
+        for piece in rings.peek(count):
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        self._skip(rings, count)
+        return count
+
+    def try_send(self, pieces: Sequence[Buffer]) -> int:
+        """As `Transport.try_send`."""
+        if self._broken is not None:
+            raise BrokenError(self._broken)
+        rings = self._open_rings()
+        if self._ended:
+            raise BrokenError("sending after end()")
+        count, wakes = rings.write(pieces)
+        if wakes:
+            self._ring(self._sock)
+        elif not count and self._gone:
+            raise BrokenError(f"the other side has closed and takes no more ({self.peer})")
+        self.bytes_sent += count
+        return count
+
+    async def wait(self, interest: int, deadline: float | None = None) -> int:
+        """As `Transport.wait`."""
+        if ready := self._ready(interest):
+            return ready
+        if self.waiter.blocks and (ready := self._spin(interest)):
+            return ready
+        rings = self._open_rings()
+        bells: list[Interest] = []
+        if interest & READ:
+            rings.reader_sleeps(True)
+            bells.append((self._sock, READ))
+        if interest & WRITE and self._room_bell is not None:
+            rings.writer_sleeps(True)
+            bells.append((self._room_bell, READ))
+        try:
+            while not (ready := self._ready(interest)):
+                if self.waiter.blocks and interest == READ and not self._stopped and self._has_time(deadline):
+                    if self._doze():
+                        continue
+                    await self.waiter.wait_one(*bells[0], deadline)
+                elif len(bells) == 1:
+                    await self.waiter.wait_one(*bells[0], deadline)
+                else:
+                    await self.waiter.wait(bells, deadline)
+                self._clear(bells)
+                # Whoever rang has taken the announcement back.
+                if interest & READ:
+                    rings.reader_sleeps(True)
+                if interest & WRITE:
+                    rings.writer_sleeps(True)
+        except DeadlineExceeded:
+            if ready := self._ready(interest):
+                return ready
+            raise
+        finally:
+            if interest & READ:
+                rings.reader_sleeps(False)
+            if interest & WRITE:
+                rings.writer_sleeps(False)
+        return ready
+
+    # The verbs.
+
+    async def receive(self, size: int, deadline: float | None = None) -> bytes:
+        """As `Transport.receive`."""
+        while (data := self.try_receive(size)) is None:
+            await self.wait(READ, deadline)
+        await self._take_turn()
+        return data
+
+    async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
+        """As `Transport.receive_into`."""
+        while (count := self.try_receive_into(view)) is None:
+            await self.wait(READ, deadline)
+        await self._take_turn()
+        return count
+
+    async def drop(self, quiet: float, deadline: float) -> None:
+        """As `Transport.drop`."""
+        self._stopped = False
+        bells: list[Interest] = [(self._sock, READ)]
+        with contextlib.suppress(DeadlineExceeded):
+            while (data := self.try_receive(65536)) != b"" and (now := self.waiter.now()) < deadline:
+                if data is None:
+                    self._open_rings().reader_sleeps(True)
+                    if not self._ready(READ):
+                        await self.waiter.wait(bells, min(deadline, now + quiet))
+                        self._clear(bells)
+
+    async def end(self, deadline: float | None = None) -> None:  # noqa: ARG002
+        """As `Transport.end`."""
+        rings = self._open_rings()
+        if self._gone:
+            raise BrokenError(f"the other side is gone ({self.peer})")
+        if not self._ended:
+            self._ended = True
+            rings.say(ring.ENDED)
+            self._ring(self._sock)
+
+    def close(self) -> None:
+        """As `Transport.close`: what was written is still there for the peer to read, and then a clean end."""
+        self._leave(ring.ENDED)
+
+    def abort(self) -> None:
+        """As `Transport.abort`."""
+        self._leave(ring.CUT)
+
+    # What is behind them.
+
+    def _readable(self, most: int) -> tuple[Rings | None, int]:
+        """The rings and how many bytes to take; no rings and 0 at the end, -1 where there is nothing yet."""
+        rings = self._open_rings()
+        state = rings.state()  # in this order: what was written before an end is there when the end is seen
+        count = rings.waiting()
+        if count:
+            return rings, min(count, most)
+        if state == ring.ENDED or self._stopped:
+            return None, 0
+        if state != ring.OPEN or self._gone:
+            # It may have written between our look and its death.
+            if rings.waiting() or rings.state() == ring.ENDED:
+                return self._readable(most)
+            raise BrokenError(f"the other side cut the connection ({self.peer})")
+        return None, -1
+
+    def _skip(self, rings: Rings, count: int) -> None:
+        self.bytes_received += count
+        if rings.skip(count) and self._room_bell is not None:
+            self._ring(self._room_bell)
+
+    def _ready(self, interest: int) -> int:
+        rings = self._open_rings()
+        ready = 0
+        if interest & READ and (rings.waiting() or rings.state() != ring.OPEN or self._stopped or self._gone):
+            ready = READ
+        if interest & WRITE and (rings.room() or self._gone):
+            ready |= WRITE
+        return ready
+
+    def _spin(self, interest: int) -> int:
+        now = self.waiter.now
+        end = now() + SPIN
+        while now() < end:
+            if ready := self._ready(interest):
+                return ready
+        return 0
+
+    def _doze(self) -> bool:
+        """Sleep in the kernel for a little: whether the bell rang; one call less than to wait and then to clear it."""
+        try:
+            if not self._sock.recv(4096):
+                self._gone = self._gone or not self._stopped
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:  # it went with a doorbell unheard, which says nothing of what it wrote
+            self._gone = True
+        if self._closed:
+            raise self._closed_error()
+        # Whoever rang has taken the announcement back.
+        self._open_rings().reader_sleeps(True)
+        return True
+
+    async def _take_turn(self) -> None:
+        self._turn -= 1
+        if not self._turn:
+            self._turn = 32
+            await self.waiter.pause()
+
+    def _ring(self, bell: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # full: it rings already; closed: whoever reads will see
+            bell.send(b"\0", socket.MSG_DONTWAIT)
+
+    def _clear(self, bells: list[Interest]) -> None:
+        """Silence the doorbells; at the end of one the peer is gone."""
+        for bell, _ in bells:
+            assert isinstance(bell, socket.socket)
+            try:
+                if not bell.recv(4096, socket.MSG_DONTWAIT):
+                    # Where stop_receiving() has shut it, its end says nothing of the peer.
+                    self._gone = self._gone or bell is self._room_bell or not self._stopped
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                if self._closed:
+                    raise self._closed_error() from error
+                self._gone = True
+        if self._closed:
+            raise self._closed_error()
+
+    def _open_rings(self) -> Rings:
+        rings = self._rings
+        if self._closed:
+            raise self._closed_error()
+        if rings is None:
+            raise LocalProtocolError("shared memory comes with the handshake")
+        return rings
+
+    def _leave(self, state: int) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        rings, self._rings = self._rings, None
+        if rings is not None and not self._ended:
+            rings.say(state if self._broken is None else ring.CUT)
+        for bell in (self._sock, self._room_bell):
+            if bell is not None:
+                with contextlib.suppress(OSError):
+                    bell.shutdown(socket.SHUT_RDWR)
+                self.waiter.forget(bell)
+                bell.close()
+
+    # The handshake's two sides.
+
+    def _offer(self) -> None:
+        near, far = socket.socketpair()
+        descriptor = os.memfd_create("enchufe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(descriptor, ring.size_of(self._capacity))
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
+            fds = array.array("i", [descriptor, far.fileno()])
+            # So few bytes always fit into a new connection.
+            self._sock.sendmsg(
+                [_HELLO.pack(ring.MAGIC, self._capacity)],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)],
+                socket.MSG_DONTWAIT,
+            )
+            self._room_bell = near
+        except OSError as error:
+            near.close()
+            raise BrokenError(f"the other side left at once ({self.peer}): {error.strerror}") from error
+        finally:
+            far.close()
+            os.close(descriptor)
+
+    async def _accept(self, deadline: float | None) -> None:
+        while True:
+            try:
+                data, ancillary, flags, _ = self._sock.recvmsg(
+                    _HELLO.size, socket.CMSG_SPACE(_FDS * _INT), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+                break
+            except (BlockingIOError, InterruptedError):
+                if self._closed:
+                    raise self._closed_error() from None
+                await self.waiter.wait_one(self._sock, READ, deadline)
+            except OSError as error:
+                raise self._translated(error) from error
+        arrived = array.array("i")
+        for _, kind, fds in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                arrived.frombytes(fds[: len(fds) - len(fds) % _INT])
+        try:
+            if not data:
+                raise BrokenError(f"the other side left at once ({self.peer})")
+            self._map(data, arrived, flags)
+        finally:
+            for descriptor in arrived:
+                os.close(descriptor)
+
+    def _map(self, data: bytes, arrived: array.array[int], flags: int) -> None:
+        """Believe nothing of what came before it was looked at; only then map it."""
+        strange = RemoteProtocolError(
+            f"{self.peer} offers no shared memory that can be trusted", hint="It may be another program: use unix:."
+        )
+        if len(data) != _HELLO.size or len(arrived) != _FDS or flags & socket.MSG_CTRUNC:
+            raise strange
+        magic, capacity = _HELLO.unpack(data)
+        if magic != ring.MAGIC or capacity & (capacity - 1) or not ring.LEAST <= capacity <= ring.MOST:
+            raise strange
+        try:
+            # Sealed first: what is measured afterwards stays as it is.
+            sealed = fcntl.fcntl(arrived[0], fcntl.F_GET_SEALS)
+            if sealed & _SEALS != _SEALS or os.fstat(arrived[0]).st_size != ring.size_of(capacity):
+                raise strange
+            room_bell = socket.socket(fileno=arrived[1])
+        except OSError as error:
+            raise strange from error
+        del arrived[1]  # the socket owns it
+        if room_bell.family != socket.AF_UNIX or room_bell.type != socket.SOCK_STREAM:
+            room_bell.close()
+            raise strange
+        self._room_bell = room_bell
+        self._rings = Rings(mmap.mmap(arrived[0], 0), capacity, first=False)

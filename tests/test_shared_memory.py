@@ -1,0 +1,268 @@
+"""shared_memory: the contract, peers that lie, peers that die, and rings that wrap."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import platform
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import enchufe
+from enchufe import framing
+from enchufe.connection import Connection
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.testing import CHECKS
+from enchufe.transports import Transport, parse_address, ring
+from enchufe.transports.shared_memory import CAPACITY, SharedMemoryTransport
+from enchufe.waiting import BlockingWaiter, drive
+
+WAITER = BlockingWaiter()
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def ends(capacity: int = CAPACITY) -> tuple[SharedMemoryTransport, SharedMemoryTransport]:
+    here, there = socket.socketpair()
+    near = SharedMemoryTransport(here, WAITER, listening=True, local="", peer="", capacity=capacity)
+    far = SharedMemoryTransport(there, WAITER, listening=False, local="", peer="")
+    drive(near.handshake())
+    drive(far.handshake(WAITER.now() + 10))
+    return near, far
+
+
+@contextmanager
+def pair(capacity: int = CAPACITY) -> Iterator[tuple[SharedMemoryTransport, SharedMemoryTransport]]:
+    near, far = ends(capacity)
+    with near, far:
+        yield near, far
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["listener first", "dialer first"])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_contract(check: Callable[[Transport, Transport], None], turned: bool) -> None:
+    with pair() as (near, far):
+        check(*((far, near) if turned else (near, far)))
+
+
+@given(st.lists(st.binary(max_size=9000), max_size=30), st.randoms(use_true_random=False))
+def test_whatever_the_pieces_the_bytes_are_the_same(pieces: list[bytes], chance: object) -> None:
+    data = b"".join(pieces)
+    with pair(ring.LEAST) as (near, far):
+        got = bytearray()
+        queue = [piece for piece in pieces if piece]
+        while len(got) < len(data):
+            if queue:
+                count = near.try_send(queue)
+                while queue and count >= len(queue[0]):
+                    count -= len(queue.pop(0))
+                if count:
+                    queue[0] = queue[0][count:]
+            size = chance.randint(1, 5000)  # type: ignore[attr-defined]
+            if size % 2:
+                got += far.try_receive(size) or b""
+            else:
+                view = bytearray(size)
+                got += view[: far.try_receive_into(view) or 0]
+        assert got == data
+
+
+def test_a_ring_that_wraps_in_the_middle_of_everything() -> None:
+    with pair(ring.LEAST) as (near, far):
+        for size in (3000, 3000, 4095, 1, 4096, 4000, 97):
+            data = os.urandom(size)
+            assert near.try_send([data[: size // 2], data[size // 2 :]]) == size
+            assert far.try_receive(10_000) == data
+
+
+def offer(descriptors: list[int], hello: bytes) -> None:
+    """Dial with a listener that says `hello` and sends `descriptors`."""
+    here, there = socket.socketpair()
+    far = SharedMemoryTransport(there, WAITER, listening=False, local="", peer="")
+    with here, far:
+        here.sendmsg([hello], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+        drive(far.handshake(WAITER.now() + 10))
+
+
+def memory(size: int, seals: int = SEALS) -> int:
+    descriptor = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+
+GOOD = struct.pack("@8sQ", ring.MAGIC, 8192)
+
+
+@pytest.mark.parametrize(
+    ("hello", "sizes", "seals"),
+    [
+        (GOOD, [], SEALS),
+        (GOOD, [ring.size_of(8192)], SEALS),
+        (GOOD, [ring.size_of(8192)] * 10, SEALS),
+        (GOOD, [ring.size_of(8192), None, None], SEALS),
+        (GOOD, [ring.size_of(8192), None], 0),
+        (GOOD, [ring.size_of(8192), None], fcntl.F_SEAL_GROW),
+        (GOOD, [ring.size_of(4096), None], SEALS),
+        (GOOD, [ring.size_of(8192) + 1, None], SEALS),
+        (GOOD, [ring.size_of(8192), ring.size_of(8192)], SEALS),
+        (GOOD, [None, None], SEALS),
+        (struct.pack("@8sQ", b"GET / HT", 8192), [ring.size_of(8192), None], SEALS),
+        (struct.pack("@8sQ", ring.MAGIC, 8193), [ring.size_of(8193), None], SEALS),
+        (struct.pack("@8sQ", ring.MAGIC, 0), [ring.HEAD, None], SEALS),
+        (struct.pack("@8sQ", ring.MAGIC, 1 << 62), [ring.size_of(8192), None], SEALS),
+        (GOOD[:5], [ring.size_of(8192), None], SEALS),
+    ],
+)
+def test_an_offer_that_cannot_be_trusted_is_never_mapped(hello: bytes, sizes: list[int | None], seals: int) -> None:
+    bells = socket.socketpair()
+    before = len(os.listdir("/proc/self/fd"))
+    descriptors = [memory(size, seals) if size is not None else bells[0].fileno() for size in sizes]
+    try:
+        with pytest.raises(RemoteProtocolError):
+            offer(descriptors, hello)
+    finally:
+        for descriptor, size in zip(descriptors, sizes, strict=True):
+            if size is not None:
+                os.close(descriptor)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert "hostile" not in Path("/proc/self/maps").read_text()
+    for bell in bells:
+        bell.close()
+
+
+def test_silence_and_a_hang_up_instead_of_an_offer() -> None:
+    here, there = socket.socketpair()
+    with SharedMemoryTransport(there, WAITER, listening=False, local="", peer="") as far:
+        with pytest.raises(LocalProtocolError):
+            far.try_receive(1)
+        with pytest.raises(DeadlineExceeded):
+            drive(far.handshake(WAITER.now() + 0.05))
+        here.close()
+        with pytest.raises(BrokenError):
+            drive(far.handshake(WAITER.now() + 10))
+
+
+@pytest.mark.parametrize("lie", [1, 8293, 1 << 40, (1 << 64) - 1])
+def test_indices_that_make_no_sense(lie: int) -> None:
+    with pair(8192) as (near, far):
+        assert near.try_send([b"x" * 100]) == 100
+        assert far.try_receive(100) == b"x" * 100
+        words = near._rings._words  # type: ignore[union-attr]
+        if lie > 1:
+            words[ring._FIRST + ring._READ] = lie  # it has read what was never written
+            with pytest.raises(RemoteProtocolError):
+                near.try_send([bytes(8192)])
+                near.try_send([bytes(8192)])
+        words[ring._FIRST + ring._WRITTEN] = lie  # written less than was read, or more than there is room for
+        with pytest.raises(RemoteProtocolError):
+            far.try_receive(10)
+
+
+@pytest.mark.parametrize("waits_for", ["reader", "writer"])
+def test_a_killed_peer_is_found_and_is_no_end(waits_for: str, tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            here.close()
+            far = SharedMemoryTransport(there, WAITER, listening=False, local="", peer="")
+            drive(far.handshake(WAITER.now() + 10))
+            far.try_send([b"last words"])
+            signal.pause()
+        os._exit(1)
+    there.close()
+    with SharedMemoryTransport(here, WAITER, listening=True, local="", peer="") as near:
+        drive(near.handshake())
+        assert drive(near.receive(100, WAITER.now() + 10)) == b"last words"
+        killer = threading.Timer(0.1, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(BrokenError):
+            if waits_for == "reader":
+                drive(near.receive(100, WAITER.now() + 30))
+            else:
+                drive(near.send([bytes(4 * CAPACITY)], WAITER.now() + 30))
+        killer.join()
+        os.waitpid(child, 0)
+
+
+def test_what_was_sent_before_an_end_arrives_whole() -> None:
+    near, far = ends()
+    with far:
+        near.try_send([b"x" * 1000])
+        near.close()
+        assert far.try_receive(5000) == b"x" * 1000
+        assert far.try_receive(1) == b""
+
+
+def test_two_processes_never_miss_each_other(tmp_path: Path) -> None:
+    """Doorbells without a lost wake-up: each side sleeps and is woken, again and again, with and without spinning."""
+    address = f"shm:{tmp_path / 'socket'}"
+
+    async def echo(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    with enchufe.Server(echo, address, framing=framing.LengthPrefixed(4), engine="processes") as server:
+        with enchufe.connect(server.addresses[0], framing=framing.LengthPrefixed(4), timeout=30) as client:
+            with pytest.MonkeyPatch.context() as patch:
+                for spin in (50e-6, 0.0):
+                    patch.setattr("enchufe.transports.shared_memory.SPIN", spin)
+                    for number in range(10_000):
+                        text = b"%d" % number
+                        assert client.ask(text) == text
+
+            def send_all() -> None:
+                for number in range(50_000):
+                    client.send(b"%d" % number)
+                client.end()
+
+            sender = threading.Thread(target=send_all)
+            sender.start()
+            assert list(client) == [b"%d" % number for number in range(50_000)]
+            sender.join()
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:enchufe")
+
+    before = len(os.listdir("/proc/self/fd")), mapped()
+    for _ in range(20):
+        near, far = ends()
+        drive(near.send([b"x"]))
+        near.close()
+        far.abort()
+    del near, far
+    assert (len(os.listdir("/proc/self/fd")), mapped()) == before
+
+
+def test_other_processors_and_odd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    there.close()
+    with pytest.raises(LocalProtocolError, match="power of two"):
+        SharedMemoryTransport(here, WAITER, listening=True, local="", peer="", capacity=5000)
+    assert here.fileno() == -1
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(LocalProtocolError, match="aarch64"):
+        enchufe.connect("shm:/nowhere", framing=framing.Lines())
+    with pytest.raises(LocalProtocolError, match="aarch64"):
+        enchufe.Server(lambda _: None, f"shm:{tmp_path / 'socket'}", framing=framing.Lines())
+
+
+def test_addresses() -> None:
+    assert str(parse_address("shm:/run/x")) == "shm:/run/x"
+    for wrong in ("shm:", "shm:" + "x" * 200):
+        with pytest.raises(LocalProtocolError):
+            parse_address(wrong)
+    with pytest.raises(EnchufeError):
+        enchufe.connect("shm:/run/x", framing=framing.Lines(), tls=True)

@@ -57,6 +57,32 @@ class Connected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Message(Event):
+    """One message crossed, or, where there is no framing, the bytes that came together.
+
+    Attributes:
+        direction: "sent" or "received".
+        data: its content, encoded as `encoding` says: "utf-8" is the text itself, "base64" what is no such text.
+        bytes: of the message, framing not counted.
+    """
+
+    event = "message"
+    peer: str
+    direction: str
+    data: str
+    encoding: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Event):
+    """The other side has said all it had to say."""
+
+    event = "ended"
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted(Event):
     """A server let somebody in.
 

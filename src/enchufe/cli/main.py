@@ -8,14 +8,14 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 import enchufe
 from enchufe import events
 from enchufe.cli import exits
-from enchufe.cli.options import Rate, common
+from enchufe.cli.options import Rate, common, seconds, talking
 from enchufe.cli.show import Screen, screen
 from enchufe.errors import EnchufeError
 
@@ -136,6 +136,71 @@ def receive(
             on_event=shown.show,
         ),
     )
+
+
+@cli.command()
+@click.argument("address", metavar="ADDR")
+@talking
+def connect(address: str, **manner: Any) -> None:
+    """Talk framed messages to whoever listens at ADDR (host:port or unix:/path).
+
+    Every line of standard input is a message, every message that comes is printed, one a line. The end of input is told
+    to the other side; the command ends with the other side's end.
+    """
+    from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(talk.connect(address, talk.Manner(**manner)))
+
+
+@cli.command()
+@click.argument("address", metavar="ADDR")
+@click.option("--echo", is_flag=True, help="Send every message back, in place of what is typed.")
+@click.option("--once", is_flag=True, help="Serve one connection, and end with it.")
+@click.option("--no-input", is_flag=True, help="Send nothing of standard input.")
+@click.option("--engine", default="threads", show_default=True, metavar="NAME", help="threads, processes or events.")
+@talking
+def listen(address: str, echo: bool, once: bool, no_input: bool, engine: str, **manner: Any) -> None:
+    """Talk framed messages to all who connect to ADDR (host:port, :port or unix:/path; port 0 takes a free port).
+
+    Every message that comes is printed, one a line; every line of standard input goes to all who are connected.
+    """
+    from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
+
+    sys.exit(talk.listen(address, talk.Manner(**manner), echo=echo, once=once, engine=engine, takes_input=not no_input))
+
+
+@cli.command()
+@click.argument("address", required=False, metavar="[ADDR]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=20.0,
+    show_default=True,
+    callback=seconds,
+    metavar="S",
+    help="To measure for in all; starting what is measured comes on top.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="WORD",
+    help="Only what is called so: latency, rate, bulk, files, encode, decode, an engine, a transport, a framing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON on standard output.")
+@click.option("--html", metavar="FILE", help="Write a page with a chart and the numbers.")
+@click.option("--svg", metavar="FILE", help="Write the chart.")
+def bench(
+    address: str | None, seconds: float, only: tuple[str, ...], as_json: bool, html: str | None, svg: str | None
+) -> None:
+    """Measure engines, framings, transports and files on this machine.
+
+    With ADDR, where `enchufe listen ADDR --echo --quiet --framing length:4` runs, measure the way to there.
+    """
+    from enchufe.cli.bench import bench as run  # noqa: PLC0415 (slow to import)
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(address, seconds=seconds, only=only, as_json=as_json, html=html, svg=svg))
 
 
 @cli.command()

@@ -65,6 +65,48 @@ _COMMON: Final[list[Decorator]] = [
 ]
 
 
+_TALK: Final[list[Decorator]] = [
+    click.option(
+        "--framing",
+        default="lines",
+        show_default=True,
+        metavar="F",
+        envvar="ENCHUFE_FRAMING",
+        help="How messages are told apart: lines, fixed:N, digits:N, length:N[le|be], varint, netstring,"
+        r" typed:A=8,B=length:4, delimited:\r\n; close: bytes as they are.",
+    ),
+    click.option("--max-size", type=click.IntRange(min=0), metavar="BYTES", help="Of the longest message, either way."),
+    click.option("--raw", is_flag=True, help="Send standard input's bytes as they are, without framing."),
+    click.option("--escapes", is_flag=True, help=r"\n, \r, \t, \0, \\, \xNN and \uNNNN in a typed line are bytes."),
+    click.option("--hex", "as_hex", is_flag=True, help="Type hexadecimal digits, and see a dump of all that crosses."),
+    click.option(
+        "--printable/--verbatim",
+        "printable",
+        default=None,
+        help="Control characters in messages become escapes (the default on a terminal), or stay.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        callback=seconds,
+        metavar="S",
+        envvar="ENCHUFE_TIMEOUT",
+        help="Seconds that connecting, or sending while the other side takes nothing, may last.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output."),
+    click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Show no messages; say only what went wrong."),
+]
+
+
+def talking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of those that exchange messages."""
+    for option in reversed(_TALK):
+        command = option(command)
+    return command
+
+
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that all transfers have."""
     for option in reversed(_COMMON):

@@ -7,6 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from enchufe import events
+from enchufe.cli import output
+from enchufe.errors import StoreError
 from enchufe.printable import printable
 
 if TYPE_CHECKING:
@@ -34,12 +36,29 @@ def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool) -> Scree
 
 
 class JsonLines:
-    """One object a line on standard output."""
+    """One object a line on standard output; once that fails, what went wrong as sentences on standard error."""
+
+    def __init__(self) -> None:
+        self._failed = False
 
     def show(self, event: events.Event) -> None:
-        """Print it at once: somebody may be waiting for it."""
-        sys.stdout.write(json.dumps(event.as_dict()) + "\n")
-        sys.stdout.flush()
+        """Print it at once: somebody may be waiting for it.
+
+        Raises:
+            StoreError: standard output cannot be written.
+        """
+        if not self._failed:
+            try:
+                output.write(json.dumps(event.as_dict()).encode() + b"\n")
+            except StoreError:
+                self._failed = True
+                if not isinstance(event, events.Failed):
+                    raise
+            else:
+                return
+        if isinstance(event, events.Failed):
+            sys.stderr.write("\n".join(failure(event)) + "\n")
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Nothing to do."""
@@ -88,8 +107,7 @@ class Sentences:
 
     def _counterpart(self, address: str) -> str:
         """The command to run on the other side."""
-        host, colon, port = address.rpartition(":")
-        where = f"HOST:{port}" if colon and host in ("[::]", "0.0.0.0") else address  # noqa: S104 (names what it means)
+        where = to_dial(address)
         return f"enchufe receive {where} --plain" if self._sending else f"enchufe send PATH --to {where} --plain"
 
     def _receipt(self, event: events.Receipt) -> list[str]:
@@ -171,6 +189,12 @@ class ProgressBars:
         if self._bars is not None:
             total = event.total if event.total >= event.bytes else None
             self._bars.update(self._task, completed=event.bytes, total=total, files=event.files)
+
+
+def to_dial(address: str) -> str:
+    """What another machine dials where somebody listens on `address`."""
+    host, colon, port = address.rpartition(":")
+    return f"HOST:{port}" if colon and host in ("[::]", "0.0.0.0") else address  # noqa: S104 (names what it means)
 
 
 def failure(event: events.Failed) -> list[str]:

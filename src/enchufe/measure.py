@@ -1,0 +1,487 @@
+"""What this machine can do: engines, framings, transports and files, measured with enchufe on both sides.
+
+Whatever is served is served by one process and asked by others, started as `python -m enchufe.measure ROLE ...`: what
+is measured shares no interpreter with what measures it. Every measurement warms up, then runs several rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from enchufe import events, transports
+from enchufe.blocking import ENGINES, Server
+from enchufe.buffer import ReceiveBuffer
+from enchufe.connection import Connection
+from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
+from enchufe.files import receive_files, send_files
+from enchufe.framing import LengthPrefixed, parse_framing
+from enchufe.printable import printable
+from enchufe.transports import parse_address
+from enchufe.waiting import BlockingWaiter, drive
+
+ROUNDS: Final = 5
+WARM_UP: Final = 0.2  # of a measurement's seconds
+SMALL: Final = 64  # bytes of a message
+BIG: Final = 256 * 1024  # bytes of a message where bytes count
+LOADS: Final = 2  # processes that ask for a rate
+CONNECTIONS: Final = 4  # of each of them
+IN_FLIGHT: Final = 16  # messages on each of these
+FRAMING: Final = LengthPrefixed(4)
+FRAMINGS: Final = (
+    "lines", r"delimited:\r\n", "fixed:64", "digits:4", "length:4", "varint", "netstring", "typed:A=63,B=length:4",
+)  # fmt: skip
+
+_MIB: Final = 1 << 20
+_MEMORY: Final = "/dev/shm"  # noqa: S108 (tmpfs, so that no disk is measured)
+_BIGGEST: Final = 256  # MiB of the file that is sent
+_PATIENCE: Final = 30.0  # seconds for a process to be ready, or to end
+_COMMAND: Final = (sys.executable, "-m", "enchufe.measure")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of measurement: all its results share one unit.
+
+    Attributes:
+        name: what `enchufe bench --only` calls it.
+        title: for a person.
+        unit: of every value.
+        less_is_better: as of seconds.
+    """
+
+    name: str
+    title: str
+    unit: str
+    less_is_better: bool = False
+
+
+LATENCY: Final = Kind("latency", f"Round trip of {SMALL} bytes, one in flight", "microseconds", True)
+RATE: Final = Kind(
+    "rate", f"Echo of {SMALL} bytes, {LOADS * CONNECTIONS} connections, {IN_FLIGHT} in flight each", "messages/s"
+)
+BULK: Final = Kind("bulk", f"One way, messages of {BIG // 1024} KiB", "bytes/s")
+FILES: Final = Kind("files", "One file, sent and verified, plain, in memory if it can be", "bytes/s")
+ENCODE: Final = Kind("encode", f"Encoding messages of {SMALL} bytes in memory", "messages/s")
+DECODE: Final = Kind("decode", f"Decoding messages of {SMALL} bytes in memory", "messages/s")
+THERE_AND_BACK: Final = Kind("echo", f"There and back, messages of {BIG // 1024} KiB", "bytes/s")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a measurement found: one value a round."""
+
+    kind: Kind
+    name: str
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one of the values."""
+        return statistics.median(self.values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can say it."""
+        return {
+            "measured": self.kind.name,
+            "name": self.name,
+            "unit": self.kind.unit,
+            "median": self.median,
+            "lowest": min(self.values),
+            "highest": max(self.values),
+            "values": list(self.values),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One thing to measure; `run` takes the seconds that it may measure for, and yields a value a round."""
+
+    kind: Kind
+    name: str
+    run: Callable[[float], Sequence[float]]
+
+    def result(self, seconds: float) -> Result:
+        """Measure.
+
+        Raises:
+            EnchufeError: what is measured, or a process that measures it, failed.
+        """
+        return Result(self.kind, self.name, tuple(self.run(seconds)))
+
+
+def transports_here() -> dict[str, str]:
+    """The transports of this machine by name, with an address to listen on; `{}` stands for a folder."""
+    found = {"tcp": "127.0.0.1:0", "unix": "unix:{}/socket"}
+    with contextlib.suppress(LocalProtocolError):
+        parse_address("shm:/socket")
+        found["shared_memory"] = "shm:{}/socket"
+    # tls comes in here, with a certificate of its own.
+    return found
+
+
+def plan(address: str | None = None, only: Sequence[str] = ()) -> list[Measurement]:
+    """What there is to measure.
+
+    Args:
+        address: where `enchufe listen ADDR --echo --framing length:4` runs, so that the way to there is measured;
+            None: this machine.
+        only: words: what has none of them for its kind or in its name is left out. Empty: nothing is left out.
+
+    Raises:
+        LocalProtocolError: nothing is left.
+    """
+    whole = _remote(address) if address is not None else _local()
+    chosen = [one for one in whole if not only or any(word in (one.kind.name, *one.name.split(", ")) for word in only)]
+    if not chosen:
+        known = sorted({word for one in whole for word in (one.kind.name, *one.name.split(", "))})
+        raise LocalProtocolError(f"nothing is called {', '.join(only)}", hint=f"There are: {'; '.join(known)}.")
+    return chosen
+
+
+def run(measurements: Sequence[Measurement], seconds: float) -> Iterator[Result]:
+    """The results, as they are found; `seconds` is for all of them, starting processes not counted."""
+    for measurement in measurements:
+        yield measurement.result(seconds / len(measurements))
+
+
+def _local() -> list[Measurement]:
+    here = transports_here()
+    pairs = [(engine, transport) for engine in ENGINES for transport in here]
+    return [
+        *(
+            Measurement(kind, f"{engine}, {transport}", _served("echo", kind, engine, here[transport], loads))
+            for kind, loads in ((LATENCY, 1), (RATE, LOADS))
+            for engine, transport in pairs
+        ),
+        *(Measurement(BULK, name, _served("count", BULK, "threads", listen, 1)) for name, listen in here.items()),
+        Measurement(FILES, "one file", _files),
+        *(Measurement(ENCODE, text, _encoding(text)) for text in FRAMINGS),
+        *(Measurement(DECODE, text, _decoding(text)) for text in FRAMINGS),
+    ]
+
+
+def _remote(address: str) -> list[Measurement]:
+    parse_address(address)
+    return [
+        Measurement(kind, printable(address), lambda seconds, kind=kind: _ask(kind, address, seconds, 1))  # type: ignore[misc]
+        for kind in (LATENCY, THERE_AND_BACK)
+    ]
+
+
+# What the processes do; each role is a function that gets the rest of the command line.
+
+
+def _serve(engine: str, listen: str, what: str) -> None:
+    """Serve until standard input ends, which it does with whoever started us."""
+    handler = {"echo": _echo, "count": _count}[what]
+    with Server(handler, listen, framing=FRAMING, engine=engine) as server:
+        _say(server.addresses[0])
+        sys.stdin.read()
+
+
+async def _echo(connection: Connection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+async def _count(connection: Connection) -> None:
+    size = 0
+    async for message in connection:
+        size += len(message)
+    await connection.send(b"%d" % size)
+
+
+def _load(kind: str, address: str, seconds: str) -> None:
+    """Ask, when told to begin, and say one value a round."""
+    asking = {"latency": _latency, "rate": _rate, "bulk": _bulk, "echo": _there_and_back}[kind]
+    drive(asking(address, float(seconds)))
+
+
+async def _connected(address: str) -> Connection:
+    waiter = BlockingWaiter()
+    transport = await transports.connect(parse_address(address), waiter, waiter.now() + _PATIENCE)
+    return Connection(transport, FRAMING, timeout=_PATIENCE)
+
+
+def _rounds(seconds: float) -> Iterator[float]:
+    """The seconds that each round takes, the first of which, to be forgotten, warms up."""
+    yield seconds * WARM_UP
+    _say("ready")
+    sys.stdin.readline()
+    for _ in range(ROUNDS):
+        yield seconds * (1 - WARM_UP) / ROUNDS
+
+
+async def _latency(address: str, seconds: float) -> None:
+    message = bytes(SMALL)
+    values = []
+    async with await _connected(address) as connection:
+        for part in _rounds(seconds):
+            times: list[float] = []
+            now = time.perf_counter()
+            end = now + part
+            while now < end or not times:
+                before = now
+                await connection.ask(message)
+                now = time.perf_counter()
+                times.append(now - before)
+            values.append(statistics.median(times) * 1e6)
+    _say(values[1:])
+
+
+async def _rate(address: str, seconds: float) -> None:
+    batch = [bytes(SMALL)] * IN_FLIGHT
+    values = []
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await stack.enter_async_context(await _connected(address)) for _ in range(CONNECTIONS)]
+        for connection in connections:
+            await connection.send(*batch)
+        for part in _rounds(seconds):
+            count = 0
+            began = now = time.perf_counter()
+            while now < began + part or not count:
+                for connection in connections:
+                    for _ in batch:
+                        await connection.receive()
+                    await connection.send(*batch)
+                count += IN_FLIGHT * CONNECTIONS
+                now = time.perf_counter()
+            values.append(count / (now - began))
+    _say(values[1:])
+
+
+async def _bulk(address: str, seconds: float) -> None:
+    message = bytes(BIG)
+    values = []
+    for part in _rounds(seconds):
+        async with await _connected(address) as connection:
+            size = 0
+            began = time.perf_counter()
+            while time.perf_counter() < began + part or not size:
+                await connection.send(message)
+                size += BIG
+            await connection.end()
+            counted = await connection.receive()
+            values.append(size / (time.perf_counter() - began))
+            if counted != b"%d" % size:
+                raise BrokenError(f"{size} bytes were sent, and {counted!r} arrived")
+    _say(values[1:])
+
+
+async def _there_and_back(address: str, seconds: float) -> None:
+    message = bytes(BIG)
+    values = []
+    async with await _connected(address) as connection:
+        for part in _rounds(seconds):
+            size = 0
+            began = now = time.perf_counter()
+            while now < began + part or not size:
+                await connection.ask(message)
+                size += BIG
+                now = time.perf_counter()
+            values.append(size / (now - began))
+    _say(values[1:])
+
+
+def _receive(folder: str) -> None:
+    """Receive files, one after the other, until standard input ends."""
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Listening):
+            _say(event.address)
+
+    while sys.stdin.readline():
+        receive_files(folder, listen="127.0.0.1:0", plain=True, if_exists="overwrite", on_event=tell)
+
+
+def _send(path: str) -> None:
+    """Send one file to every address that comes, and say the bytes per second."""
+    for address in sys.stdin:
+        receipt = send_files([path], to=address.strip(), plain=True)
+        _say(receipt.bytes / receipt.seconds)
+
+
+_ROLES: Final[dict[str, Callable[..., None]]] = {
+    "serve": _serve,
+    "load": _load,
+    "receive": _receive,
+    "send": _send,
+}
+
+
+def _say(what: Any) -> None:
+    sys.stdout.write(json.dumps({"said": what}) + "\n")
+    sys.stdout.flush()
+
+
+def _main(role: str, *arguments: str) -> None:
+    try:
+        _ROLES[role](*arguments)
+    except EnchufeError as error:
+        sys.stdout.write(json.dumps({"failed": str(error), "hint": error.hint}) + "\n")
+
+
+# What starts them.
+
+
+class Helper:
+    """A process in one of the roles; it is gone when the block is left."""
+
+    def __init__(self, *arguments: str) -> None:
+        # In a session of its own: an interruption from the terminal is for us alone, and we end it.
+        self._process = subprocess.Popen(
+            [*_COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin: IO[str] = self._process.stdin
+        self._stdout: IO[str] = self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._process.terminate()
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+
+    def tell(self, line: str = "") -> None:
+        """Give it a line."""
+        with contextlib.suppress(BrokenPipeError):  # `said` will tell why it has gone
+            self._stdin.write(line + "\n")
+            self._stdin.flush()
+
+    def said(self) -> Any:
+        """What it says next.
+
+        Raises:
+            BrokenError: it failed, for the reason that it gave.
+        """
+        line = self._stdout.readline()
+        found: dict[str, Any] = json.loads(line) if line else {"failed": "a process that measures has died", "hint": ""}
+        if "failed" in found:
+            raise BrokenError(found["failed"], hint=found["hint"])
+        return found["said"]
+
+
+def _served(what: str, kind: Kind, engine: str, listen: str, loads: int) -> Callable[[float], Sequence[float]]:
+    """How to measure a server of our own."""
+
+    def measure(seconds: float) -> Sequence[float]:
+        with (
+            tempfile.TemporaryDirectory(prefix="enchufe-bench-") as folder,
+            Helper("serve", engine, listen.format(folder), what) as server,
+        ):
+            return _ask(kind, server.said(), seconds, loads)
+
+    return measure
+
+
+def _ask(kind: Kind, address: str, seconds: float, loads: int) -> Sequence[float]:
+    """The values of so many processes at once, added up round by round."""
+    with contextlib.ExitStack() as stack:
+        helpers = [stack.enter_context(Helper("load", kind.name, address, str(seconds))) for _ in range(loads)]
+        for helper in helpers:
+            helper.said()
+        for helper in helpers:
+            helper.tell()
+        return [sum(values) for values in zip(*(helper.said() for helper in helpers), strict=True)]
+
+
+def _files(seconds: float) -> Sequence[float]:
+    size = max(1, min(_BIGGEST, int(64 * seconds))) * _MIB
+    with tempfile.TemporaryDirectory(prefix="enchufe-bench-", dir=_room(3 * size)) as folder:
+        path = Path(folder, "file")
+        piece = os.urandom(_MIB)
+        with path.open("wb") as file:
+            for _ in range(size // _MIB):
+                file.write(piece)
+        with Helper("receive", str(Path(folder, "inbox"))) as receiver, Helper("send", str(path)) as sender:
+            values = []
+            for _ in range(1 + ROUNDS):
+                receiver.tell()
+                sender.tell(receiver.said())
+                values.append(sender.said())
+            return values[1:]
+
+
+def _room(size: int) -> str | None:
+    """Memory as a file system, if there is so much of it; None is where temporary files go."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free > size:
+            return _MEMORY
+    return None
+
+
+def _encoding(text: str) -> Callable[[float], Sequence[float]]:
+    framing, message = parse_framing(text), _message(text)
+
+    def work() -> int:
+        for _ in range(1000):
+            framing.encode(message)
+        return 1000
+
+    return lambda seconds: _repeated(work, seconds)
+
+
+def _decoding(text: str) -> Callable[[float], Sequence[float]]:
+    framing = parse_framing(text)
+    frame = b"".join(framing.encode(_message(text)))
+    count = 65536 // len(frame)
+    data = frame * count
+    split = framing.splitter()
+
+    def work() -> int:
+        # As a connection does it: the fast lane first, and what that leaves goes into the buffer.
+        messages, taken = split(data)
+        if taken < len(data):
+            buffer, decoder = ReceiveBuffer(), framing.decoder()
+            buffer.append(data[taken:])
+            messages += decoder.decode(buffer)
+        if len(messages) != count:
+            raise BrokenError(f"{text} made {len(messages)} messages of {count}")
+        return count
+
+    return lambda seconds: _repeated(work, seconds)
+
+
+def _message(text: str) -> bytes:
+    return b"A" * SMALL if not text.startswith("typed") else b"B" + b"A" * (SMALL - 1)
+
+
+def _repeated(work: Callable[[], int], seconds: float) -> list[float]:
+    values = []
+    for part in (seconds * WARM_UP, *[seconds * (1 - WARM_UP) / ROUNDS] * ROUNDS):
+        count = 0
+        began = now = time.perf_counter()
+        while now < began + part or not count:
+            count += work()
+            now = time.perf_counter()
+        values.append(count / (now - began))
+    return values[1:]
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -6,13 +6,14 @@ import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Literal, Self, Unpack
 
 from enchufe import transports
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.engines import Engine, events, processes, threads
+from enchufe.engines.signals import run_until
 from enchufe.errors import LocalProtocolError
 from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
@@ -208,16 +209,7 @@ def serve(
         raise LocalProtocolError("serve() belongs in the main thread", hint="Use enchufe.Server in other threads.")
     options = ServerOptions(framing=framing, **limits)
     running, _ = _prepare(handler, addresses, engine, workers, backlog, options, tls)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        running.stop()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        running.run()
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
+    run_until((signal.SIGTERM, signal.SIGINT), running.run, running.stop)
 
 
 def _prepare(

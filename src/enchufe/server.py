@@ -28,7 +28,7 @@ log = logging.getLogger("enchufe.server")
 _FULL_PAUSE: Final = 1.0  # seconds
 # To close over unread bytes resets the connection, and the reset may overtake our last words: so what still comes is
 # read and dropped, until the other side ends or is quiet, and not for ever (nginx: lingering_close).
-_QUIET: Final = 0.25  # seconds
+_QUIET: Final = 0.1  # seconds
 _LINGER: Final = 2.0  # seconds
 
 
@@ -156,7 +156,7 @@ async def _part(connection: Connection, error: Exception | None) -> None:
             # A timeout, a bug in the handler: whoever waits for an answer must not take it for "that was all".
             await transport.drop(0.0, deadline)
             transport.abort()
-        elif not connection.at_end:
+        elif not connection.at_end or transport.stopped:
             await transport.end(deadline)
             await transport.drop(_QUIET, deadline)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -235,6 +236,10 @@ class Doorbell:
         if self._write_end >= 0:
             with contextlib.suppress(BlockingIOError):  # full: it is ringing already
                 os.write(self._write_end, b"\0")
+
+    def ring_on_signals(self) -> None:
+        """Ring whenever a signal with a handler comes, even one that comes just before we wait. Main thread only."""
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
 
     def clear(self) -> None:
         """Make it silent again."""

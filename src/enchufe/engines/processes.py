@@ -23,6 +23,7 @@ from typing import Final, Literal, NoReturn
 from enchufe.engines import Engine as AnyEngine
 from enchufe.engines import threads
 from enchufe.engines.handover import Handover, channel, ended, give
+from enchufe.engines.signals import run_until
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError
 from enchufe.server import Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
@@ -175,13 +176,14 @@ class Supervisor:
         self._workers: dict[int, _Worker] = {}
         self._replace_at = 0.0
         self._numbers = itertools.count(1)
-        self._child = Doorbell()  # a child has ended
+        self._child = Doorbell()  # a signal came: a child has ended, or it is time to stop
 
     def run(self) -> None:
         """Supervise until told to stop; then drain, and end with the last worker."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; whoever forked us tells us
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
-        signal.signal(signal.SIGCHLD, lambda *_: self._child.ring())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._child.ring_on_signals()
         while not self._stopping:
             self._replace()
             self._wait()
@@ -198,7 +200,6 @@ class Supervisor:
 
     def _stop_soon(self) -> None:
         self._stopping = True
-        self._child.ring()
 
     def _wait(self) -> None:
         now = self._waiter.now()
@@ -260,7 +261,7 @@ class Supervisor:
                 _work(self._handler, self._acceptor, self._engine or _one_after_the_other, taker)
 
             try:
-                pid = fork(work)
+                pid = self._fork(work)
             except OSError as error:
                 giver.close()
                 log.warning("%s", BusyError(f"cannot fork a worker: {error.strerror}"))
@@ -273,11 +274,14 @@ class Supervisor:
     def _fork_for(self, transport: Transport, number: int) -> None:
         def serve() -> None:
             self._forget_parent()
-            signal.signal(signal.SIGTERM, lambda *_: transport.stop_receiving())
-            drive(serve_connection(self._handler, transport, self._acceptor.options))
+            # It waits by a bell of its own, which stop_receiving() rings.
+            bell = Doorbell()
+            transport.waiter = BlockingWaiter(bell)
+            serving = serve_connection(self._handler, transport, self._acceptor.options)
+            run_until([signal.SIGTERM], lambda: drive(serving), transport.stop_receiving)
 
         try:
-            pid = fork(serve)
+            pid = self._fork(serve)
         except OSError as error:
             log.warning("%s", BusyError(f"cannot fork for {transport.peer}: {error.strerror}"))
             transport.abort()
@@ -286,10 +290,19 @@ class Supervisor:
         transport.abandon()
         self._workers[pid] = _Worker(pid, self._waiter.now(), {number: transport})
 
+    @staticmethod
+    def _fork(child: Callable[[], None]) -> int:
+        """`fork`, so that the child hears a SIGTERM that comes before it can."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            return fork(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
     def _forget_parent(self) -> None:
         """In a child: keep nothing of the supervisor's, least of all what tells the others that it lives."""
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.close(self._stop)
         self._child.close()
         self._acceptor.abandon()
@@ -348,8 +361,7 @@ def _work(handler: Handler, acceptor: Acceptor, make_engine: MakeEngine, taker: 
     arrivals = Handover(taker, acceptor.listeners, options)
     engine = make_engine(handler, arrivals)
     arrivals.gone = engine.stop
-    signal.signal(signal.SIGTERM, lambda *_: engine.stop())
-    engine.run()
+    run_until([signal.SIGTERM], engine.run, engine.stop)
 
 
 def _one_after_the_other(handler: Handler, acceptor: Acceptor) -> AnyEngine:

@@ -102,6 +102,11 @@ class Transport:
         """The socket's descriptor, -1 once closed."""
         return self._sock.fileno()
 
+    @property
+    def stopped(self) -> bool:
+        """`stop_receiving` was called: the end that was read may not be the other side's."""
+        return self._stopped
+
     async def handshake(self, deadline: float | None = None) -> None:
         """Exchange what must cross before the first byte: nothing here, keys or memory elsewhere.
 

@@ -17,6 +17,8 @@ from enchufe.framing.base import Split
 ByteOrder = Literal["big", "little"]
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
+# Messages from which on it pays to look whether all are of one size.
+_MANY: Final = 8
 # Enough for any 64-bit length; it bounds what `int()` is given.
 _MOST_DIGITS: Final = 20
 # A varint carries 7 bits a byte, and protobuf's carry 64 bits at the most.
@@ -91,15 +93,31 @@ class Binary(Prefix):
         """What takes the bodies at the front of some bytes: see `Prefix.splitter`."""
         unpack, width = self._struct.unpack_from, self._struct.size
 
+        def alike(data: bytes, size: int) -> list[bytes]:
+            """All the bodies of `data`, where all are of `size` bytes, as in many a flood; else none."""
+            frame = width + size
+            count = len(data) // frame
+            if count < _MANY or data[frame : frame + width] != data[:width]:
+                return []
+            whole = count * frame
+            for place in range(width):
+                if data[place:whole:frame] != data[place : place + 1] * count:
+                    return []
+            return [body for (body,) in struct.iter_unpack(f"{width}x{size}s", memoryview(data)[:whole])]
+
         def split(data: bytes) -> tuple[list[bytes], int]:
             end = len(data)
             if end >= width:
                 (size,) = unpack(data)
-                if width + size + adjustment == end and 0 <= end - width <= limit:
+                size += adjustment
+                if width + size == end and 0 <= size <= limit:
                     return [data[width:]], end  # one alone, as in a conversation
-            bodies: list[bytes] = []
+                bodies = alike(data, size) if 0 <= size <= limit else []
+                start = len(bodies) * (width + size)
+            else:
+                bodies, start = [], 0
             keep = bodies.append
-            start, last = 0, end - width
+            last = end - width
             while start <= last:
                 (size,) = unpack(data, start)
                 size += adjustment

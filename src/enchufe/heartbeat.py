@@ -44,12 +44,13 @@ class BeatingConnection(Connection):
 
     _beats = True
 
-    __slots__ = ("_counted", "_ended", "_heard", "_said", "heartbeat")
+    __slots__ = ("_allowed", "_counted", "_ended", "_heard", "_said", "heartbeat")
 
     def __init__(self, *args: Any, heartbeat: Heartbeat, **options: Any) -> None:
         super().__init__(*args, **options)
         self.heartbeat = heartbeat
         self._heard = self._said = self.transport.waiter.now()
+        self._allowed: float | None = None
         self._counted = 0
         self._ended = False
 
@@ -66,6 +67,7 @@ class BeatingConnection(Connection):
 
     async def receive(self) -> bytes | None:
         """As `Connection.receive`; BrokenError where the peer was silent for too long."""
+        self._allowed = super()._deadline()  # for a message: signs of life do not put it off
         while (message := await super().receive()) == self.heartbeat.message:
             pass
         return message
@@ -87,14 +89,14 @@ class BeatingConnection(Connection):
         return dead if allowed is None or dead < allowed else allowed
 
     def _patience(self) -> float | None:
-        allowed = super()._deadline()
+        allowed = self._allowed
         beat = self._heard + self.heartbeat.patience
         if not self._ended:
             beat = min(beat, self._said + self.heartbeat.every)
         return beat if allowed is None or beat < allowed else allowed
 
     async def _refill(self) -> bool:
-        allowed = super()._deadline()
+        allowed = self._allowed
         # Silence counts from when we listen: what came while nobody did waits in the kernel.
         self._heard = self.transport.waiter.now()
         while True:

@@ -1,0 +1,415 @@
+"""What servers need, engine by engine: limits, deadlines, peers and workers that die, a drain that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+import trio
+
+import enchufe
+from enchufe import BlockingConnection, Connection, aio, events, framing
+from enchufe.engines import pollers
+from enchufe.engines.loop import Loop
+from enchufe.engines.slots import Slots
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.heartbeat import Heartbeat
+from enchufe.waiting import READ, WRITE, Doorbell
+from tests.matrix.engines import ENGINES, connected, echo
+
+PREFIXED = framing.LengthPrefixed(4)
+EVERY = pytest.mark.parametrize("engine", ENGINES)
+POOLS = ["processes x 2", "events x 2", "threads x 2"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+# In "processes x 2" every worker serves one connection after the other: a limit of its own.
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "processes x 2"])
+def test_the_connection_limit_pauses_accepting(engine: str) -> None:
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED, max_connections=1, drain=1) as (address, *_):
+        with connected(address, PREFIXED) as first, connected(address, PREFIXED) as second:
+            assert first.ask(b"1") == b"1"
+            second.send(b"2")  # the kernel takes it; nobody reads it yet
+            second._connection.timeout = 0.2
+            with pytest.raises(DeadlineExceeded):
+                second.receive()
+            first.close()
+            second._connection.timeout = 20
+            assert second.receive() == b"2"
+
+
+@EVERY
+def test_so_many_from_one_address(engine: str) -> None:
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED, max_per_address=1, drain=1) as (address, *_):
+        with connected(address, PREFIXED) as first:
+            assert first.ask(b"1") == b"1"
+            with pytest.raises(BrokenError), connected(address, PREFIXED) as second:
+                second.ask(b"2")
+            assert first.ask(b"3") == b"3"
+
+        def again() -> bool:
+            try:
+                with connected(address, PREFIXED) as third:
+                    return third.ask(b"4") == b"4"
+            except BrokenError:
+                return False
+
+        until(again)
+
+
+@EVERY
+@pytest.mark.parametrize("limit", ["idle_timeout", "max_lifetime"])
+def test_deadlines_end_a_connection(engine: str, limit: str) -> None:
+    options: dict[str, float] = {limit: 0.3}
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED, drain=1, **options) as (address, *_):
+        with connected(address, PREFIXED) as client, pytest.raises(BrokenError):
+            assert client.ask(b"1") == b"1"
+            for _ in range(1000):  # busy: an idle timeout does not touch it, a lifetime does
+                if limit == "max_lifetime":
+                    client.ask(b"2")
+                    time.sleep(0.01)
+                else:
+                    assert client.receive() is not None, "a clean end"
+
+
+@EVERY
+def test_a_killed_peer_is_found(engine: str, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+
+    async def noting(connection: Connection) -> None:
+        try:
+            async for message in connection:
+                await connection.send(message)
+        finally:
+            ended.touch()
+
+    code = "import socket,sys;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));s.send(b'abc');input()"
+    with ENGINES[engine](noting, "127.0.0.1:0", PREFIXED, drain=1) as (address, *_):
+        command = [sys.executable, "-c", code, address.rpartition(":")[2]]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as peer:
+            time.sleep(0.2)
+            assert not ended.exists()
+            peer.kill()
+        until(ended.exists)
+
+
+@EVERY
+def test_a_silent_peer_is_found_by_the_heartbeat(engine: str, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+
+    async def noting(connection: Connection) -> None:
+        try:
+            async for message in connection:
+                await connection.send(message)
+        except BrokenError as error:
+            ended.write_text(str(error))
+
+    beat = Heartbeat(b"", every=0.1, patience=0.5)
+    with ENGINES[engine](noting, "127.0.0.1:0", PREFIXED, heartbeat=beat, drain=1) as (address, *_):
+        with enchufe.connect(address, framing=PREFIXED, heartbeat=beat, timeout=20) as lively:
+            assert lively.ask(b"x") == b"x"
+            silent = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+            waiting = threading.Thread(target=lambda: assert_raises(lively))  # it beats while it waits
+            lively._connection.timeout = 2
+            waiting.start()
+            until(ended.exists)
+            assert "sign of life" in ended.read_text()
+            waiting.join()
+            assert lively.ask(b"y") == b"y"
+            silent.close()
+
+
+def assert_raises(connection: BlockingConnection) -> None:
+    with pytest.raises(DeadlineExceeded):
+        connection.receive()
+
+
+@EVERY
+def test_a_drain_loses_no_answer(engine: str) -> None:
+    """While clients talk the server goes: whatever was answered arrives, and then an end."""
+    stopping = threading.Event()
+    outcomes: list[tuple[int, int]] = []
+
+    def talk(address: str) -> None:
+        with connected(address, PREFIXED) as client:
+            asked = answered = 0
+            try:
+                while True:
+                    asked += 1
+                    if client.ask(b"%d" % asked) != b"%d" % asked:
+                        break
+                    answered += 1
+                    if answered == 50:
+                        stopping.set()
+            except EnchufeError:
+                pass
+            outcomes.append((asked, answered))
+
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED, drain=5) as (address, *_):
+        clients = [threading.Thread(target=talk, args=(address,)) for _ in range(2)]
+        for client in clients:
+            client.start()
+        stopping.wait(20)
+    for client in clients:
+        client.join(20)
+    assert all(asked - answered == 1 for asked, answered in outcomes) and len(outcomes) == 2
+
+
+@pytest.mark.parametrize("engine", POOLS)
+def test_a_dead_worker_is_replaced(engine: str) -> None:
+    async def telling(connection: Connection) -> None:
+        async for message in connection:
+            if message == b"die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            await connection.send(b"%d" % os.getpid())
+
+    with ENGINES[engine](telling, "127.0.0.1:0", PREFIXED, drain=1) as (address, *_):
+        with connected(address, PREFIXED) as first, connected(address, PREFIXED) as second:
+            pids = {first.ask(b"who"), second.ask(b"who")}
+            assert len(pids) == 2, "both went to one worker, though the other had none"
+            first.send(b"die")
+            with pytest.raises(BrokenError):
+                first.ask(b"still there?")
+            assert second.ask(b"who") in pids, "another worker's death hurt this one"
+
+            def by_another() -> bool:
+                with connected(address, PREFIXED) as third:
+                    return third.ask(b"who") not in pids
+
+            until(by_another)
+
+
+def test_workers_are_balanced() -> None:
+    async def telling(connection: Connection) -> None:
+        async for _ in connection:
+            await connection.send(b"%d" % os.getpid())
+
+    with enchufe.Server(telling, "127.0.0.1:0", framing=PREFIXED, engine="events", workers=3) as server:
+        clients = [enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) for _ in range(30)]
+        who = [client.ask(b"who") for client in clients]
+        assert sorted(who.count(pid) for pid in set(who)) == [10, 10, 10]
+        for client in clients:
+            client.close()
+
+
+SERVE = """
+import sys, enchufe
+from enchufe import framing
+def slow(connection):
+    for message in connection:
+        print("got", flush=True)
+        import time; time.sleep(0.5)
+        connection.send(message)
+async def quick(connection):
+    async for message in connection:
+        print("got", flush=True)
+        await connection.send(message)
+enchufe.serve(quick if sys.argv[2] == "events" else slow, "127.0.0.1:" + sys.argv[1], framing=framing.Lines(),
+    engine=sys.argv[2], workers=eval(sys.argv[3]), drain=5)
+print("drained")
+"""
+
+
+@pytest.mark.parametrize("sent_to", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("engine", ["threads", "processes", "events"])
+@pytest.mark.parametrize("workers", [None, 2])
+def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SERVE, str(port), engine, repr(workers)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        client = None
+        while client is None:
+            try:
+                client = enchufe.connect(f"127.0.0.1:{port}", framing=framing.Lines(), timeout=20)
+            except BrokenError:
+                time.sleep(0.02)
+        with client:
+            client.send(b"acknowledge me")
+            assert server.stdout.readline() == "got\n"
+            server.send_signal(sent_to)
+            assert client.receive() == b"acknowledge me"
+            assert client.receive() is None
+        assert server.stdout.read() == "drained\n"
+        assert server.wait(20) == 0
+
+
+def test_sockets_handed_over_by_a_service_manager() -> None:
+    code = """
+import os, sys, enchufe
+from enchufe import framing
+os.environ["LISTEN_PID"] = str(os.getpid())
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+enchufe.serve(echo, "systemd:", framing=framing.Lines(), engine="events")
+"""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        command = [sys.executable, "-c", code]
+        environment = {**os.environ, "LISTEN_FDS": "1"}
+        for _ in range(2):  # and again: the socket outlives the one who served on it
+            handed = lambda: os.dup2(listening.fileno(), 3)  # noqa: E731
+            with subprocess.Popen(command, env=environment, pass_fds=[3], preexec_fn=handed) as server:  # noqa: PLW1509
+                address = f"127.0.0.1:{listening.getsockname()[1]}"
+                with enchufe.connect(address, framing=framing.Lines(), timeout=20) as client:
+                    assert client.ask(b"hola") == b"hola"
+                server.terminate()
+                assert server.wait(20) == 0
+    with pytest.raises(LocalProtocolError, match="LISTEN_FDS"):
+        enchufe.Server(echo, "systemd:", framing=PREFIXED)
+
+
+def test_what_a_server_tells() -> None:
+    told: list[events.Event] = []
+    with enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="events", on_event=told.append) as server:
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as client:
+            assert client.ask(b"hola") == b"hola"
+        until(lambda: len(told) == 2)
+    accepted, finished = told
+    assert isinstance(accepted, events.Accepted) and accepted.connections == 1
+    assert isinstance(finished, events.Finished) and finished.error is None
+    assert (finished.received, finished.sent, finished.bytes_received) == (1, 2, 8)
+
+
+def test_options_that_make_no_sense() -> None:
+    def plain(connection: BlockingConnection) -> None: ...
+
+    for wrong in (
+        lambda: enchufe.Server(plain, "127.0.0.1:0", framing=PREFIXED, engine="events"),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="threads", workers=0),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="events", workers="each"),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="fibers"),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, max_per_address=0),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, idle_timeout=-1),
+        lambda: Heartbeat(b"", every=0),
+        aio.host,
+    ):
+        with pytest.raises(LocalProtocolError):
+            wrong()
+
+
+@pytest.mark.parametrize("name", pollers.available())
+def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
+    poller = pollers.available()[name]()
+    here, there = socket.socketpair()
+    dead, other = socket.socketpair()
+    try:
+        poller.watch(here.fileno(), READ, 0)
+        poller.watch(dead.fileno(), READ, 0)
+        dead.close()  # without a word
+        for _ in range(3):
+            poller.poll(0)
+        there.send(b"x")
+        assert [descriptor for descriptor, bits in poller.poll(1) if bits & poller.readable] == [here.fileno()]
+        poller.watch(here.fileno(), WRITE, READ)
+        assert [descriptor for descriptor, bits in poller.poll(1) if bits & poller.writable] == [here.fileno()]
+    finally:
+        poller.close()
+        for sock in (here, there, other):
+            sock.close()
+
+
+def test_a_wait_that_begins_while_its_readiness_is_told_is_not_forgotten() -> None:
+    """READ is told though nobody waits for it, with WRITE; who goes on for WRITE then waits for READ."""
+    here, there = socket.socketpair()
+    went_on: list[str] = []
+
+    def resume(who: str) -> None:
+        went_on.append(who)
+        if who == "writer":
+            slots.park(here.fileno(), READ, "reader")
+
+    slots: Slots[str] = Slots(pollers.best(), resume)
+    slots.park(here.fileno(), READ, "before")
+    assert slots.wake(here.fileno()) == "before"
+    slots.park(here.fileno(), WRITE, "writer")
+    there.send(b"x")
+    slots.poll(1)
+    slots.poll(1)
+    assert went_on == ["writer", "reader"]
+    slots.poller.close()
+    here.close()
+    there.close()
+
+
+class Foreign:
+    """What somebody else's loop would understand."""
+
+    def __await__(self) -> Generator[str, None, None]:
+        yield "a future"
+
+
+def test_the_loop_hears_other_threads_and_ends_what_is_late() -> None:
+    loop = Loop()
+
+    async def main() -> str:
+        bell = Doorbell()
+        with pytest.raises(DeadlineExceeded):
+            await loop.wait_one(bell, READ, loop.now() + 0.01)
+        bell.ring()
+        await loop.wait_one(bell, READ, loop.now() + 10)
+        loop.forget(bell)
+        bell.close()
+        with pytest.raises(LocalProtocolError, match="cannot await"):
+            await Foreign()
+        return await loop.offload(lambda: "from a thread")
+
+    assert loop.run(main()) == "from a thread"
+    loop.close()
+
+
+def test_under_asyncio_and_trio() -> None:
+    async def main() -> None:
+        async with aio.Server(echo, "127.0.0.1:0", framing=PREFIXED) as server:
+            async with aio.connect(server.addresses[0], framing=PREFIXED, timeout=20) as connection:
+                assert await connection.ask(b"hola") == b"hola"
+                await connection.end()
+                assert [message async for message in connection] == [b"A-goodbye"]
+            late = await aio.connect(server.addresses[0], framing=PREFIXED, timeout=0.1)
+            with pytest.raises(DeadlineExceeded):
+                await late.receive()
+            late.close()
+
+    asyncio.run(main())
+    trio.run(main)
+
+
+def test_a_cancelled_receive_loses_nothing() -> None:
+    async def main() -> None:
+        async with aio.Server(echo, "127.0.0.1:0", framing=PREFIXED) as server:
+            async with aio.connect(server.addresses[0], framing=PREFIXED) as connection:
+                for _ in range(5):
+                    with pytest.raises(asyncio.TimeoutError):
+                        await asyncio.wait_for(connection.receive(), 0.01)
+                assert await connection.ask(b"hola") == b"hola"
+
+    asyncio.run(main())
+
+
+def test_a_server_under_asyncio_drains_when_it_is_cancelled() -> None:
+    async def main() -> None:
+        serving = asyncio.create_task(aio.serve(echo, "127.0.0.1:0", framing=PREFIXED))
+        await asyncio.sleep(0.05)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+
+    asyncio.run(main())
+    assert select.select([], [], [], 0) == ([], [], [])

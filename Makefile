@@ -17,6 +17,7 @@ check: .venv/ready
 	$(BIN)/mypy
 
 test: check
+	sh tests/packages.sh
 	$(BIN)/python -m pytest
 
 # New versions of what we depend on, with their hashes, for every Python and platform we support.

@@ -106,6 +106,8 @@ def test_parse_with_a_limit(text: str, framing: Framing) -> None:
         r"delimited:\q",
         r"delimited:\x0",
         "delimited:\\",
+        "delimited:\ud800",
+        "typed:\ud800=8",
     ],
 )
 def test_there_is_no_such_framing(text: str) -> None:

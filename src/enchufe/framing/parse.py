@@ -101,5 +101,9 @@ def _unescape(text: str) -> bytes:
             )
         return _ESCAPES[escape]
 
-    # Arguments of a command carry bytes that are no UTF-8 as surrogates.
-    return re.sub(rb"\\(x[0-9A-Fa-f]{2}|.?)", byte, text.encode(errors="surrogateescape"), flags=re.DOTALL)
+    try:
+        # Arguments of a command carry bytes that are no UTF-8 as surrogates.
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"{text!r} holds half a character", hint=r"Write single bytes as \xNN.") from error
+    return re.sub(rb"\\(x[0-9A-Fa-f]{2}|.?)", byte, data, flags=re.DOTALL)

@@ -1,0 +1,92 @@
+"""What must hold of the transfer protocol's messages, whatever bytes come and however they are cut."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from enchufe.errors import RemoteProtocolError
+from enchufe.transfer.messages import CONTROL_SIZE, Batch, Error, Hello, Message, Type, frame, next_message
+from tests.fuzz.choices import Choices
+from tests.fuzz.counting import CountingBuffer
+from tests.fuzz.framing_checks import cut
+
+HEADER = struct.Struct(">BI")
+LONGEST = HEADER.size + Batch.limit
+LENGTHS = [0, 0, 0, 0, 1, -1, CONTROL_SIZE, 1 << 31]
+
+
+def check_messages(data: bytes) -> None:
+    """One stream of the protocol, cut in every way the fuzzer likes."""
+    choices = Choices(data)
+    cuts = list(choices.some(8)) or [255]
+    wire = choices.rest() if choices.flag() else frames(choices)
+    whole = unpacked([wire])
+    assert unpacked(cut(wire, [1])) == whole
+    assert unpacked(cut(wire, cuts)) == whole
+
+
+def frames(choices: Choices) -> bytes:
+    """Frames whose bodies are the fuzzer's bytes; some of them with a wrong length."""
+    pieces = []
+    while choices.left():
+        kind, body = 1 + choices.byte() % len(Type), choices.some(120)
+        pieces.append(HEADER.pack(kind, max(0, len(body) + choices.one(LENGTHS))) + body)
+    return b"".join(pieces)
+
+
+def unpacked(pieces: Sequence[bytes]) -> tuple[list[bytes], str, int]:
+    """The frames of all messages, packed again; the fault that ended the stream; how many bytes are left of it."""
+    buffer = CountingBuffer(64)
+    packed: list[bytes] = []
+    due = 0  # so many bytes must have come before there is anything more to tell
+    for piece in pieces:
+        buffer.append(piece)
+        while True:
+            held = len(buffer)
+            try:
+                message = next_message(buffer)
+            except RemoteProtocolError as error:
+                assert len(buffer) == held, "something was taken with the fault"
+                return packed, str(error), 0
+            if isinstance(message, int):
+                assert len(buffer) == held
+                assert message > 0
+                assert held + message <= LONGEST
+                assert buffer.came >= due or buffer.came + message == due
+                due = buffer.came + message
+                break
+            assert buffer.came >= due, "a message came before it was whole"
+            assert buffer.steps <= 8 * (buffer.came + len(packed) + 1)
+            packed.append(again(message, wire_of(buffer, held)))
+    assert buffer.moved <= 4 * buffer.came + 64
+    return packed, "", len(buffer)
+
+
+def wire_of(buffer: CountingBuffer, held: int) -> bytes:
+    """The frame that was just taken from the front of a buffer that held so many bytes."""
+    taken = held - len(buffer)
+    end = buffer.mark()
+    buffer.rewind(end - taken)
+    wire = buffer.peek(taken)
+    buffer.skip(taken)
+    return wire
+
+
+def again(message: Message, wire: bytes) -> bytes:
+    """The frame of `message`, which came as `wire`: what may be said in one way only is said so again."""
+    packed = b"".join(frame(message))
+    if isinstance(message, Error):
+        # Its text may be no UTF-8, of which only the meaning is kept, and that may be longer.
+        assert len(packed) <= HEADER.size + Error.limit
+    elif isinstance(message, Hello):
+        # A later version may say more, which is not understood.
+        assert wire[HEADER.size :].startswith(packed[HEADER.size :])
+    else:
+        assert packed == wire
+    buffer = CountingBuffer(64)
+    buffer.append(packed)
+    twice = next_message(buffer)
+    assert type(twice) is type(message)
+    assert isinstance(message, Error) or twice == message
+    return packed

@@ -20,7 +20,7 @@ _TURN: Final = 256
 # Bytes of replies that are held back, at the most, to go out together.
 _HELD: Final = 65536
 # Bytes of room that a message gets at once on its length's word, however little of it came.
-_TRUSTED: Final = 1 << 20
+_TRUSTED: Final = 65536
 
 # What connections have in hand that have nothing: thousands of idle ones share them, and nobody puts anything in.
 _NONE: Final[list[bytes]] = []
@@ -278,7 +278,9 @@ class Connection:
             else:
                 asked = self._asked
                 data = await transport.receive(asked, deadline)
-                count = len(data)
+                if not (count := len(data)):
+                    self._at_end = True
+                    break
                 if count == asked or asked > _LEAST:
                     self._expect(count)
                 messages, taken = self._split(data)
@@ -292,7 +294,6 @@ class Connection:
                     self.received += batch
                     self._data = data
                     return True
-                self._at_end = not data
             if self._decode():
                 return True
         return self._decode()

@@ -55,7 +55,11 @@ def parse_address(text: str) -> Address:
         if not path or "\0" in path:
             raise LocalProtocolError(f"{text!r} names no path", hint=_HINT)
         # 108 bytes with the final NUL: sun_path, unix(7).
-        if len(path.encode("utf-8", "surrogateescape")) > 107:
+        try:
+            size = len(path.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"{text!r} holds half a character", hint=_HINT) from error
+        if size > 107:
             raise LocalProtocolError(
                 f"{text!r} is too long for a Unix socket", hint="The kernel takes at most 107 bytes of path."
             )
@@ -67,6 +71,6 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise LocalProtocolError(f"{text!r} is ambiguous: a v6 address goes in brackets", hint=_HINT)
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
         raise LocalProtocolError(f"{port!r} is no port (0 to 65535)", hint=_HINT)
     return TcpAddress(host, int(port))

@@ -329,9 +329,14 @@ def _say(what: Any) -> None:
 
 def _main(role: str, *arguments: str) -> None:
     try:
-        _ROLES[role](*arguments)
-    except EnchufeError as error:
-        sys.stdout.write(json.dumps({"failed": str(error), "hint": error.hint}) + "\n")
+        try:
+            _ROLES[role](*arguments)
+        except EnchufeError as error:
+            sys.stdout.write(json.dumps({"failed": str(error), "hint": error.hint}) + "\n")
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who started us was interrupted and has gone. What is still buffered goes nowhere, and says nothing of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # What starts them.

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -350,6 +351,27 @@ def test_what_is_typed_goes_to_all_and_each_is_told_apart(start: Stage) -> None:
     assert host.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.parametrize("engine", ["threads", "processes", "events"])
+@pytest.mark.parametrize("kind", ["unix", "shm"])
+def test_whoever_has_no_address_is_told_apart_too(start: Stage, tmp_path: Path, kind: str, engine: str) -> None:
+    where = f"{kind}:{tmp_path / 'socket'}"
+    host = start("listen", where, "--json", "--echo", "--engine", engine)
+    assert host.event("listening")["address"] == where
+    talkers = [start("connect", where) for _ in range(2)]
+    peers = [host.event("connected")["peer"] for _ in talkers]
+    assert len(set(peers)) == 2
+    assert all(re.fullmatch(f"{kind}:#[0-9]+", peer) for peer in peers)
+    heard = {}
+    for number, talker in enumerate(talkers):
+        talker.say(b"%d\n" % number)
+        assert talker.line() == b"%d\n" % number
+        heard[host.event("message")["peer"]] = number
+        assert host.event("message")["direction"] == "sent"
+        talker.end_input()
+        assert talker.finish()[0] == 0
+    assert set(heard) == set(peers)
+
+
 def test_an_empty_input_says_nothing_not_even_its_end(start: Stage, tmp_path: Path) -> None:
     socket_path = tmp_path / "socket"
     host = start("listen", f"unix:{socket_path}", "--once", stdin=subprocess.DEVNULL)
@@ -496,6 +518,65 @@ def test_a_full_standard_output(start: Stage, peer: socket.socket, arguments: li
     assert code == 6
     assert b"cannot write standard output" in told
     assert b"bug" not in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("arguments", "typed"),
+    [
+        (["connect"], False),
+        (["connect", "--json"], False),
+        (["connect", "--json"], True),
+        (["connect", "--hex"], False),
+        (["listen", "--no-input", "--json"], False),
+        (["listen", "--no-input", "--engine", "events"], False),
+        (["listen", "--no-input", "--engine", "processes"], False),
+    ],
+)
+def test_a_reader_that_stands_holds_up_no_end(
+    start: Stage, peer: socket.socket, arguments: list[str], typed: bool, number: signal.Signals
+) -> None:
+    """As a pager does, or a stopped program."""
+    command, *options = arguments
+    reads, writes = os.pipe()
+    talker = start(command, where(peer) if command == "connect" else "127.0.0.1:0", *options, stdout=writes)
+    os.close(writes)
+    if command == "connect":
+        sock = peer.accept()[0]
+    else:
+        listening = os.read(reads, 65536) if "--json" in options else b""
+        address = json.loads(listening)["address"] if listening else talker.address()
+        host, _, port = address.rpartition(":")
+        sock = socket.create_connection((host, int(port)))
+    with sock:
+        # Until nothing goes any more: where that is only slowness, there is less to be tested, and nothing fails.
+        assert talker.process.stdin is not None
+        feed = talker.process.stdin.fileno() if typed else sock.fileno()
+        os.set_blocking(feed, False)
+        sock.setblocking(False)
+        while select.select([], [feed], [], 0.5)[1]:
+            with contextlib.suppress(BlockingIOError):
+                os.write(feed, b"00\n" * 20_000)
+            with contextlib.suppress(BlockingIOError):
+                sock.recv(1 << 20)
+        talker.process.send_signal(number)
+        code = talker.process.wait(PATIENCE)
+    os.close(reads)
+    # All that came was to be shown before a server that drains may end with 0.
+    assert code == (130 if command == "connect" or number == signal.SIGINT else 6)
+
+
+def test_a_full_standard_error_hurts_nobody(peer: socket.socket) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [*COMMAND, "connect", where(peer)]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full) as talker:
+            with peer.accept()[0] as sock:
+                sock.sendall(b"hola\n")
+                assert all_of(sock) == b""
+            assert talker.communicate(timeout=PATIENCE)[0] == b"hola\n"
+        assert talker.returncode == 0
+        done = subprocess.run([*COMMAND, "send", "/no/such", "--to", ":9", "--plain"], stderr=full, check=False)
+        assert done.returncode == 6
 
 
 def test_events_that_cannot_be_written_are_no_bug(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def bench(
                 _write(path, draw(results, machine()))
     except EnchufeError as error:
         _progress("")
-        sys.stderr.write("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
+        output.tell("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
         return exits.exit_code(error)
     except KeyboardInterrupt:
         _progress("")
-        sys.stderr.write("enchufe: interrupted\n")
+        output.tell("enchufe: interrupted\n")
         return exits.INTERRUPTED
     return exits.DONE
 
@@ -83,8 +83,7 @@ def told(result: Result, value: float) -> str:
 def _progress(text: str) -> None:
     """Say how far it is, on a terminal, over what stood there."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        output.tell(f"\r\x1b[K{text}")
 
 
 def _write(path: str, text: str, mode: str = "w") -> None:

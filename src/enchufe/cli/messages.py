@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 import os
-import sys
 import threading
 from typing import Final, Literal
 
@@ -38,7 +37,8 @@ class Shown:
         self._harmless = self._terminal if harmless is None else harmless
         self._streams = streams
         self._counterpart = counterpart
-        self._json = JsonLines()
+        self._hurry = output.Hurry()
+        self._json = JsonLines(self._hurry)
         self._lock = threading.Lock()
         # Bytes of a character whose rest has not come, by peer.
         self._texts: dict[str, codecs.IncrementalDecoder] = {}
@@ -54,14 +54,14 @@ class Shown:
                 self._json.show(_event(direction, peer, message))
         elif self.form == "messages" and direction == RECEIVED:
             with self._lock:
-                output.write(self._line(peer, message, named=named and self._terminal))
+                output.write(self._line(peer, message, named=named and self._terminal), hurry=self._hurry)
 
     def dump(self, direction: str, peer: str, parts: list[Part], *, named: bool = False) -> None:
         """Show the bytes of one frame. Raises as `message`."""
         begin = f"{peer} {direction}" if named else direction
         lines = "".join(f"{row}\n" for row in rows(begin, parts))
         with self._lock:
-            output.write(lines.encode())
+            output.write(lines.encode(), hurry=self._hurry)
 
     def event(self, event: events.Event) -> None:
         """Show what happened: as JSON, or as a sentence on standard error. Raises as `message`."""
@@ -71,13 +71,15 @@ class Shown:
             if self.form == "json":
                 self._json.show(event)
                 return
-            for line in self._sentences(event):
-                sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+            output.tell("".join(f"{line}\n" for line in self._sentences(event)), self._hurry)
 
     def failed(self, error: EnchufeError) -> None:
         """Show what went wrong."""
         self.event(events.Failed(error.kind, str(error), error.hint))
+
+    def hurry(self) -> None:
+        """It must end soon: from here on nothing waits for long for a reader that takes nothing."""
+        self._hurry.call()
 
     def _sentences(self, event: events.Event) -> list[str]:
         if isinstance(event, events.Failed):

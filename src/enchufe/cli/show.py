@@ -38,7 +38,8 @@ def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool) -> Scree
 class JsonLines:
     """One object a line on standard output; once that fails, what went wrong as sentences on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, hurry: output.Hurry | None = None) -> None:
+        self._hurry = hurry
         self._failed = False
 
     def show(self, event: events.Event) -> None:
@@ -49,7 +50,7 @@ class JsonLines:
         """
         if not self._failed:
             try:
-                output.write(json.dumps(event.as_dict()).encode() + b"\n")
+                output.write(json.dumps(event.as_dict()).encode() + b"\n", hurry=self._hurry)
             except StoreError:
                 self._failed = True
                 if not isinstance(event, events.Failed):
@@ -57,8 +58,7 @@ class JsonLines:
             else:
                 return
         if isinstance(event, events.Failed):
-            sys.stderr.write("\n".join(failure(event)) + "\n")
-            sys.stderr.flush()
+            output.tell("\n".join(failure(event)) + "\n", self._hurry)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -74,9 +74,7 @@ class Sentences:
 
     def show(self, event: events.Event) -> None:
         """Print what there is to say."""
-        for line in self.lines(event):
-            sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        output.tell("".join(f"{line}\n" for line in self.lines(event)))
 
     def close(self) -> None:
         """Nothing to do."""

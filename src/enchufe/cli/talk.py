@@ -7,6 +7,7 @@ send while another receives.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import shlex
@@ -25,9 +26,10 @@ from enchufe.cli.dump import Dumped, Mixed, Unframed
 from enchufe.cli.messages import RECEIVED, SENT, Form, Shown
 from enchufe.cli.typed import Input, Notation
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.framing.base import Framing
 from enchufe.framing.parse import parse_framing
+from enchufe.transports import Transport
 
 # Seconds for which input may be silent before nobody waits for its end any more, once the other side has ended.
 _SILENCE: Final = 1.0
@@ -156,6 +158,7 @@ def _run(manner: Manner, run: Callable[[Shown], int]) -> int:
         shown.failed(error)
         return exits.exit_code(error)
     except KeyboardInterrupt:
+        shown.hurry()
         if shown.form == "json":
             shown.event(events.Failed("interrupted", "interrupted", ""))
         return exits.INTERRUPTED
@@ -194,9 +197,11 @@ def _converse(connection: BlockingConnection, manner: Manner, shown: Shown) -> N
                 shown.message(RECEIVED, peer, message)
     except ClosedError:
         pass
+    except KeyboardInterrupt:
+        shown.hurry()
+        raise
     finally:
-        if dumped is not None:
-            dumped.show_rest()
+        _show_rest(dumped)
     if faults and not isinstance(faults[0], BrokenError):
         raise faults[0]
     shown.event(events.Ended(peer))
@@ -228,6 +233,13 @@ def _dumped(manner: Manner, shown: Shown, peer: str, named: Callable[[], bool]) 
     if not manner.as_hex:
         return None
     return Dumped(manner.framings(), lambda direction, parts: shown.dump(direction, peer, parts, named=named()))
+
+
+def _show_rest(dumped: Dumped | None) -> None:
+    """Show what came and made no message. Where that fails too, what broke the message is the fault to be told."""
+    if dumped is not None:
+        with contextlib.suppress(StoreError):
+            dumped.show_rest()
 
 
 class Audience:
@@ -299,12 +311,14 @@ class Host:
         self._once = once
         self._forked = forked
         self._present: set[str] = set()
+        self._numbers = itertools.count(1)
         # How it ends, from whatever thread or process: one exit code.
         self._over, self._say_over = os.pipe()
 
     def run(self, address: str, engine: str) -> int:
         """Serve until it is over: the exit code."""
         signal.signal(signal.SIGTERM, _end)
+        code = exits.DONE
         try:
             with _serve(
                 self._talk,
@@ -321,10 +335,16 @@ class Host:
                     self._audience.on_fault = self._fail
                     self._audience.input.start()
                 try:
-                    return self._wait()
+                    code = self._wait()
+                except SystemExit:
+                    self._shown.hurry()
+                except KeyboardInterrupt:
+                    self._shown.hurry()
+                    raise
                 finally:
                     if self._audience is not None:
                         self._audience.input.give_up()
+            return code or self._fault()
         finally:
             for descriptor in (self._over, self._say_over):
                 os.close(descriptor)
@@ -347,6 +367,13 @@ class Host:
             os.close(awake)
             os.close(wake)
 
+    def _fault(self) -> int:
+        """The exit code where something could not be shown while it drained."""
+        poller = select.poll()
+        poller.register(self._over, select.POLLIN)
+        failed = poller.poll(0) and os.read(self._over, 1)[0] == exits.DISK
+        return exits.DISK if failed else exits.DONE
+
     def _fail(self, error: EnchufeError) -> None:
         self._shown.failed(error)
         self._finish(exits.exit_code(error))
@@ -356,6 +383,7 @@ class Host:
             os.write(self._say_over, bytes([code]))
 
     async def _talk(self, connection: Connection) -> None:
+        self._name(connection.transport)
         peer, code = connection.peer, exits.DONE
         dumped = _dumped(self._manner, self._shown, peer, self._several)
         if dumped is not None:
@@ -380,10 +408,14 @@ class Host:
             if listening is not None and self._audience is not None:
                 self._audience.remove(listening)
             self._present.discard(peer)
-            if dumped is not None:
-                dumped.show_rest()
+            _show_rest(dumped)
             if self._once or code == exits.DISK:
                 self._finish(code)
+
+    def _name(self, transport: Transport) -> None:
+        """Give a peer a name of its own where it has none: whoever dials a path rarely has a path too."""
+        if transport.peer in ("unix:", "shm:"):
+            transport.peer += f"#{os.getpid() if self._forked else next(self._numbers)}"
 
     async def _hear(self, connection: Connection) -> None:
         """Show all that comes, and echo it, until the other side's end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,29 @@ def test_the_way_to_another_machine(engine: str) -> None:
     assert check(json.loads(done.stdout)["results"]) == {("latency", address), ("echo", address)}
 
 
+@pytest.mark.parametrize("options", [["--no-input", "--framing", "length:4"], ["--echo", "--framing", "netstring"]])
+def test_who_does_not_echo_is_told_what_to_run(options: list[str]) -> None:
+    listen = [*COMMAND, "listen", "127.0.0.1:0", "--quiet", "--json", *options]
+    with subprocess.Popen(listen, stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        address = json.loads(host.stdout.readline())["address"]
+        done = run("bench", address, "--seconds", "0.1")
+        host.terminate()
+        host.stdout.read()
+    assert done.returncode == 4
+    assert f"{address} does not echo" in done.stderr.decode()
+    assert f"enchufe listen {address} --echo" in done.stderr.decode()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
+def test_tls_is_measured() -> None:
+    assert "tls" in measure.transports_here()
+    done = run("bench", "--seconds", "0.1", "--only", "tls", "--json")
+    assert done.returncode == 0, done.stderr
+    expected = {(kind, f"{engine}, tls") for kind in ("latency", "rate") for engine in ENGINES}
+    assert check(json.loads(done.stdout)["results"]) == {*expected, ("bulk", "tls")}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -103,12 +127,14 @@ def test_the_way_to_another_machine(engine: str) -> None:
         (["--seconds", "0"], 2, "seconds"),
         (["--seconds", "nan"], 2, "nan"),
         (["nowhere"], 2, "no port"),
+        (["--only", "steam", "--html", "{folder}/left.html"], 2, "There are"),
         (["unix:/no/such/socket", "--seconds", "0.1"], 4, "/no/such/socket"),
         (["--html", "/no/such/folder/page.html"], 6, "/no/such/folder"),
     ],
 )
-def test_what_goes_wrong(arguments: list[str], code: int, text: str) -> None:
-    done = run("bench", *arguments)
+def test_what_goes_wrong(arguments: list[str], code: int, text: str, tmp_path: Path) -> None:
+    done = run("bench", *[one.format(folder=tmp_path) for one in arguments])
+    assert list(tmp_path.iterdir()) == []
     assert done.returncode == code
     assert text in done.stderr.decode()
     assert b"Traceback" not in done.stderr

@@ -31,11 +31,10 @@ def bench(
     """Measure, and show what was found: the exit code."""
     results: list[Result] = []
     try:
-        # A file that cannot be written is found out before a minute is spent.
+        chosen = measure.plan(address, only)
         for path in (html, svg):
             if path is not None:
-                _write(path, "", "a")
-        chosen = measure.plan(address, only)
+                _check(path)
         for number, result in enumerate(measure.run(chosen, seconds), 1):
             results.append(result)
             _progress(f"{number} of {len(chosen)}: {result.kind.name}, {result.name}")
@@ -84,6 +83,14 @@ def _progress(text: str) -> None:
     """Say how far it is, on a terminal, over what stood there."""
     if sys.stderr.isatty():
         output.tell(f"\r\x1b[K{text}")
+
+
+def _check(path: str) -> None:
+    """Find out that a file cannot be written before a minute is spent; what is there stays, until there is better."""
+    was_there = os.path.lexists(path)
+    _write(path, "", "a")
+    if not was_there:
+        os.unlink(path)
 
 
 def _write(path: str, text: str, mode: str = "w") -> None:

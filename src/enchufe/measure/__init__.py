@@ -1,7 +1,7 @@
 """What this machine can do: engines, framings, transports and files, measured with enchufe on both sides.
 
-Whatever is served is served by one process and asked by others, started as `python -m enchufe.measure ROLE ...`: what
-is measured shares no interpreter with what measures it. Every measurement warms up, then runs several rounds.
+Whatever is served is served by one process and asked by others (`__main__` is what they do): what is measured
+shares no interpreter with what measures it. Every measurement warms up, then runs several rounds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,16 +23,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from enchufe import events, transports
-from enchufe.blocking import ENGINES, Server
+from enchufe.blocking import ENGINES
 from enchufe.buffer import ReceiveBuffer
-from enchufe.connection import Connection
-from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
-from enchufe.files import receive_files, send_files
+from enchufe.errors import BrokenError, LocalProtocolError
 from enchufe.framing import LengthPrefixed, parse_framing
 from enchufe.printable import printable
-from enchufe.transports import parse_address
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.transports import Listener, parse_address
 
 ROUNDS: Final = 5
 WARM_UP: Final = 0.2  # of a measurement's seconds
@@ -44,10 +42,18 @@ FRAMINGS: Final = (
     "lines", r"delimited:\r\n", "fixed:64", "digits:4", "length:4", "varint", "netstring", "typed:A=63,B=length:4",
 )  # fmt: skip
 
+PATIENCE: Final = 30.0  # seconds for a process to be ready, or to end
+ANSWER: Final = 5.0  # seconds for a first answer, else nobody echoes there
+NAME: Final = "localhost"  # whose certificate it is
+
 _MIB: Final = 1 << 20
 _MEMORY: Final = "/dev/shm"  # noqa: S108 (tmpfs, so that no disk is measured)
 _BIGGEST: Final = 256  # MiB of the file that is sent
-_PATIENCE: Final = 30.0  # seconds for a process to be ready, or to end
+_MAKE_CERTIFICATE: Final = (
+    "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+    "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}",
+    "-addext", "keyUsage=critical,digitalSignature,keyCertSign",
+)  # fmt: skip
 _COMMAND: Final = (sys.executable, "-m", "enchufe.measure")
 
 
@@ -122,13 +128,29 @@ class Measurement:
         return Result(self.kind, self.name, tuple(self.run(seconds)))
 
 
-def transports_here() -> dict[str, str]:
-    """The transports of this machine by name, with an address to listen on; `{}` stands for a folder."""
-    found = {"tcp": "127.0.0.1:0", "unix": "unix:{}/socket"}
-    with contextlib.suppress(LocalProtocolError):
-        parse_address("shm:/socket")
-        found["shared_memory"] = "shm:{}/socket"
-    # tls comes in here, with a certificate of its own.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A transport as it is measured.
+
+    Attributes:
+        listen: an address; `{}` stands for a folder that is there meanwhile.
+        tls: over TLS, with a certificate that is made for it.
+    """
+
+    listen: str
+    tls: bool = False
+
+
+def transports_here() -> dict[str, Way]:
+    """The transports of this machine, by name; tls only where the program openssl can make a certificate."""
+    found = {"tcp": Way("127.0.0.1:0"), "unix": Way("unix:{}/socket")}
+    # Nobody but the transport knows on which systems and processors it works.
+    with contextlib.suppress(LocalProtocolError), tempfile.TemporaryDirectory(prefix="enchufe-bench-") as folder:
+        memory = Way("shm:{}/socket")
+        with Listener(parse_address(memory.listen.format(folder))):
+            found["shared_memory"] = memory
+    if shutil.which("openssl"):
+        found["tls"] = Way("127.0.0.1:0", tls=True)
     return found
 
 
@@ -181,181 +203,28 @@ def _remote(address: str) -> list[Measurement]:
     ]
 
 
-# What the processes do; each role is a function that gets the rest of the command line.
-
-
-def _serve(engine: str, listen: str, what: str) -> None:
-    """Serve until standard input ends, which it does with whoever started us."""
-    handler = {"echo": _echo, "count": _count}[what]
-    with Server(handler, listen, framing=FRAMING, engine=engine) as server:
-        _say(server.addresses[0])
-        sys.stdin.read()
-
-
-async def _echo(connection: Connection) -> None:
-    async for message in connection:
-        await connection.send(message)
-
-
-async def _count(connection: Connection) -> None:
-    size = 0
-    async for message in connection:
-        size += len(message)
-    await connection.send(b"%d" % size)
-
-
-def _load(kind: str, address: str, seconds: str) -> None:
-    """Ask, when told to begin, and say one value a round."""
-    asking = {"latency": _latency, "rate": _rate, "bulk": _bulk, "echo": _there_and_back}[kind]
-    drive(asking(address, float(seconds)))
-
-
-async def _connected(address: str) -> Connection:
-    waiter = BlockingWaiter()
-    transport = await transports.connect(parse_address(address), waiter, waiter.now() + _PATIENCE)
-    return Connection(transport, FRAMING, timeout=_PATIENCE)
-
-
-def _rounds(seconds: float) -> Iterator[float]:
-    """The seconds that each round takes, the first of which, to be forgotten, warms up."""
-    yield seconds * WARM_UP
-    _say("ready")
-    sys.stdin.readline()
-    for _ in range(ROUNDS):
-        yield seconds * (1 - WARM_UP) / ROUNDS
-
-
-async def _latency(address: str, seconds: float) -> None:
-    message = bytes(SMALL)
-    values = []
-    async with await _connected(address) as connection:
-        for part in _rounds(seconds):
-            times: list[float] = []
-            now = time.perf_counter()
-            end = now + part
-            while now < end or not times:
-                before = now
-                await connection.ask(message)
-                now = time.perf_counter()
-                times.append(now - before)
-            values.append(statistics.median(times) * 1e6)
-    _say(values[1:])
-
-
-async def _rate(address: str, seconds: float) -> None:
-    batch = [bytes(SMALL)] * IN_FLIGHT
-    values = []
-    async with contextlib.AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(await _connected(address)) for _ in range(CONNECTIONS)]
-        for connection in connections:
-            await connection.send(*batch)
-        for part in _rounds(seconds):
-            count = 0
-            began = now = time.perf_counter()
-            while now < began + part or not count:
-                for connection in connections:
-                    for _ in batch:
-                        await connection.receive()
-                    await connection.send(*batch)
-                count += IN_FLIGHT * CONNECTIONS
-                now = time.perf_counter()
-            values.append(count / (now - began))
-    _say(values[1:])
-
-
-async def _bulk(address: str, seconds: float) -> None:
-    message = bytes(BIG)
-    values = []
-    for part in _rounds(seconds):
-        async with await _connected(address) as connection:
-            size = 0
-            began = time.perf_counter()
-            while time.perf_counter() < began + part or not size:
-                await connection.send(message)
-                size += BIG
-            await connection.end()
-            counted = await connection.receive()
-            values.append(size / (time.perf_counter() - began))
-            if counted != b"%d" % size:
-                raise BrokenError(f"{size} bytes were sent, and {counted!r} arrived")
-    _say(values[1:])
-
-
-async def _there_and_back(address: str, seconds: float) -> None:
-    message = bytes(BIG)
-    values = []
-    async with await _connected(address) as connection:
-        for part in _rounds(seconds):
-            size = 0
-            began = now = time.perf_counter()
-            while now < began + part or not size:
-                await connection.ask(message)
-                size += BIG
-                now = time.perf_counter()
-            values.append(size / (now - began))
-    _say(values[1:])
-
-
-def _receive(folder: str) -> None:
-    """Receive files, one after the other, until standard input ends."""
-
-    def tell(event: events.Event) -> None:
-        if isinstance(event, events.Listening):
-            _say(event.address)
-
-    while sys.stdin.readline():
-        receive_files(folder, listen="127.0.0.1:0", plain=True, if_exists="overwrite", on_event=tell)
-
-
-def _send(path: str) -> None:
-    """Send one file to every address that comes, and say the bytes per second."""
-    for address in sys.stdin:
-        receipt = send_files([path], to=address.strip(), plain=True)
-        _say(receipt.bytes / receipt.seconds)
-
-
-_ROLES: Final[dict[str, Callable[..., None]]] = {
-    "serve": _serve,
-    "load": _load,
-    "receive": _receive,
-    "send": _send,
-}
-
-
-def _say(what: Any) -> None:
-    sys.stdout.write(json.dumps({"said": what}) + "\n")
-    sys.stdout.flush()
-
-
-def _main(role: str, *arguments: str) -> None:
-    try:
-        try:
-            _ROLES[role](*arguments)
-        except EnchufeError as error:
-            sys.stdout.write(json.dumps({"failed": str(error), "hint": error.hint}) + "\n")
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Who started us was interrupted and has gone. What is still buffered goes nowhere, and says nothing of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# What starts them.
-
-
 class Helper:
     """A process in one of the roles; it is gone when the block is left."""
 
     def __init__(self, *arguments: str) -> None:
-        # In a session of its own: an interruption from the terminal is for us alone, and we end it.
-        self._process = subprocess.Popen(
-            [*_COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin: IO[str] = self._process.stdin
-        self._stdout: IO[str] = self._process.stdout
+        self._arguments = arguments
 
     def __enter__(self) -> Self:
+        with _later() as signals:
+            # In a session of its own: an interruption from the terminal is for us alone, and we end it.
+            self._process = subprocess.Popen(
+                [*_COMMAND, *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._stdin: IO[str] = self._process.stdin
+            self._stdout: IO[str] = self._process.stdout
+            if signals:
+                self.__exit__(KeyboardInterrupt, None, None)
         return self
 
     def __exit__(
@@ -366,7 +235,7 @@ class Helper:
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         try:
-            self._process.wait(_PATIENCE)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -391,23 +260,60 @@ class Helper:
         return found["said"]
 
 
-def _served(what: str, kind: Kind, engine: str, listen: str, loads: int) -> Callable[[float], Sequence[float]]:
+@contextlib.contextmanager
+def _later() -> Iterator[list[int]]:
+    """Signals that end us come after the block; yields those that have come.
+
+    In the middle of being started a process belongs to nobody who would end it.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # signals are not for this thread
+        return
+    # One that is ignored, or ends us at once, stays so.
+    before = {number: old for number in (signal.SIGINT, signal.SIGTERM) if callable(old := signal.getsignal(number))}
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _: came.append(number))
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _served(what: str, kind: Kind, engine: str, way: Way, loads: int) -> Callable[[float], Sequence[float]]:
     """How to measure a server of our own."""
 
     def measure(seconds: float) -> Sequence[float]:
-        with (
-            tempfile.TemporaryDirectory(prefix="enchufe-bench-") as folder,
-            Helper("serve", engine, listen.format(folder), what) as server,
-        ):
-            return _ask(kind, server.said(), seconds, loads)
+        with tempfile.TemporaryDirectory(prefix="enchufe-bench-") as folder:
+            files = _certificate(folder) if way.tls else ()
+            with Helper("serve", engine, way.listen.format(folder), what, *files) as server:
+                return _ask(kind, server.said(), seconds, loads, files)
 
     return measure
 
 
-def _ask(kind: Kind, address: str, seconds: float, loads: int) -> Sequence[float]:
+def _certificate(folder: str) -> tuple[str, str]:
+    """A certificate for `NAME` that is its own authority, P-256 as browsers want them, and its key: their files."""
+    certificate, key = str(Path(folder, "certificate.pem")), str(Path(folder, "key.pem"))
+    made = subprocess.run(
+        [*_MAKE_CERTIFICATE, "-keyout", key, "-out", certificate],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    if made.returncode:
+        told = made.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise BrokenError(f"openssl made no certificate: {printable(told)}", hint="Measure the rest: --only WORD.")
+    return certificate, key
+
+
+def _ask(kind: Kind, address: str, seconds: float, loads: int, files: Sequence[str] = ()) -> Sequence[float]:
     """The values of so many processes at once, added up round by round."""
     with contextlib.ExitStack() as stack:
-        helpers = [stack.enter_context(Helper("load", kind.name, address, str(seconds))) for _ in range(loads)]
+        helpers = [stack.enter_context(Helper("load", kind.name, address, str(seconds), *files)) for _ in range(loads)]
         for helper in helpers:
             helper.said()
         for helper in helpers:
@@ -486,7 +392,3 @@ def _repeated(work: Callable[[], int], seconds: float) -> list[float]:
             now = time.perf_counter()
         values.append(count / (now - began))
     return values[1:]
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -65,7 +65,8 @@ def test_everything_on_this_machine(tmp_path: Path) -> None:
     for path in (page, chart):
         written = words(path)
         assert {result["name"] for result in found["results"]} <= written
-        assert any(word.startswith("microseconds") for word in written)
+        # On a busy machine a round trip may take longer.
+        assert any(word.startswith(("microseconds (", "milliseconds (", "seconds (")) for word in written)
         text = path.read_text(encoding="utf-8")
         assert "prefers-color-scheme: dark" in text
         assert not any(

@@ -548,6 +548,10 @@ def test_a_reader_that_stands_holds_up_no_end(
         address = json.loads(listening)["address"] if listening else talker.address()
         host, _, port = address.rpartition(":")
         sock = socket.create_connection((host, int(port)))
+        if listening:
+            assert b'"connected"' in os.read(reads, 65536)
+        else:
+            talker.told(b"connected")
     with sock:
         # Until nothing goes any more: where that is only slowness, there is less to be tested, and nothing fails.
         assert talker.process.stdin is not None

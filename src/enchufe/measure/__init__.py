@@ -43,7 +43,7 @@ FRAMINGS: Final = (
 )  # fmt: skip
 
 PATIENCE: Final = 30.0  # seconds for a process to be ready, or to end
-ANSWER: Final = 5.0  # seconds for a first answer, else nobody echoes there
+ANSWER: Final = 10.0  # seconds for a first answer, else nobody echoes there
 NAME: Final = "localhost"  # whose certificate it is
 
 _MIB: Final = 1 << 20

@@ -6,6 +6,7 @@ import array
 import fcntl
 import os
 import platform
+import resource
 import signal
 import socket
 import struct
@@ -21,11 +22,18 @@ from hypothesis import strategies as st
 import enchufe
 from enchufe import framing
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    DeadlineExceeded,
+    EnchufeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from enchufe.testing import CHECKS
 from enchufe.transports import Transport, parse_address, ring
 from enchufe.transports.shared_memory import CAPACITY, SharedMemoryTransport
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.waiting import BlockingWaiter, Doorbell, drive
 
 WAITER = BlockingWaiter()
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -112,6 +120,7 @@ GOOD = struct.pack("@8sQ", ring.MAGIC, 8192)
         (GOOD, [ring.size_of(8192), None, None], SEALS),
         (GOOD, [ring.size_of(8192), None], 0),
         (GOOD, [ring.size_of(8192), None], fcntl.F_SEAL_GROW),
+        (GOOD, [ring.size_of(8192), None], SEALS | fcntl.F_SEAL_WRITE),
         (GOOD, [ring.size_of(4096), None], SEALS),
         (GOOD, [ring.size_of(8192) + 1, None], SEALS),
         (GOOD, [ring.size_of(8192), ring.size_of(8192)], SEALS),
@@ -244,6 +253,48 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         far.abort()
     del near, far
     assert (len(os.listdir("/proc/self/fd")), mapped()) == before
+
+
+@pytest.mark.parametrize("free", [0, 1, 2, 3])
+def test_a_listener_without_descriptors_says_so(free: int) -> None:
+    here, there = socket.socketpair()
+    before = len(os.listdir("/proc/self/fd"))
+    lowest = os.dup(here.fileno())
+    os.close(lowest)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with there, SharedMemoryTransport(here, WAITER, listening=True, local="", peer="") as near:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, usual[1]))
+        try:
+            with pytest.raises(BusyError):
+                drive(near.handshake())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
+def test_a_drain_does_not_put_a_senders_deadline_off() -> None:
+    bell = Doorbell()
+    bell.ring()
+    here, there = socket.socketpair()
+    near = SharedMemoryTransport(here, BlockingWaiter(bell), listening=True, local="", peer="", capacity=ring.LEAST)
+    outcome: list[EnchufeError] = []
+
+    def send() -> None:
+        try:
+            drive(near.send([bytes(2 * ring.LEAST)], near.waiter.now() + 0.05))
+        except EnchufeError as error:
+            outcome.append(error)
+
+    with there, near:
+        drive(near.handshake())
+        thread = threading.Thread(target=send, daemon=True)
+        thread.start()
+        thread.join(10)
+        late = thread.is_alive()
+    thread.join(10)
+    bell.close()
+    assert not late, "it waits for ever"
+    assert isinstance(outcome[0], DeadlineExceeded)
 
 
 def test_other_processors_and_odd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

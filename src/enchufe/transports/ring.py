@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import platform
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Final
@@ -35,7 +36,7 @@ _WRITTEN, _READ, _STATE, _READER_SLEEPS, _WRITER_SLEEPS = 0, 8, 16, 24, 32
 _FIRST: Final = 8  # the first ring's head
 _SECOND: Final = 64
 
-_PROCESSORS: Final = ("x86_64", "amd64", "i686", "i386")
+_PROCESSORS: Final = ("x86_64", "amd64")
 
 _fence: Final = threading.Lock()
 
@@ -43,9 +44,10 @@ _fence: Final = threading.Lock()
 def check_processor() -> None:
     """Raise LocalProtocolError where this processor's stores may be seen out of their order."""
     machine = platform.machine().lower()
-    if machine not in _PROCESSORS:
+    # A Python of 32 bits stores 8 bytes in two steps, on whatever processor.
+    if machine not in _PROCESSORS or sys.maxsize < 2**32:
         raise LocalProtocolError(
-            f"shared memory needs x86's order of stores, and this is {machine}", hint="Use a unix: address instead."
+            f"shared memory needs x86-64's order of stores, and this is {machine}", hint="Use a unix: address instead."
         )
 
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
 from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
 from enchufe.transports.ring import Rings
@@ -198,9 +198,10 @@ class SharedMemoryTransport(Transport):
                     if self._doze():
                         continue
                     await self.waiter.wait_one(*bells[0], deadline)
-                elif len(bells) == 1:
+                elif interest == READ:
                     await self.waiter.wait_one(*bells[0], deadline)
                 else:
+                    # Not by wait_one: a bell for all that receive, rung until a drain's end, would end it at once.
                     await self.waiter.wait(bells, deadline)
                 self._clear(bells)
                 # Whoever rang has taken the announcement back.
@@ -372,26 +373,31 @@ class SharedMemoryTransport(Transport):
     # The handshake's two sides.
 
     def _offer(self) -> None:
-        near, far = socket.socketpair()
-        descriptor = os.memfd_create("enchufe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(descriptor, ring.size_of(self._capacity))
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-            self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
+        with contextlib.ExitStack() as undo:
+            try:
+                near, far = socket.socketpair()
+                undo.callback(far.close)
+                self._room_bell = near  # closed with us, whatever happens
+                descriptor = os.memfd_create("enchufe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                undo.callback(os.close, descriptor)
+                os.ftruncate(descriptor, ring.size_of(self._capacity))
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+                self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
+            except OSError as error:
+                raise BusyError(
+                    f"cannot make memory to share: {error.strerror}",
+                    hint="Close some connections, or raise the limit of open files (ulimit -n).",
+                ) from error
             fds = array.array("i", [descriptor, far.fileno()])
-            # So few bytes always fit into a new connection.
-            self._sock.sendmsg(
-                [_HELLO.pack(ring.MAGIC, self._capacity)],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)],
-                socket.MSG_DONTWAIT,
-            )
-            self._room_bell = near
-        except OSError as error:
-            near.close()
-            raise BrokenError(f"the other side left at once ({self.peer}): {error.strerror}") from error
-        finally:
-            far.close()
-            os.close(descriptor)
+            try:
+                # So few bytes always fit into a new connection.
+                self._sock.sendmsg(
+                    [_HELLO.pack(ring.MAGIC, self._capacity)],
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)],
+                    socket.MSG_DONTWAIT,
+                )
+            except OSError as error:
+                raise BrokenError(f"the other side left at once ({self.peer}): {error.strerror}") from error
 
     async def _accept(self, deadline: float | None) -> None:
         while True:
@@ -441,4 +447,9 @@ class SharedMemoryTransport(Transport):
             room_bell.close()
             raise strange
         self._room_bell = room_bell
-        self._rings = Rings(mmap.mmap(arrived[0], 0), capacity, first=False)
+        try:
+            self._rings = Rings(mmap.mmap(arrived[0], 0), capacity, first=False)
+        except PermissionError as error:  # opened to read only, or sealed against writing
+            raise strange from error
+        except OSError as error:
+            raise BusyError(f"cannot map shared memory: {error.strerror}") from error

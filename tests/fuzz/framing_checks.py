@@ -50,10 +50,10 @@ def check_stream(
     """The same messages and the same fault whole, byte by byte, in pieces of these sizes, and over a connection."""
     whole = decoded(framing, [wire])
     pieces = cut(wire, cuts)
-    assert decoded(framing, [wire], most=1) == whole
-    assert decoded(framing, cut(wire, [1]), size=size) == whole
-    assert decoded(framing, pieces, most=most, renew=renew, size=size) == whole
-    assert received(framing, pieces) == whole
+    assert decoded(framing, [wire], most=1) == whole, "one at a time, other messages came"
+    assert decoded(framing, cut(wire, [1]), size=size) == whole, "byte by byte, other messages came"
+    assert decoded(framing, pieces, most=most, renew=renew, size=size) == whole, "in pieces, other messages came"
+    assert received(framing, pieces) == whole, "over a connection, other messages came"
     check_round_trip(framing, whole.messages)
 
 
@@ -65,7 +65,7 @@ def check_round_trip(framing: Framing, messages: list[bytes]) -> None:
     wire = b"".join(piece for message in messages for piece in framing.encode(message))
     # An empty stream is one empty message there, and a skipped one none.
     if messages or not isinstance(framing, UntilClose):
-        assert decoded(framing, [wire]) == Outcome(messages)
+        assert decoded(framing, [wire]) == Outcome(messages), "encoded again, they are other messages"
 
 
 def cut(wire: bytes, sizes: Sequence[int]) -> list[bytes]:
@@ -118,20 +118,20 @@ def decoded(
         buffer.check_linear(calls)
         if outcome.fault:
             # What came in the last read is still there; but of what is too big nothing was gathered.
-            assert len(buffer) <= bound + len(piece or b"")
+            assert len(buffer) <= bound + len(piece or b""), "more is held than a message, its header and a read"
             held = len(buffer)
             for _ in range(2):
-                assert fault_of(decoder, buffer, at_end, most) == outcome.fault
-                assert len(buffer) == held
+                assert fault_of(decoder, buffer, at_end, most) == outcome.fault, "the fault is not told again"
+                assert len(buffer) == held, "something was taken with the fault"
             return outcome
         assert len(buffer) <= bound, "more is held than a message and its header"
         got = len(outcome.messages) > before
         assert got == (buffer.came >= due) or not due, "what a message lacked was told wrong"
-        assert not due or got or decoder.lacking == due - buffer.came
+        assert not due or got or decoder.lacking == due - buffer.came, "what a message lacked was told otherwise"
         due = buffer.came + decoder.lacking if decoder.lacking else 0
         assert not due or len(buffer) + decoder.lacking <= bound, "room is asked for beyond the largest message"
     assert not decoder.skipping
-    assert not len(buffer)
+    assert not len(buffer), "bytes are left over at the end"
     return outcome
 
 

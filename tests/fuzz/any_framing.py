@@ -33,6 +33,8 @@ ADJUSTMENTS = [0, 0, 1, 2, 7, -1, -2, -3, -8, 300, -300]
 OFFSETS = [0, 0, 1, 2, 3, 20, 300]
 DELIMITERS = [b"\n", b"\0", b"\r\n", b"aab", b"abab", b"aaaa", b"===", b"xy" * 10]
 KINDS = b"AB:0\n\0,\xff"
+# What stands in some header, or ends something.
+SPECIAL = b"\r\n\0\1\2\x7f\x80\xff:,0123a"
 
 
 @dataclass(frozen=True)
@@ -122,10 +124,15 @@ def any_stream(choices: Choices, subject: Subject) -> bytes:
         return (choices.rest() * times)[:LONGEST]
     pieces = []
     while choices.left():
-        if choices.byte() % 16 == 0:
+        how = choices.byte() % 16
+        if how == 0:
             pieces.append(choices.some(20))
-        elif choices.byte() % 16 == 0:
+        elif how == 1:
             pieces.append(frame(subject.wide, bytes(choices.one(SIZES) + choices.byte())))
+        elif how == 2:
+            pieces.append(bytes(SPECIAL[byte % len(SPECIAL)] for byte in choices.some(20)))
+        elif how == 3:
+            pieces.append(damaged(choices, frame(subject.wide, choices.some(60))))
         else:
             pieces.append(frame(subject.wide, choices.some(60)))
     wire = b"".join(pieces)
@@ -139,6 +146,42 @@ def frame(framing: Framing, body: bytes) -> bytes:
         return b"".join(framing.encode(fitting(framing, body)))
     except LocalProtocolError:
         return body
+
+
+def damaged(choices: Choices, wire: bytes) -> bytes:
+    """`wire` with one other byte, near its front or its end."""
+    changed = bytearray(wire or b"\0")
+    at = choices.byte() % min(len(changed), 12)
+    changed[-1 - at if choices.flag() else at] = choices.byte()
+    return bytes(changed)
+
+
+def any_messages(choices: Choices, framing: Framing) -> list[bytes]:
+    """Messages that a framing carries."""
+    messages: list[bytes] = []
+    while choices.left() and len(messages) < 20:
+        body = choices.some(60) if choices.byte() % 4 else bytes(choices.one(SIZES))
+        message = fitting(framing, body)
+        if carries(framing, message):
+            messages.append(message)
+    return messages
+
+
+def carries(framing: Framing, message: bytes) -> bool:
+    """Whether `message` can be sent."""
+    try:
+        framing.encode(message)
+    except LocalProtocolError:
+        return False
+    return True
+
+
+def skips(framing: Framing, message: bytes) -> bool:
+    """Whether `message` is skipped where it is too big."""
+    if isinstance(framing, Typed):
+        rest = framing.types[message[:1]]
+        return not isinstance(rest, int) and skips(rest, message[1:])
+    return framing.on_too_big == "skip"
 
 
 def fitting(framing: Framing, body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from enchufe.connection import Connection
 from enchufe.errors import RemoteProtocolError
 from enchufe.framing import Decoder, Framing, Lines, UntilClose
 from enchufe.waiting import BlockingWaiter, drive
-from tests.fuzz.any_framing import any_framing, any_stream, header
+from tests.fuzz.any_framing import Subject, any_framing, any_messages, any_stream, carries, header, skips
 from tests.fuzz.choices import Choices
 from tests.fuzz.counting import CountingBuffer
 
@@ -41,6 +41,9 @@ def check_framing(data: bytes) -> None:
     subject = any_framing(choices)
     cuts = list(choices.some(8)) or [255]
     most, renew, size = choices.one([None, None, 1, 2, 3]), choices.flag(), 1 + choices.byte()
+    if choices.byte() % 4 == 0:
+        check_known(subject, any_messages(choices, subject.wide), cuts)
+        return
     check_stream(subject.framing, any_stream(choices, subject), cuts, most=most, renew=renew, size=size)
 
 
@@ -55,6 +58,29 @@ def check_stream(
     assert decoded(framing, pieces, most=most, renew=renew, size=size) == whole, "in pieces, other messages came"
     assert received(framing, pieces) == whole, "over a connection, other messages came"
     check_round_trip(framing, whole.messages)
+    if found := re.search(r"inside a message, (\d+) bytes", whole.fault):
+        # Without those bytes, the stream is whole.
+        assert decoded(framing, [wire[: -int(found[1])]]) == Outcome(whole.messages), "the cut is told elsewhere"
+
+
+def check_known(subject: Subject, messages: list[bytes], cuts: Sequence[int]) -> None:
+    """Of messages that are known those come that are not too big, up to the first that is not to be skipped."""
+    framing = subject.framing
+    if isinstance(framing, UntilClose):
+        messages = [b"".join(messages)]
+    expected = Outcome()
+    for message in messages:
+        if carries(framing, message):
+            expected.messages.append(message)
+        elif not skips(framing, message):
+            expected.fault = "over max_size"
+            break
+    wire = b"".join(piece for message in messages for piece in subject.wide.encode(message))
+    for pieces in ([wire], cut(wire, cuts)):
+        outcome = decoded(framing, pieces)
+        assert outcome.messages == expected.messages, "other messages came than were sent"
+        assert outcome.fault.startswith(expected.fault), "what is too big was not told"
+        assert bool(outcome.fault) == bool(expected.fault), "a fault is told where none is"
 
 
 def check_round_trip(framing: Framing, messages: list[bytes]) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import RemoteProtocolError
+from enchufe.transfer import messages as m
 from enchufe.transfer.messages import CONTROL_SIZE, Batch, Error, Hello, Message, Type, frame, next_message
+from tests.fuzz.any_framing import damaged
 from tests.fuzz.choices import Choices
 from tests.fuzz.counting import CountingBuffer
 from tests.fuzz.framing_checks import cut
@@ -14,6 +17,26 @@ from tests.fuzz.framing_checks import cut
 HEADER = struct.Struct(">BI")
 LONGEST = HEADER.size + Batch.limit
 LENGTHS = [0, 0, 0, 0, 1, -1, CONTROL_SIZE, 1 << 31]
+
+
+DIGEST = bytes(range(32))
+MESSAGES: list[m.Message] = [
+    m.Hello(m.Role.SENDER, session=b"s" * 16, epoch=1),
+    m.Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, -1), Entry(1, 0, b"f", Kind.FILE, 258, 0o644, 7)]),
+    m.Offer([Entry(9, NO_PARENT, b"l", Kind.SYMLINK, 0, 0o777, 0, b"../x")]),
+    m.Offer([Entry(0, NO_PARENT, b"-", Kind.FILE, UNKNOWN_SIZE, 0, 0)]),
+    m.OfferEnd(3, 1 << 40, 1),
+    m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK)]),
+    m.Block(1, 1 << 20, DIGEST, b"abc"),
+    m.Batch([(4, DIGEST, b"xy"), (5, DIGEST, b"")]),
+    m.FileEnd(1, 258, DIGEST),
+    m.LeftOut(1, Reason.VANISHED),
+    m.Progress(5, 6),
+    m.Finish(DIGEST),
+    m.Receipt(2, 258, DIGEST),
+    m.Ping(),
+    m.Error(m.Code.NO_SPACE, "ñ"),
+]
 
 
 def check_messages(data: bytes) -> None:
@@ -27,9 +50,15 @@ def check_messages(data: bytes) -> None:
 
 
 def frames(choices: Choices) -> bytes:
-    """Frames whose bodies are the fuzzer's bytes; some of them with a wrong length."""
+    """Frames of real messages, some of them damaged, and frames whose bodies are the fuzzer's bytes."""
     pieces = []
     while choices.left():
+        if choices.flag():
+            message, how = choices.one(MESSAGES), choices.byte() % 3
+            whole = b"".join(message.pack())
+            whole = damaged(choices, whole) if how == 1 else whole + choices.some(9) if how == 2 else whole
+            pieces.append(HEADER.pack(message.type, len(whole)) + whole)
+            continue
         kind, body = 1 + choices.byte() % len(Type), choices.some(120)
         pieces.append(HEADER.pack(kind, max(0, len(body) + choices.one(LENGTHS))) + body)
     return b"".join(pieces)

@@ -155,7 +155,9 @@ def test_a_handlers_bug_hurts_its_own_connection_only(caplog: pytest.LogCaptureF
 
 
 def test_a_foreign_await_fails_by_name(caplog: pytest.LogCaptureFixture) -> None:
-    async def foreign(_connection: Connection) -> None:
+    async def foreign(connection: Connection) -> None:
+        # Failing before the dialer has looked would break its dialing, not its receiving.
+        await connection.receive()
         loop_future: asyncio.Future[None] = asyncio.Future(loop=asyncio.new_event_loop())
         try:
             await loop_future
@@ -164,7 +166,7 @@ def test_a_foreign_await_fails_by_name(caplog: pytest.LogCaptureFixture) -> None
 
     with enchufe.Server(foreign, "127.0.0.1:0", framing=LINES) as server, connect(server) as connection:
         with pytest.raises(BrokenError):
-            connection.receive()
+            connection.ask(b"hello?")
     assert "cannot await" in caplog.text
 
 

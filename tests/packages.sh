@@ -1,13 +1,11 @@
 #!/bin/sh
-# Installs the Debian packages that the tests need and that are not there yet: as root, or by sudo without a password.
+# Installs the Debian packages of the programs that the tests need and that are not there yet: as root, or by sudo
+# without a password.
 set -eu
 
-packages="erlang-base netcat-openbsd"
-
 missing=""
-for package in $packages; do
-    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$state" = installed ] || missing="$missing $package"
+for each in escript=erlang-base nc.openbsd=netcat-openbsd; do
+    command -v "${each%%=*}" >/dev/null || missing="$missing ${each#*=}"
 done
 [ -n "$missing" ] || exit 0
 

@@ -133,6 +133,8 @@ def any_stream(choices: Choices, subject: Subject) -> bytes:
             pieces.append(bytes(SPECIAL[byte % len(SPECIAL)] for byte in choices.some(20)))
         elif how == 3:
             pieces.append(damaged(choices, frame(subject.wide, choices.some(60))))
+        elif how == 4:
+            pieces.append(choices.some(20) + b"\r\n")
         else:
             pieces.append(frame(subject.wide, choices.some(60)))
     wire = b"".join(pieces)
@@ -182,6 +184,15 @@ def skips(framing: Framing, message: bytes) -> bool:
         rest = framing.types[message[:1]]
         return not isinstance(rest, int) and skips(rest, message[1:])
     return framing.on_too_big == "skip"
+
+
+def has_one_form(framing: Framing) -> bool:
+    """Whether all that is on the wire is told by the messages: each has one form there, and none is dropped."""
+    if isinstance(framing, Typed):
+        return all(isinstance(rest, int) or has_one_form(rest) for rest in framing.types.values())
+    if isinstance(framing, Lines) or (isinstance(framing, LengthPrefixed) and framing.prefix == "varint"):
+        return False
+    return framing.on_too_big == "close"
 
 
 def fitting(framing: Framing, body: bytes) -> bytes:

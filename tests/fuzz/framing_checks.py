@@ -12,7 +12,7 @@ from enchufe.connection import Connection
 from enchufe.errors import RemoteProtocolError
 from enchufe.framing import Decoder, Framing, Lines, UntilClose
 from enchufe.waiting import BlockingWaiter, drive
-from tests.fuzz.any_framing import Subject, any_framing, any_messages, any_stream, carries, header, skips
+from tests.fuzz.any_framing import Subject, any_framing, any_messages, any_stream, carries, has_one_form, header, skips
 from tests.fuzz.choices import Choices
 from tests.fuzz.counting import CountingBuffer
 
@@ -57,7 +57,7 @@ def check_stream(
     assert decoded(framing, cut(wire, [1]), size=size) == whole, "byte by byte, other messages came"
     assert decoded(framing, pieces, most=most, renew=renew, size=size) == whole, "in pieces, other messages came"
     assert received(framing, pieces) == whole, "over a connection, other messages came"
-    check_round_trip(framing, whole.messages)
+    check_round_trip(framing, wire, whole)
     if found := re.search(r"inside a message, (\d+) bytes", whole.fault):
         # Without those bytes, the stream is whole.
         assert decoded(framing, [wire[: -int(found[1])]]) == Outcome(whole.messages), "the cut is told elsewhere"
@@ -83,15 +83,19 @@ def check_known(subject: Subject, messages: list[bytes], cuts: Sequence[int]) ->
         assert bool(outcome.fault) == bool(expected.fault), "a fault is told where none is"
 
 
-def check_round_trip(framing: Framing, messages: list[bytes]) -> None:
-    """What was decoded can be encoded, and comes out the same."""
+def check_round_trip(framing: Framing, wire: bytes, whole: Outcome) -> None:
+    """What was decoded can be encoded, and comes out the same; as it came, where there is but one form of it."""
+    messages = whole.messages
     if isinstance(framing, Lines):
         # Read from `\r\r\n`; `\r\n` would be another line.
         messages = [message for message in messages if not message.endswith(b"\r")]
-    wire = b"".join(piece for message in messages for piece in framing.encode(message))
+    again = b"".join(piece for message in messages for piece in framing.encode(message))
+    if has_one_form(framing):
+        assert wire.startswith(again), "what was read is not what came"
+        assert whole.fault or wire == again, "more came than was read"
     # An empty stream is one empty message there, and a skipped one none.
     if messages or not isinstance(framing, UntilClose):
-        assert decoded(framing, [wire]) == Outcome(messages), "encoded again, they are other messages"
+        assert decoded(framing, [again]) == Outcome(messages), "encoded again, they are other messages"
 
 
 def cut(wire: bytes, sizes: Sequence[int]) -> list[bytes]:

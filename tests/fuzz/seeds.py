@@ -17,6 +17,8 @@ def seeds() -> list[bytes]:
     # No cuts, and the rest as it is.
     whole = [bytes([CHECKS.index(check_messages), 0, 1]) + wire for wire in [*frames, b"".join(frames)]]
     streams = [
-        bytes([CHECKS.index(check_framing), kind]) + chance.randbytes(size) for kind in range(6) for size in (20, 200)
+        bytes([CHECKS.index(check_framing), kind]) + chance.randbytes(size)
+        for kind in range(6)
+        for size in (20, 100, 200) * 5
     ]
     return [*whole, *streams, *(bytes([door]) + chance.randbytes(20) for door in range(len(CHECKS)))]

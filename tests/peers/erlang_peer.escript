@@ -13,16 +13,16 @@ main([Packet, What, Port]) ->
     {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, list_to_integer(Port), options(Packet)),
     talk(list_to_atom(What), Packet, Socket).
 
-%% A line longer than the buffer comes in pieces.
+%% A line longer than the buffer comes in pieces; packet_size is the longest message, in bytes.
 options("line") -> [binary, {active, false}, {packet, line}, {buffer, 1 bsl 20}];
-options(Packet) -> [binary, {active, false}, {packet, list_to_integer(Packet)}].
+options(Packet) -> [binary, {active, false}, {packet, list_to_integer(Packet)}, {packet_size, 1 bsl 20}].
 
 talk(echo, Packet, Socket) ->
     case gen_tcp:recv(Socket, 0) of
         {ok, Message} ->
             ok = gen_tcp:send(Socket, Message),
             talk(echo, Packet, Socket);
-        {error, closed} ->
+        {error, Reason} when Reason =:= closed; Reason =:= emsgsize ->
             gen_tcp:close(Socket)
     end;
 talk(big, Packet, Socket) ->

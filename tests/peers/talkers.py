@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Talker:
         command: makes its command line of `argument`, what it is to do, and whom to dial.
         framing: what enchufe calls its framing, as `parse_framing` reads it.
         longest: bytes of the longest message it can send.
+        refuses: it hangs up on who sends a longer one.
         wrap: makes any bytes a message of its kind; every `\n` and `\r` in them is gone where it talks in lines.
     """
 
@@ -39,6 +41,7 @@ class Talker:
     argument: str
     framing: str
     longest: int = LONGEST
+    refuses: bool = False
     wrap: Callable[[bytes], bytes] = bytes
 
     def __str__(self) -> str:
@@ -75,13 +78,15 @@ def as_line(value: bytes) -> bytes:
 TALKERS = [
     Talker("Twisted Int8StringReceiver", processes.twisted, "int8", "length:1", 255),
     Talker("Twisted Int16StringReceiver", processes.twisted, "int16", "length:2", 65535),
-    Talker("Twisted Int32StringReceiver", processes.twisted, "int32", "length:4"),
-    Talker("Twisted NetstringReceiver", processes.twisted, "netstring", "netstring"),
-    Talker("Twisted LineReceiver", processes.twisted, "line", r"delimited:\r\n", wrap=as_line),
-    Talker("Twisted LineReceiver with a line feed", processes.twisted, "line-feed", "lines", wrap=as_line),
+    Talker("Twisted Int32StringReceiver", processes.twisted, "int32", "length:4", refuses=True),
+    Talker("Twisted NetstringReceiver", processes.twisted, "netstring", "netstring", refuses=True),
+    Talker("Twisted LineReceiver", processes.twisted, "line", r"delimited:\r\n", refuses=True, wrap=as_line),
+    Talker(
+        "Twisted LineReceiver with a line feed", processes.twisted, "line-feed", "lines", refuses=True, wrap=as_line
+    ),
     Talker("Erlang {packet, 1}", processes.erlang, "1", "length:1", 255),
     Talker("Erlang {packet, 2}", processes.erlang, "2", "length:2", 65535),
-    Talker("Erlang {packet, 4}", processes.erlang, "4", "length:4"),
+    Talker("Erlang {packet, 4}", processes.erlang, "4", "length:4", refuses=True),
     Talker("Erlang {packet, line}", processes.erlang, "line", "lines", wrap=as_line),
     Talker("protobuf BytesValue", processes.protobuf, "bytes", "varint", wrap=as_bytes),
     Talker("protobuf StringValue", processes.protobuf, "string", "varint", wrap=as_string),
@@ -91,12 +96,16 @@ TALKERS = [
 
 @contextmanager
 def connected(talker: Talker, role: Role, what: What, framing: Framing) -> Iterator[BlockingConnection]:
-    """A connection to a talker that has just been started and `listens` or `dials`, for as long as the block lasts."""
+    """A connection to a talker that has just been started and `listens` or `dials`, for as long as the block lasts.
+
+    Who does nothing but echo must end well when the connection is closed.
+    """
     if role == "listens":
         with running(talker.start(what)) as process:
             address = f"127.0.0.1:{line(process.stdout)}"
             with enchufe.connect(address, framing=framing, timeout=PATIENCE) as connection:
                 yield connection
+            _check_end(process, what)
         return
     came: queue.Queue[BlockingConnection] = queue.Queue()
     done: queue.Queue[None] = queue.Queue()
@@ -107,9 +116,16 @@ def connected(talker: Talker, role: Role, what: What, framing: Framing) -> Itera
 
     with enchufe.Server(handler, "127.0.0.1:0", framing=framing, idle_timeout=PATIENCE) as server:
         port = server.addresses[0].rpartition(":")[2]
-        with running(talker.start(what, port)):
+        with running(talker.start(what, port)) as process:
             connection = came.get(timeout=PATIENCE)
             try:
                 yield connection
             finally:
                 done.put(None)
+            _check_end(process, what)
+
+
+def _check_end(process: subprocess.Popen[bytes], what: What) -> None:
+    # The others may find that nobody listens any more.
+    if what in ("echo", "drip"):
+        assert process.wait(PATIENCE) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enchufe.errors import LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError
 from enchufe.framing import UntilClose
 from tests.peers.talkers import TALKERS, Role, Talker, connected
 
@@ -85,6 +85,15 @@ class TestFaults:
             assert connection.receive() is not None
             with pytest.raises(RemoteProtocolError, match="ended inside a message"):
                 connection.receive()
+
+
+@pytest.mark.parametrize("talker", [talker for talker in TALKERS if talker.refuses], ids=str)
+def test_who_is_sent_too_much_hangs_up(talker: Talker) -> None:
+    longest = b"x" * talker.longest
+    with connected(talker, "listens", "echo", talker.framed(max_size=len(longest) + 1)) as connection:
+        assert connection.ask(longest) == longest
+        with pytest.raises(BrokenError):
+            connection.ask(longest + b"x")
 
 
 @pytest.mark.parametrize("talker", [talker for talker in TALKERS if talker.longest < 65536], ids=str)

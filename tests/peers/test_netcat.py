@@ -1,4 +1,4 @@
-"""enchufe and plain netcat: lines and whole streams, whoever dials. The test is the person who types."""
+"""enchufe and plain netcat: lines, whole streams and cut messages, whoever dials. The test is the person who types."""
 
 from __future__ import annotations
 
@@ -13,13 +13,37 @@ import pytest
 import enchufe
 from enchufe.blocking import BlockingConnection
 from enchufe.errors import RemoteProtocolError
-from enchufe.framing import Framing, Lines, UntilClose
+from enchufe.framing import (
+    Delimited,
+    FixedLength,
+    Framing,
+    LengthPrefixed,
+    Lines,
+    Netstring,
+    Typed,
+    UntilClose,
+)
 from tests.peers.processes import PATIENCE, line, netcat, running
 
 LINES = [b"hola", b"", b"\0", b"a\0b", b"x" * 255, b"x" * 256, b"\xff\xfe", b"x" * 65535, b"x" * 65536]
 TEXT = b"".join(each + b"\n" for each in LINES)
 MANY = b"".join(b"%d\n" % number for number in range(10_000))
 WHOLE = bytes(range(256)) * 1024
+# All that can be cut: of a whole stream nobody knows where it should have ended.
+FRAMINGS: list[Framing] = [
+    FixedLength(4),
+    Lines(),
+    Delimited(b"\r\n"),
+    Netstring(),
+    LengthPrefixed(1),
+    LengthPrefixed(2),
+    LengthPrefixed(4),
+    LengthPrefixed(6, prefix="digits"),
+    LengthPrefixed(prefix="varint"),
+    Typed({b"h": 3, b"c": LengthPrefixed(2)}),
+]
+
+every_framing = pytest.mark.parametrize("framing", FRAMINGS, ids=repr)
 
 
 @contextmanager
@@ -59,6 +83,10 @@ def listening() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         yield f"127.0.0.1:{port[0]}", process
 
 
+def framed(framing: Framing, message: bytes) -> bytes:
+    return b"".join(framing.encode(message))
+
+
 @pytest.mark.parametrize("text", [TEXT, MANY, b"", b"\n", b"hola\r\n"], ids=["table", "many", "none", "empty", "crlf"])
 def test_netcat_types_lines(text: bytes) -> None:
     with served(Lines(1 << 20)) as (port, outcomes):
@@ -74,14 +102,6 @@ def test_netcat_types_a_line_at_a_time() -> None:
             assert line(process.stdout) == text
         process.stdin.close()
         assert process.wait(PATIENCE) == 0
-
-
-def test_netcat_types_half_a_line() -> None:
-    with served(Lines()) as (port, outcomes):
-        assert typed(port, b"hola\nadi") == b"hola\n"
-        fault = outcomes.get(timeout=PATIENCE)
-    assert isinstance(fault, RemoteProtocolError)
-    assert "3 bytes into it" in str(fault)
 
 
 def test_netcat_types_half_a_line_where_the_last_needs_no_end() -> None:
@@ -118,6 +138,29 @@ def test_netcat_sends_too_long_a_stream() -> None:
     assert "over max_size of 1000" in str(fault)
 
 
+@every_framing
+def test_netcat_dials_and_is_cut(framing: Framing) -> None:
+    whole, half = framed(framing, b"hola"), framed(framing, b"chau")[:-1]
+    with served(framing) as (port, outcomes):
+        assert typed(port, whole + half) == whole
+        fault = outcomes.get(timeout=PATIENCE)
+    assert isinstance(fault, RemoteProtocolError)
+    assert f"ended inside a message, {len(half)} bytes into it" in str(fault)
+
+
+@every_framing
+def test_netcat_listens_and_is_cut(framing: Framing) -> None:
+    half = framed(framing, b"chau")[:-1]
+    with listening() as (address, process):
+        with enchufe.connect(address, framing=framing, timeout=PATIENCE) as connection:
+            assert process.stdin
+            process.stdin.write(framed(framing, b"hola") + half)
+            process.stdin.close()
+            assert connection.receive() == b"hola"
+            with pytest.raises(RemoteProtocolError, match=f"ended inside a message, {len(half)} bytes into it"):
+                connection.receive()
+
+
 def test_netcat_listens_for_lines() -> None:
     with listening() as (address, process):
         with enchufe.connect(address, framing=Lines(1 << 20), timeout=PATIENCE) as connection:
@@ -127,10 +170,8 @@ def test_netcat_listens_for_lines() -> None:
                 assert line(process.stdout) == text
                 process.stdin.write(text.encode() + b"\n")
                 assert connection.receive() == text.encode()
-            process.stdin.write(b"adi")
             process.stdin.close()
-            with pytest.raises(RemoteProtocolError, match="3 bytes into it"):
-                connection.receive()
+            assert connection.receive() is None
 
 
 def test_netcat_listens_for_whole_streams() -> None:

@@ -111,7 +111,9 @@ class Broken(Decoder):
             raise RemoteProtocolError(f"the peer sent a message, over max_size of {limit}", hint="Send less.")
         if end < 0:
             if at_end and len(buffer):
-                raise truncated(len(buffer))
+                if fault != "swallows":
+                    raise truncated(len(buffer))
+                buffer.skip(len(buffer))
             self.lacking = {"boasts": 2 * limit, "guesses": 3}.get(fault, 0) if len(buffer) else 0
             return []
         self.lacking = 0
@@ -119,7 +121,7 @@ class Broken(Decoder):
         buffer.skip(end + 1)
         if fault == "forgets" and len(buffer) > 2:
             buffer.skip(1)
-        return [message]
+        return [message.replace(b"u", b"o") if fault == "rewrites" else message]
 
 
 class BrokenLines(Delimited):
@@ -147,6 +149,8 @@ FAULTS = {
     "guesses": (SHORT, "what a message lacked was told otherwise"),
     "drops": (TOO_LONG, "the fault is not told again"),
     "forgets": (SHORT, "byte by byte, other messages came"),
+    "rewrites": (SHORT, "what was read is not what came"),
+    "swallows": (SHORT[:-1], "more came than was read"),
     "splits": (SHORT, "over a connection, other messages came"),
 }
 

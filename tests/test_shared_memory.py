@@ -11,7 +11,8 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from enchufe.connection import Connection
 from enchufe.errors import (
     BrokenError,
     BusyError,
+    ClosedError,
     DeadlineExceeded,
     EnchufeError,
     LocalProtocolError,
@@ -33,7 +35,7 @@ from enchufe.errors import (
 from enchufe.testing import CHECKS
 from enchufe.transports import Transport, parse_address, ring
 from enchufe.transports.shared_memory import CAPACITY, SharedMemoryTransport
-from enchufe.waiting import BlockingWaiter, Doorbell, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
 
 WAITER = BlockingWaiter()
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -295,6 +297,96 @@ def test_a_drain_does_not_put_a_senders_deadline_off() -> None:
     bell.close()
     assert not late, "it waits for ever"
     assert isinstance(outcome[0], DeadlineExceeded)
+
+
+class Pausing(BlockingWaiter):
+    """A waiter that gives the others their turn for real, as a loop does."""
+
+    @types.coroutine
+    def pause(self) -> Generator[None, None, None]:
+        yield
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_a_receive_cancelled_at_its_turn_loses_nothing(into: bool) -> None:
+    here, there = socket.socketpair()
+    with SharedMemoryTransport(here, WAITER, listening=True, local="", peer="") as near:
+        with SharedMemoryTransport(there, Pausing(), listening=False, local="", peer="") as far:
+            drive(near.handshake())
+            drive(far.handshake(WAITER.now() + 10))
+            for _ in range(100):
+                assert near.try_send([b"x"]) == 1
+                view = bytearray(1)
+                coroutine: Coroutine[None, None, object] = far.receive_into(view) if into else far.receive(1)
+                try:
+                    coroutine.send(None)
+                except StopIteration:
+                    continue
+                with pytest.raises(KeyboardInterrupt):
+                    coroutine.throw(KeyboardInterrupt())
+                break
+            else:
+                pytest.fail("the others never had their turn")
+            assert far.try_receive(10) == b"x"
+
+
+def test_to_close_in_the_middle_of_a_send_is_no_end() -> None:
+    near, far = ends(ring.LEAST)
+    outcome: list[EnchufeError] = []
+
+    def send() -> None:
+        try:
+            drive(near.send([bytes(3 * ring.LEAST)]))
+        except EnchufeError as error:
+            outcome.append(error)
+
+    with far:
+        thread = threading.Thread(target=send)
+        thread.start()
+        got = 0
+        while got <= ring.LEAST:  # so that it is in the middle, whatever the threads' pace
+            got += len(drive(far.receive(1, WAITER.now() + 10)))
+        near.close()
+        thread.join()
+        assert isinstance(outcome[0], ClosedError)
+        with pytest.raises(BrokenError):
+            while drive(far.receive(10_000, WAITER.now() + 10)):
+                pass
+
+
+@pytest.mark.parametrize("waits_for", ["reader", "writer"])
+@pytest.mark.parametrize("loop", [False, True])
+def test_a_doorbell_that_says_something_is_another_protocol(
+    waits_for: str, loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BlockingWaiter, "blocks", not loop)
+    with pair(ring.LEAST) as (near, far):
+        bell = near._sock if waits_for == "reader" else near._room_bell
+        assert bell is not None
+        bell.send(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(RemoteProtocolError, match="does not speak shared memory"):
+            if waits_for == "reader":
+                drive(far.receive(100, WAITER.now() + 10))
+            else:
+                drive(far.send([bytes(2 * ring.LEAST)], WAITER.now() + 10))
+
+
+def test_sending_to_one_that_is_gone_raises_at_once() -> None:
+    near, far = ends()
+    with near:
+        far.close()
+        assert drive(near.receive(1, WAITER.now() + 10)) == b""
+        near._clear([(near._sock, READ)])
+        with pytest.raises(BrokenError, match="takes no more"):
+            near.try_send([b"x"])
+
+
+def test_to_end_after_a_cut_send_raises() -> None:
+    with pair(ring.LEAST) as (near, _):
+        with pytest.raises(DeadlineExceeded):
+            drive(near.send([bytes(2 * ring.LEAST)], WAITER.now()))
+        with pytest.raises(BrokenError, match="in the middle of a message"):
+            drive(near.end())
 
 
 def test_other_processors_and_odd_sizes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

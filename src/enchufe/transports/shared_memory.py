@@ -36,6 +36,7 @@ SPIN: Final = 50e-6
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 _FDS: Final = 2  # the memory, and the writer's doorbell
 _SEALS: Final = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
+_BELL: Final = b"\0"
 _INT: Final = array.array("i", [0]).itemsize
 
 
@@ -102,7 +103,7 @@ class SharedMemoryTransport(Transport):
         capacity: bytes of each ring, a power of two.
     """
 
-    __slots__ = ("_capacity", "_ended", "_gone", "_listening", "_rings", "_room_bell")
+    __slots__ = ("_capacity", "_ended", "_gone", "_listening", "_midway", "_rings", "_room_bell")
 
     def __init__(
         self,
@@ -125,6 +126,7 @@ class SharedMemoryTransport(Transport):
         self._room_bell: socket.socket | None = None
         self._gone = False  # the peer's end of the socket is closed
         self._ended = False
+        self._midway = False  # in the middle of a send
 
     async def handshake(self, deadline: float | None = None) -> None:
         """Make the memory and send it, or receive and check it.
@@ -170,11 +172,11 @@ class SharedMemoryTransport(Transport):
         rings = self._open_rings()
         if self._ended:
             raise BrokenError("sending after end()")
+        if self._gone:
+            raise BrokenError(f"the other side has closed and takes no more ({self.peer})")
         count, wakes = rings.write(pieces)
         if wakes:
             self._ring(self._sock)
-        elif not count and self._gone:
-            raise BrokenError(f"the other side has closed and takes no more ({self.peer})")
         self.bytes_sent += count
         return count
 
@@ -224,17 +226,25 @@ class SharedMemoryTransport(Transport):
 
     async def receive(self, size: int, deadline: float | None = None) -> bytes:
         """As `Transport.receive`."""
+        await self._take_turn()
         while (data := self.try_receive(size)) is None:
             await self.wait(READ, deadline)
-        await self._take_turn()
         return data
 
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `Transport.receive_into`."""
+        await self._take_turn()
         while (count := self.try_receive_into(view)) is None:
             await self.wait(READ, deadline)
-        await self._take_turn()
         return count
+
+    async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:
+        """As `Transport.send`; to close in the middle of it is a cut."""
+        self._midway = True
+        try:
+            await super().send(pieces, deadline, sent)
+        finally:
+            self._midway = False
 
     async def drop(self, quiet: float, deadline: float) -> None:
         """As `Transport.drop`."""
@@ -251,6 +261,8 @@ class SharedMemoryTransport(Transport):
     async def end(self, deadline: float | None = None) -> None:  # noqa: ARG002
         """As `Transport.end`."""
         rings = self._open_rings()
+        if self._broken is not None:
+            raise BrokenError(self._broken)
         if self._gone:
             raise BrokenError(f"the other side is gone ({self.peer})")
         if not self._ended:
@@ -309,19 +321,21 @@ class SharedMemoryTransport(Transport):
     def _doze(self) -> bool:
         """Sleep in the kernel for a little: whether the bell rang; one call less than to wait and then to clear it."""
         try:
-            if not self._sock.recv(4096):
-                self._gone = self._gone or not self._stopped
+            heard = self._sock.recv(4096)
+            self._gone = self._gone or not (heard or self._stopped)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:  # it went with a doorbell unheard, which says nothing of what it wrote
-            self._gone = True
+            heard, self._gone = b"", True
         if self._closed:
             raise self._closed_error()
+        self._check_heard(heard)
         # Whoever rang has taken the announcement back.
         self._open_rings().reader_sleeps(True)
         return True
 
     async def _take_turn(self) -> None:
+        # Before anything is taken: whoever is cancelled here must lose nothing.
         self._turn -= 1
         if not self._turn:
             self._turn = 32
@@ -329,14 +343,16 @@ class SharedMemoryTransport(Transport):
 
     def _ring(self, bell: socket.socket) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: whoever reads will see
-            bell.send(b"\0", socket.MSG_DONTWAIT)
+            bell.send(_BELL, socket.MSG_DONTWAIT)
 
     def _clear(self, bells: list[Interest]) -> None:
         """Silence the doorbells; at the end of one the peer is gone."""
         for bell, _ in bells:
             assert isinstance(bell, socket.socket)
             try:
-                if not bell.recv(4096, socket.MSG_DONTWAIT):
+                heard = bell.recv(4096, socket.MSG_DONTWAIT)
+                self._check_heard(heard)
+                if not heard:
                     # Where stop_receiving() has shut it, its end says nothing of the peer.
                     self._gone = self._gone or bell is self._room_bell or not self._stopped
             except (BlockingIOError, InterruptedError):
@@ -347,6 +363,12 @@ class SharedMemoryTransport(Transport):
                 self._gone = True
         if self._closed:
             raise self._closed_error()
+
+    def _check_heard(self, heard: bytes) -> None:
+        if heard.strip(_BELL):
+            raise RemoteProtocolError(
+                f"{self.peer} does not speak shared memory", hint="Use shm: on both sides, or on neither."
+            )
 
     def _open_rings(self) -> Rings:
         rings = self._rings
@@ -362,7 +384,7 @@ class SharedMemoryTransport(Transport):
         self._closed = True
         rings, self._rings = self._rings, None
         if rings is not None and not self._ended:
-            rings.say(state if self._broken is None else ring.CUT)
+            rings.say(ring.CUT if self._midway or self._broken is not None else state)
         for bell in (self._sock, self._room_bell):
             if bell is not None:
                 with contextlib.suppress(OSError):

@@ -94,6 +94,167 @@ def test_a_ring_that_wraps_in_the_middle_of_everything() -> None:
             assert far.try_receive(10_000) == data
 
 
+class Reading:
+    """The words of a ring whose reader goes on while the writer writes: at each look it has read 500 bytes more."""
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+        self.read = -500
+
+    def __getitem__(self, place: int) -> int:
+        if place == ring._FIRST + ring._READ:
+            self.read += 500
+            return self.read
+        return int(self.words[place])
+
+    def __setitem__(self, place: int, value: int) -> None:
+        self.words[place] = value
+
+
+@pytest.mark.parametrize("sizes", [[3000, 3000, 300, 300], [300] * 20, [5000, 1, 1]])
+def test_nothing_is_written_behind_a_piece_that_did_not_fit(sizes: list[int]) -> None:
+    pieces = [os.urandom(size) for size in sizes]
+    with pair(ring.LEAST) as (near, far):
+        rings = near._rings
+        assert rings is not None
+        words = rings._words
+        rings._words = Reading(words)  # type: ignore[assignment]
+        count = near.try_send(pieces)
+        rings._words = words
+        view = bytes(far._rings._in)  # type: ignore[union-attr]
+        data = b"".join(pieces)[:count]
+        wrapped = max(0, count - ring.LEAST)
+        assert view[:wrapped] == data[ring.LEAST :]
+        assert view[wrapped : min(count, ring.LEAST)] == data[wrapped : ring.LEAST]
+
+
+def conversation(framed: framing.Framing, capacity: int = 1 << 20) -> tuple[SharedMemoryTransport, Connection]:
+    near, far = ends(capacity)
+    return near, Connection(far, framed, timeout=10)
+
+
+FRAMED = framing.LengthPrefixed(4)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [65536] * 40,
+        [20_000, 20_000, 5, 20_000, 0, 100_000, 100_000, 16_384, 16_383],
+        [600_000, 600_000, 600_000, 64],
+        [70_000, 2_000_000, 70_000, 70_000],
+    ],
+    ids=["alike", "mixed", "over half the ring", "over the ring"],
+)
+@pytest.mark.parametrize(
+    "framed",
+    [
+        FRAMED,
+        framing.LengthPrefixed(2, offset=3, adjustment=-1, max_size=1 << 16, on_too_big="skip"),
+        framing.LengthPrefixed(prefix="varint"),
+        framing.Netstring(),
+    ],
+    ids=["length", "header", "varint", "netstring"],
+)
+def test_large_messages_come_as_they_were_sent(framed: framing.Framing, sizes: list[int]) -> None:
+    messages = [os.urandom(max(size, 3) if framed.max_size > 65536 else size % 65000 + 3) for size in sizes]
+    near, connection = conversation(framed)
+
+    def send() -> None:
+        for message in messages:
+            drive(near.send(framed.encode(message), WAITER.now() + 10))
+        near.close()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with near:
+        for message in messages:
+            assert drive(connection.receive()) == message
+        assert drive(connection.receive()) is None
+        thread.join()
+    connection.close()
+
+
+def test_a_large_message_waits_whole_in_the_ring() -> None:
+    near, connection = conversation(FRAMED)
+    with near:
+        for part in (0, 3, 4, 60_000):
+            message = os.urandom(70_000)
+            data = b"".join(FRAMED.encode(message))
+            drive(near.send([data]))
+            assert drive(connection.receive()) == message
+            received = connection.transport.bytes_received
+            drive(near.send([data[:part]]))
+            connection.timeout = 0.02
+            for _ in range(2):
+                with pytest.raises(DeadlineExceeded):
+                    drive(connection.receive())
+            connection.timeout = 10
+            if part >= FRAMED.width:
+                assert connection.transport.bytes_received == received, "it was copied piece by piece"
+            drive(near.send([data[part:]]))
+            assert drive(connection.receive()) == message
+    connection.close()
+
+
+def test_a_large_message_that_is_cut_or_too_big() -> None:
+    for rest, kind in ((b"\0\0\xff\xff" + bytes(99), "ended inside"), (b"\xff\xff\xff\xff" + bytes(99), "max_size")):
+        near, connection = conversation(FRAMED)
+        drive(near.send(FRAMED.encode(bytes(70_000))))
+        drive(near.send(FRAMED.encode(bytes(70_000))))
+        drive(near.send([rest]))
+        drive(near.end())
+        for _ in range(2):
+            assert drive(connection.receive()) == bytes(70_000)
+        for _ in range(2):
+            with pytest.raises(RemoteProtocolError, match=kind):
+                drive(connection.receive())
+        near.close()
+        connection.close()
+
+
+def test_a_frame_goes_on_after_large_messages_where_another_framing_takes_over() -> None:
+    near, connection = conversation(FRAMED)
+    with near:
+        for _ in range(3):
+            drive(near.send(FRAMED.encode(bytes(70_000))))
+        drive(near.send([b"and a line\n"]))
+        for _ in range(3):
+            assert drive(connection.receive()) == bytes(70_000)
+        connection.reframe(framing.Lines())
+        assert drive(connection.receive()) == b"and a line"
+    connection.close()
+
+
+def test_who_sleeps_is_woken_once_there_is_as_much_as_it_waits_for() -> None:
+    with pair(ring.LEAST) as (near, far):
+        writer, reader = near._rings, far._rings
+        assert writer is not None
+        assert reader is not None
+        reader.reader_sleeps(1000)
+        for size, woken in ((999, False), (1, True), (3096, False)):
+            writer.write([bytes(size)])
+            assert writer.wakes_reader() == woken
+        writer.writer_sleeps(1024)
+        for size, woken in ((1023, False), (1, True), (3000, False)):
+            reader.skip(size)
+            assert reader.wakes_writer() == woken
+
+
+@pytest.mark.parametrize("most", [1, 100, 4096])
+def test_a_full_ring_stalls_nobody(most: int) -> None:
+    """However little is read at a time, a sender that sleeps goes on before the reader has nothing left."""
+    data = os.urandom(20 * ring.LEAST if most > 1 else 3 * ring.LEAST)
+    with pair(ring.LEAST) as (near, far):
+        thread = threading.Thread(target=lambda: drive(near.send([data], WAITER.now() + 30)))
+        thread.start()
+        got = bytearray()
+        while len(got) < len(data):
+            got += drive(far.receive(most, WAITER.now() + 30))
+        thread.join()
+        assert got == data
+
+
 def offer(descriptors: list[int], hello: bytes) -> None:
     """Dial with a listener that says `hello` and sends `descriptors`."""
     here, there = socket.socketpair()

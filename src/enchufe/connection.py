@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
 from enchufe.framing.base import Framing
+from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
+from enchufe.transports.shared_memory import SharedMemoryTransport
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -61,8 +65,10 @@ class Connection:
         "_file",
         "_held",
         "_held_size",
+        "_large",
         "_mark",
         "_ready",
+        "_receive_whole",
         "_split",
         "deadline",
         "framing",
@@ -102,6 +108,9 @@ class Connection:
         self._mark = 0
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
+        self._receive_whole = self._whole()
+        # The last message was large, and the next one may be received in one copy.
+        self._large = False
         self._held: list[Buffer] = _NOTHING
         self._held_size = 0
         self._file: ConnectionFile | None = None
@@ -216,6 +225,8 @@ class Connection:
         self.framing = framing
         self._decoder = framing.decoder()
         self._split = framing.splitter()
+        self._receive_whole = self._whole()
+        self._large = False
 
     def file(self) -> ConnectionFile:
         """Go on without messages: read and write as in a file, from the first byte behind the last message.
@@ -272,10 +283,20 @@ class Connection:
             if self._behind:
                 buffer = self._buffer
                 lacking = min(self._decoder.lacking, max(_TRUSTED, len(buffer)))
-                count = await transport.receive_into(buffer.space(lacking or _LEAST), deadline)
+                space = buffer.space(lacking or _LEAST)
+                # Up to a large message's end and not beyond, so that the next one can come in one copy.
+                count = await transport.receive_into(space[:lacking] if self._large and lacking else space, deadline)
                 buffer.received(count)
                 self._at_end = not count
             else:
+                if self._large and self._receive_whole is not None:
+                    message = await self._receive_whole(deadline)
+                    if message is not None:
+                        self._ready = [message]
+                        self._batch = 1
+                        self.received += 1
+                        return True
+                    self._large = False
                 asked = self._asked
                 data = await transport.receive(asked, deadline)
                 if not (count := len(data)):
@@ -310,7 +331,17 @@ class Connection:
         self._batch = len(messages)
         self.received += self._batch
         self._behind = decoder.skipping or len(buffer) > 0
+        if self._receive_whole is not None and len(messages) == 1:
+            self._large = len(messages[0]) >= BATCHED
         return bool(messages)
+
+    def _whole(self) -> Callable[[float | None], Coroutine[Any, Any, bytes | None]] | None:
+        """How to receive a large message in one copy, where transport and framing can."""
+        framing, transport = self.framing, self.transport
+        # Bytes that wait for the rest of their message are a sign of life that nobody would notice.
+        if self._beats or not isinstance(framing, SizedFraming) or not isinstance(transport, SharedMemoryTransport):
+            return None
+        return partial(transport.receive_frame, framing.head, framing.extent) if framing.head else None
 
     def _expect(self, count: int) -> None:
         """`count` bytes came of those asked for: ask for more or less the next time."""

@@ -25,6 +25,7 @@ class FixedLength(SizedFraming):
             raise LocalProtocolError(f"a fixed length is 1 byte or more, not {size}")
         super().__init__(size, "close")
         self.size = size
+        self.head = 1
         self._frame = Frame(0, 0, size, b"", True)
 
     def options(self) -> dict[str, object]:

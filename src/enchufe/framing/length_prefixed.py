@@ -65,6 +65,7 @@ class LengthPrefixed(SizedFraming):
         self.offset = offset
         self.adjustment = adjustment
         self._prefix = self._form()
+        self.head = 0 if prefix == "varint" else offset + width
         self._write = self._prefix.writer()
         self._split = super().split if offset else self._prefix.splitter(adjustment, max_size)
         # Messages of fewer bytes need no care: nothing in front, not too big, their length can be written.
@@ -121,6 +122,18 @@ class LengthPrefixed(SizedFraming):
         if rest < 0:
             raise RemoteProtocolError(f"the peer sent a length of {value}, too little even for its own header")
         return Frame(self.offset, body, body + rest, b"", self.keeps(self.offset + rest))
+
+    def extent(self, head: bytes) -> tuple[int, int] | None:
+        """Where the message lies in the frame that begins with `head`: see `SizedFraming.extent`."""
+        try:
+            field = self._prefix.read(head, self.offset)
+        except RemoteProtocolError:
+            return None
+        if field is None or self.offset:
+            return None
+        value, body = field
+        rest = value + self.adjustment
+        return (body, body + rest) if 0 <= rest <= self.max_size else None
 
     def splitter(self) -> Split:
         """What takes the plain messages at the front of some bytes: see `Framing.splitter`."""

@@ -42,7 +42,13 @@ class Frame(NamedTuple):
 
 
 class SizedFraming(Framing):
-    """A framing whose first bytes tell the size of a message: any of them can be the rest of a `Typed` one."""
+    """A framing whose first bytes tell the size of a message: any of them can be the rest of a `Typed` one.
+
+    Attributes:
+        head: how many bytes tell it, of any frame, from its first on; 0: there is no such number.
+    """
+
+    head: int = 0
 
     def decoder(self) -> SizedDecoder:
         """A decoder for one connection."""
@@ -55,6 +61,16 @@ class SizedFraming(Framing):
         Raises:
             RemoteProtocolError: no frame begins so, or it is too big and `on_too_big` is "close".
         """
+
+    def extent(self, head: bytes) -> tuple[int, int] | None:
+        """Where in the frame that begins with `head` its message lies; None where it needs special care."""
+        try:
+            frame = self.measure(memoryview(head))
+        except RemoteProtocolError:
+            return None
+        if frame is None or frame.lead or frame.tail or not frame.kept:
+            return None
+        return frame.body, frame.stop
 
     def splitter(self) -> Split:
         """What takes the plain messages at the front of some bytes: see `Framing.splitter`."""

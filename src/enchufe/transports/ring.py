@@ -26,6 +26,10 @@ HEAD: Final = 4096  # bytes in front of the first ring
 LEAST: Final = 4096  # bytes of a ring
 MOST: Final = 1 << 26
 
+# Tuning: more pieces than these, of fewer bytes on average, are joined before they are copied in.
+_FEW: Final = 4
+_SMALL: Final = 1024
+
 # What a writer has to say of itself.
 OPEN: Final = 0
 ENDED: Final = 1  # no more comes, and that is all there was
@@ -74,6 +78,7 @@ class Rings:
         self._out_head, self._in_head = (_FIRST, _SECOND) if first else (_SECOND, _FIRST)
         self._written = 0
         self._read = 0
+        self._freed = 0  # what the other side had read when we looked last
 
     # Reading.
 
@@ -85,7 +90,7 @@ class Rings:
         """
         count = self._words[self._in_head + _WRITTEN] - self._read
         if not 0 <= count <= self._capacity:
-            raise RemoteProtocolError("the other side's index in shared memory makes no sense")
+            raise self._nonsense()
         return count
 
     def state(self) -> int:
@@ -100,37 +105,65 @@ class Rings:
             return (self._in[start:stop],)
         return self._in[start:], self._in[: stop - self._capacity]
 
-    def skip(self, count: int) -> bool:
-        """The first `count` bytes were copied: whether the writer sleeps and is to be woken."""
+    def copy(self, start: int, stop: int) -> bytes:
+        """A copy of the waiting bytes from `start` to `stop`, which must be there."""
+        first = (self._read + start) & (self._capacity - 1)
+        last = first + stop - start
+        if last <= self._capacity:
+            return bytes(self._in[first:last])
+        return b"".join((self._in[first:], self._in[: last - self._capacity]))
+
+    def skip(self, count: int) -> None:
+        """The first `count` bytes were copied. Then ask `wakes_writer`."""
         self._read += count
         self._words[self._in_head + _READ] = self._read
-        return self._wakes(self._in_head + _WRITER_SLEEPS)
 
-    def reader_sleeps(self, sleeps: bool) -> None:
-        """Announce it. Look at `waiting` and `state` once more before sleeping."""
-        self._words[self._in_head + _READER_SLEEPS] = sleeps
+    def wakes_writer(self) -> bool:
+        """Whether the writer sleeps and has the room now that it waits for: it is to be woken, once."""
+        with _fence:  # our index is seen by all before we look whether the other sleeps
+            pass
+        words, head = self._words, self._in_head
+        wanted = words[head + _WRITER_SLEEPS]
+        if not wanted or self._capacity - (words[head + _WRITTEN] - self._read) < wanted:
+            return False
+        words[head + _WRITER_SLEEPS] = 0
+        return True
+
+    def reader_sleeps(self, wanted: int) -> None:
+        """Announce it, until `wanted` bytes wait. Look at `waiting` and `state` once more before sleeping."""
+        self._words[self._in_head + _READER_SLEEPS] = wanted
         with _fence:
             pass
+
+    def reader_wakes(self) -> None:
+        """Take the announcement back."""
+        self._words[self._in_head + _READER_SLEEPS] = 0
 
     # Writing.
 
     def room(self) -> int:
         """Bytes that can be written. Raises as `waiting`."""
-        used = self._written - self._words[self._out_head + _READ]
+        freed = self._words[self._out_head + _READ]
+        used = self._written - freed
         if not 0 <= used <= self._capacity:
-            raise RemoteProtocolError("the other side's index in shared memory makes no sense")
+            raise self._nonsense()
+        self._freed = freed
         return self._capacity - used
 
-    def write(self, pieces: Sequence[Buffer]) -> tuple[int, bool]:
-        """Copy in as much of `pieces` as there is room for: how many bytes, and whether the reader is to be woken."""
-        room = self.room()
-        ring, capacity, at = self._out, self._capacity, self._written
+    def write(self, pieces: Sequence[Buffer]) -> int:
+        """Copy in as much of `pieces` as there is room for: how many bytes. Then ask `wakes_reader`."""
+        capacity, at, head = self._capacity, self._written, self._out_head
+        room = capacity - at + self._freed
+        ring = self._out
+        if len(pieces) > _FEW and sum(map(len, pieces)) < _SMALL * len(pieces):
+            pieces = (b"".join(pieces),)
+        full = False
         for piece in pieces:
             size = len(piece)
-            if size > room:
-                piece, size = memoryview(piece)[:room], room  # noqa: PLW2901
-            if not size:
-                continue
+            if size > room:  # only then look again, which costs a trip between processors
+                room = self.room() - (at - self._written)
+                if full := size > room:
+                    piece, size = memoryview(piece)[:room], room  # noqa: PLW2901
             start = at & (capacity - 1)
             stop = start + size
             if stop <= capacity:
@@ -141,29 +174,38 @@ class Rings:
                 ring[: stop - capacity] = view[capacity - start :]
             at += size
             room -= size
-            if not room:
+            if full:  # whatever room there is by now: what follows stands behind the rest of this piece
                 break
-        count, self._written = at - self._written, at
-        if not count:
-            return 0, False
-        self._words[self._out_head + _WRITTEN] = at
-        return count, self._wakes(self._out_head + _READER_SLEEPS)
+        count = at - self._written
+        self._words[head + _WRITTEN] = self._written = at
+        return count
+
+    def wakes_reader(self) -> bool:
+        """Whether the reader sleeps and has the bytes now that it waits for: it is to be woken, once."""
+        with _fence:  # as in `wakes_writer`
+            pass
+        words, head = self._words, self._out_head
+        wanted = words[head + _READER_SLEEPS]
+        if not wanted or self._written - words[head + _READ] < wanted:
+            return False
+        words[head + _READER_SLEEPS] = 0
+        return True
 
     def say(self, state: int) -> None:
         """Say what becomes of our writing, behind all that was written."""
         self._words[self._out_head + _STATE] = state
 
-    def writer_sleeps(self, sleeps: bool) -> None:
-        """Announce it. Look at `room` once more before sleeping."""
-        self._words[self._out_head + _WRITER_SLEEPS] = sleeps
+    def writer_sleeps(self, wanted: int) -> None:
+        """Announce it, until there is room for `wanted` bytes. Look at `room` once more before sleeping."""
+        self._words[self._out_head + _WRITER_SLEEPS] = wanted
         # What was seen long ago must not count.
         with _fence:
             pass
 
-    def _wakes(self, word: int) -> bool:
-        with _fence:  # our index is seen by all before we look whether the other sleeps
-            pass
-        if not self._words[word]:
-            return False
-        self._words[word] = 0
-        return True
+    def writer_wakes(self) -> None:
+        """Take the announcement back."""
+        self._words[self._out_head + _WRITER_SLEEPS] = 0
+
+    @staticmethod
+    def _nonsense() -> RemoteProtocolError:
+        return RemoteProtocolError("the other side's index in shared memory makes no sense")

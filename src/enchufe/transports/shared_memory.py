@@ -15,11 +15,18 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    DeadlineExceeded,
+    EnchufeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
 from enchufe.transports.ring import Rings
@@ -28,16 +35,25 @@ from enchufe.waiting import READ, WRITE, Interest, Waiter
 
 NAME: Final = "shared_memory"
 
-CAPACITY: Final = 1 << 20  # bytes of each ring
+CAPACITY: Final = 1 << 22  # bytes of each ring
 # Seconds for which a thread looks again and again before it sleeps: an answer that comes as soon as that costs no
 # system call. An event loop does not: the others would wait as long.
 SPIN: Final = 50e-6
 
+# Sleeps without a look before the next try, at the most, where looks are in vain.
+_VAIN: Final = 63
+
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
+# Bytes of a frame from which on it is received by itself, not with others in one piece.
+_LARGE: Final = 16 * 1024
 _FDS: Final = 2  # the memory, and the writer's doorbell
 _SEALS: Final = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
 _BELL: Final = b"\0"
 _INT: Final = array.array("i", [0]).itemsize
+
+
+Extent = Callable[[bytes], tuple[int, int] | None]
+"""Where in a frame that begins with some bytes its message lies."""
 
 
 async def connect(address: SharedMemoryAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
@@ -103,7 +119,19 @@ class SharedMemoryTransport(Transport):
         capacity: bytes of each ring, a power of two.
     """
 
-    __slots__ = ("_capacity", "_ended", "_gone", "_listening", "_midway", "_rings", "_room_bell")
+    __slots__ = (
+        "_capacity",
+        "_ended",
+        "_gone",
+        "_listening",
+        "_midway",
+        "_need",
+        "_rings",
+        "_room",
+        "_room_bell",
+        "_vain",
+        "_vainly",
+    )
 
     def __init__(
         self,
@@ -127,6 +155,10 @@ class SharedMemoryTransport(Transport):
         self._gone = False  # the peer's end of the socket is closed
         self._ended = False
         self._midway = False  # in the middle of a send
+        self._need = 1  # bytes that whoever receives waits for
+        self._room = max(1, capacity // 4)  # and whoever sends: each wake-up is to be worth it
+        self._vain = 0  # the last looks were: how many sleeps without a look follow, and how many are left of them
+        self._vainly = 0
 
     async def handshake(self, deadline: float | None = None) -> None:
         """Make the memory and send it, or receive and check it.
@@ -148,8 +180,7 @@ class SharedMemoryTransport(Transport):
         rings, count = self._readable(size)
         if rings is None:
             return b"" if count == 0 else None
-        pieces = rings.peek(count)
-        data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        data = rings.copy(0, count)
         self._skip(rings, count)
         return data
 
@@ -167,76 +198,111 @@ class SharedMemoryTransport(Transport):
 
     def try_send(self, pieces: Sequence[Buffer]) -> int:
         """As `Transport.try_send`."""
-        if self._broken is not None:
-            raise BrokenError(self._broken)
-        rings = self._open_rings()
-        if self._ended:
-            raise BrokenError("sending after end()")
-        if self._gone:
-            raise BrokenError(f"the other side has closed and takes no more ({self.peer})")
-        count, wakes = rings.write(pieces)
-        if wakes:
+        rings = self._rings
+        if rings is None or self._gone or self._ended or self._broken is not None:
+            raise self._takes_no_more()
+        count = rings.write(pieces)
+        if rings.wakes_reader():
             self._ring(self._sock)
         self.bytes_sent += count
         return count
 
     async def wait(self, interest: int, deadline: float | None = None) -> int:
         """As `Transport.wait`."""
-        if ready := self._ready(interest):
-            return ready
-        if self.waiter.blocks and (ready := self._spin(interest)):
+        waiter = self.waiter
+        if waiter.blocks and (ready := self._spin(interest)):
             return ready
         rings = self._open_rings()
         bells: list[Interest] = []
         if interest & READ:
-            rings.reader_sleeps(True)
             bells.append((self._sock, READ))
         if interest & WRITE and self._room_bell is not None:
-            rings.writer_sleeps(True)
             bells.append((self._room_bell, READ))
         try:
-            while not (ready := self._ready(interest)):
-                if self.waiter.blocks and interest == READ and not self._stopped and self._has_time(deadline):
-                    if self._doze():
-                        continue
-                    await self.waiter.wait_one(*bells[0], deadline)
-                elif interest == READ:
-                    await self.waiter.wait_one(*bells[0], deadline)
-                else:
-                    # Not by wait_one: a bell for all that receive, rung until a drain's end, would end it at once.
-                    await self.waiter.wait(bells, deadline)
-                self._clear(bells)
-                # Whoever rang has taken the announcement back.
+            while True:
+                # Each time anew: whoever rang has taken the announcement back.
                 if interest & READ:
-                    rings.reader_sleeps(True)
+                    rings.reader_sleeps(self._need)
                 if interest & WRITE:
-                    rings.writer_sleeps(True)
+                    rings.writer_sleeps(self._room)
+                if ready := self._ready(interest):
+                    return ready
+                if interest != READ:
+                    # Not by wait_one: a bell for all that receive, rung until a drain's end, would end it at once.
+                    await waiter.wait(bells, deadline)
+                    self._clear(bells)
+                elif not (waiter.blocks and not self._stopped and self._has_time(deadline) and self._doze()):
+                    await waiter.wait_one(self._sock, READ, deadline)
+                    self._clear(bells)
+                if ready := self._ready(interest):
+                    return ready
         except DeadlineExceeded:
             if ready := self._ready(interest):
                 return ready
             raise
         finally:
             if interest & READ:
-                rings.reader_sleeps(False)
+                rings.reader_wakes()
             if interest & WRITE:
-                rings.writer_sleeps(False)
-        return ready
+                rings.writer_wakes()
 
     # The verbs.
 
     async def receive(self, size: int, deadline: float | None = None) -> bytes:
         """As `Transport.receive`."""
-        await self._take_turn()
+        self._turn -= 1
+        if not self._turn:
+            await self._pause()
         while (data := self.try_receive(size)) is None:
             await self.wait(READ, deadline)
         return data
 
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `Transport.receive_into`."""
-        await self._take_turn()
+        self._turn -= 1
+        if not self._turn:
+            await self._pause()
         while (count := self.try_receive_into(view)) is None:
             await self.wait(READ, deadline)
         return count
+
+    async def receive_frame(self, head: int, extent: Extent, deadline: float | None = None) -> bytes | None:
+        """Receive a message in one copy, once all of it is there: None, and nothing taken, where `receive` must do it.
+
+        That is at the end, and where the message is small, nearly as big as the ring, or for `extent` to refuse.
+
+        Args:
+            head: bytes from which the size of a frame can be told.
+            extent: gets a copy of them and says where in the frame the message begins and where it ends; None: it
+                cannot. What it said counts, whatever becomes of the memory.
+            deadline: as for `receive`.
+        """
+        self._turn -= 1
+        if not self._turn:
+            await self._pause()
+        while True:
+            rings, count = self._readable(self._capacity)
+            if rings is None:
+                if not count:
+                    return None
+                await self.wait(READ, deadline)
+                continue
+            if count < head or not (found := extent(rings.copy(0, head))):
+                return None
+            start, stop = found
+            if stop < _LARGE or stop > self._capacity // 2:
+                return None
+            if count >= stop:
+                message = rings.copy(start, stop)
+                self._skip(rings, stop)
+                return message
+            if self._stopped or self._gone or rings.state() != ring.OPEN:
+                return None
+            self._need = stop
+            try:
+                await self.wait(READ, deadline)
+            finally:
+                self._need = 1
 
     async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:
         """As `Transport.send`; to close in the middle of it is a cut."""
@@ -253,7 +319,7 @@ class SharedMemoryTransport(Transport):
         with contextlib.suppress(DeadlineExceeded):
             while (data := self.try_receive(65536)) != b"" and (now := self.waiter.now()) < deadline:
                 if data is None:
-                    self._open_rings().reader_sleeps(True)
+                    self._open_rings().reader_sleeps(1)
                     if not self._ready(READ):
                         await self.waiter.wait(bells, min(deadline, now + quiet))
                         self._clear(bells)
@@ -282,7 +348,7 @@ class SharedMemoryTransport(Transport):
 
     def _readable(self, most: int) -> tuple[Rings | None, int]:
         """The rings and how many bytes to take; no rings and 0 at the end, -1 where there is nothing yet."""
-        rings = self._open_rings()
+        rings = self._rings or self._open_rings()
         state = rings.state()  # in this order: what was written before an end is there when the end is seen
         count = rings.waiting()
         if count:
@@ -296,26 +362,44 @@ class SharedMemoryTransport(Transport):
             raise BrokenError(f"the other side cut the connection ({self.peer})")
         return None, -1
 
+    def _takes_no_more(self) -> EnchufeError:
+        if self._broken is not None:
+            return BrokenError(self._broken)
+        self._open_rings()
+        if self._ended:
+            return BrokenError("sending after end()")
+        return BrokenError(f"the other side has closed and takes no more ({self.peer})")
+
     def _skip(self, rings: Rings, count: int) -> None:
         self.bytes_received += count
-        if rings.skip(count) and self._room_bell is not None:
+        rings.skip(count)
+        if rings.wakes_writer() and self._room_bell is not None:
             self._ring(self._room_bell)
 
     def _ready(self, interest: int) -> int:
-        rings = self._open_rings()
+        rings = self._rings or self._open_rings()
         ready = 0
-        if interest & READ and (rings.waiting() or rings.state() != ring.OPEN or self._stopped or self._gone):
+        if interest & READ and (
+            rings.waiting() >= self._need or rings.state() != ring.OPEN or self._stopped or self._gone
+        ):
             ready = READ
-        if interest & WRITE and (rings.room() or self._gone):
+        if interest & WRITE and (rings.room() >= self._room or self._gone):
             ready |= WRITE
         return ready
 
     def _spin(self, interest: int) -> int:
+        if self._vainly:
+            self._vainly -= 1
+            return 0
         now = self.waiter.now
         end = now() + SPIN
         while now() < end:
             if ready := self._ready(interest):
+                self._vain = 0
                 return ready
+            os.sched_yield()  # the other side may be about to run on this very processor
+        # The other side is busy, or has no processor of its own: to look only keeps it from its work.
+        self._vainly = self._vain = min(2 * self._vain + 1, _VAIN)
         return 0
 
     def _doze(self) -> bool:
@@ -329,21 +413,20 @@ class SharedMemoryTransport(Transport):
             heard, self._gone = b"", True
         if self._closed:
             raise self._closed_error()
-        self._check_heard(heard)
-        # Whoever rang has taken the announcement back.
-        self._open_rings().reader_sleeps(True)
+        if heard != _BELL:
+            self._check_heard(heard)
         return True
 
-    async def _take_turn(self) -> None:
+    async def _pause(self) -> None:
         # Before anything is taken: whoever is cancelled here must lose nothing.
-        self._turn -= 1
-        if not self._turn:
-            self._turn = 32
-            await self.waiter.pause()
+        self._turn = 32
+        await self.waiter.pause()
 
     def _ring(self, bell: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # full: it rings already; closed: whoever reads will see
+        try:
             bell.send(_BELL, socket.MSG_DONTWAIT)
+        except OSError:  # full: it rings already; closed: whoever reads will see
+            return
 
     def _clear(self, bells: list[Interest]) -> None:
         """Silence the doorbells; at the end of one the peer is gone."""
@@ -469,6 +552,8 @@ class SharedMemoryTransport(Transport):
             room_bell.close()
             raise strange
         self._room_bell = room_bell
+        self._capacity = capacity
+        self._room = capacity // 4
         try:
             self._rings = Rings(mmap.mmap(arrived[0], 0), capacity, first=False)
         except PermissionError as error:  # opened to read only, or sealed against writing

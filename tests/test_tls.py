@@ -39,7 +39,8 @@ from enchufe.server import Acceptor, ServerOptions
 from enchufe.testing import CHECKS, check_transport
 from enchufe.testing.contract import check_a_send_not_begun_poisons_nothing
 from enchufe.transports import Listener, TcpAddress, Transport, parse_address, tcp, tls
-from enchufe.transports.tls import TlsTransport, records
+from enchufe.transports.tls import TlsTransport
+from enchufe.transports.tls_machine import PLAIN, RECORD, records
 from enchufe.waiting import READ, BlockingWaiter, Waiter, drive
 
 WAITER = BlockingWaiter()
@@ -240,7 +241,7 @@ def test_a_message_of_small_pieces_is_one_record(pair: tuple[TlsTransport, TlsTr
     near, far = pair
     send(near, b"\0\0\0\5", b"ho", b"la", b"!")
     raw = far._sock.recv(1000)
-    assert len(raw) == 9 + tls._RECORD - tls._PLAIN
+    assert len(raw) == 9 + RECORD - PLAIN
     assert raw[0] == 0x17, "no application data"
 
 

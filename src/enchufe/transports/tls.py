@@ -1,9 +1,9 @@
 """tls: TLS 1.3 over the socket of a tcp or unix connection.
 
-OpenSSL never sees the socket. An `SSLObject` works between two queues of ciphertext, and what is written here moves
-their ends: so a half-close works both ways, and whoever waits is told the truth, though decrypted bytes may be at hand
-while the descriptor is silent. One lock guards every use of OpenSSL, another the way into the kernel; neither is ever
-held while waiting, so one thread may receive while another sends.
+OpenSSL never sees the socket. `tls_machine.py` encrypts and decrypts in memory, and what is written here moves the
+ciphertext: so a half-close works both ways, and whoever waits is told the truth, though decrypted bytes may be at hand
+while the descriptor is silent. One lock guards the machine, another the way into the kernel; neither is ever held while
+waiting, so one thread may receive while another sends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
@@ -27,20 +27,16 @@ from enchufe.errors import (
 )
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
-from enchufe.transports.certificates import client_context, explained, server_context
+from enchufe.transports.certificates import client_context, server_context
 from enchufe.transports.stream import _NOW, _TURN, Transport, advance
+from enchufe.transports.tls_machine import PLAIN, RECORD, SLICE, TlsMachine
 from enchufe.waiting import READ, WRITE, Waiter
 
 __all__ = ["NAME", "TlsTransport", "client_context", "connect", "over", "server_context", "server_side"]
 
 NAME: Final = "tls"
 
-_PLAIN: Final = 16384  # bytes of plaintext in one record at the most: RFC 8446 section 5.1
-_RECORD: Final = _PLAIN + 22  # bytes, encrypted: header, content type and tag, RFC 8446 section 5.2
-# Tuning. Records sent or received in one call at the most, and records that OpenSSL's queues take at a time: the
-# queues never shrink, so that is what an idle connection keeps.
-_STEP: Final = 16
-_SLICE: Final = 4
+_STEP: Final = 16  # records sent or received in one call at the most; tuning
 
 # What a TLS connection can begin with: an alert or a handshake record, RFC 8446 section 5.1.
 _FIRST_BYTES: Final = (0x15, 0x16)
@@ -147,23 +143,7 @@ class TlsTransport(Transport):
         LocalProtocolError: the context does not fit the side, or lacks the name that it must check.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_at_hand",
-        "_credit",
-        "_ended",
-        "_failure",
-        "_incoming",
-        "_lock",
-        "_midway",
-        "_outgoing",
-        "_over",
-        "_owed",
-        "_rest",
-        "_sending",
-        "_shaken",
-        "_ssl",
-    )
+    __slots__ = ("_credit", "_machine", "_midway", "_owed", "_rest", "_sending", "_shaken")
 
     def __init__(
         self,
@@ -176,34 +156,22 @@ class TlsTransport(Transport):
         local: str,
         peer: str,
     ) -> None:
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
         try:
-            self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        except (ValueError, ssl.SSLError) as error:
+            self._machine = TlsMachine(context, server_side=server_side, server_hostname=server_hostname, peer=peer)
+        except LocalProtocolError:
             sock.close()
-            raise LocalProtocolError(
-                f"TLS cannot begin: {error}", hint="Check the context's side and the name of the server."
-            ) from error
+            raise
         super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
-        # Around every use of OpenSSL and its queues; re-entrant, for a signal handler that closes.
-        self._lock = threading.RLock()
-        # Around the way into the kernel: what is encrypted first must go first. Taken before the other one.
+        # Around the way into the kernel: what is encrypted first must go first. Taken before the machine's lock;
+        # re-entrant as that is.
         self._sending = threading.RLock()
         self._shaken = False
-        # Receiving. Decrypted before it was asked for; whether a try may find something without asking the
-        # kernel; the other side has ended; what went wrong for good.
-        self._ahead = bytearray()
-        self._at_hand = False
-        self._over = False
-        self._failure: EnchufeError | None = None
         # Sending. Encrypted and not in the kernel; bytes that are counted when it is; bytes of kernel memory that are
-        # free at least; in the middle of a send; end() was called.
+        # free at least; in the middle of a send.
         self._rest: list[Buffer] = []
         self._owed = 0
         self._credit = 0
         self._midway = False
-        self._ended = False
 
     async def handshake(self, deadline: float | None = None) -> None:
         """Agree on keys, and learn who the other side is.
@@ -229,33 +197,27 @@ class TlsTransport(Transport):
                         f"{self.peer} speaks plain text, not TLS", hint="Use TLS on both sides, or on neither."
                     )
                 heard = True
-                with self._lock:
-                    self._incoming.write(data)
+                self._machine.put(data)
             await self._send_rest(deadline)
         except DeadlineExceeded:
             raise DeadlineExceeded(f"{self.peer} did not finish the TLS handshake in the time allowed") from None
-        # The other side's first message may have come along with the last of its handshake.
-        self._at_hand = self._incoming.pending > 0
         self._shaken = True
 
     def _shake(self) -> bool:
         """One step of the handshake: whether it was the last."""
-        with self._sending, self._lock:
+        with self._sending:
             try:
-                self._ssl.do_handshake()
-            except ssl.SSLWantReadError:
-                return False
-            except ssl.SSLError as error:
+                return self._machine.shake()
+            except EnchufeError:
                 with contextlib.suppress(EnchufeError):  # the other side may be gone already
                     self._flush()
-                raise self._told(error) from error
-        return True
+                raise
 
     async def _hear(self, deadline: float | None) -> bytes:
         """Receive some of the handshake; b"" at the end."""
         while True:
             try:
-                data = self._sock.recv(_RECORD, _NOW)
+                data = self._sock.recv(RECORD, _NOW)
             except (BlockingIOError, InterruptedError):
                 data = None
             except OSError as error:
@@ -280,62 +242,36 @@ class TlsTransport(Transport):
         self._check_open()
         if not self._shaken:
             raise _too_early()
-        size, room = len(view), memoryview(view)
-        filled = self._decrypt(room)
-        while filled < size and not (self._over or self._failure or (filled and self._drained)):
+        size, room, machine = len(view), memoryview(view), self._machine
+        filled = machine.decrypt(room)
+        while filled < size and not (machine.over or machine.failure or (filled and self._drained)):
             count = self._fetch(room[filled:])
             if count is None:
                 break
             filled += count
         self.bytes_received += filled
-        if self._failure is not None and not filled:
-            raise self._failure
-        return filled if filled or self._over or self._stopped else None
-
-    def _decrypt(self, view: memoryview) -> int:
-        """Decrypt what has arrived into `view`: how many bytes. An end or a failure is left for whoever asks next."""
-        # typeshed does not know that a read into a buffer tells how much.
-        read: Callable[[int, memoryview], int] = self._ssl.read  # type: ignore[assignment]
-        size, filled = len(view), 0
-        with self._lock:
-            if self._ahead:
-                filled = min(size, len(self._ahead))
-                view[:filled] = self._ahead[:filled]
-                del self._ahead[:filled]
-            try:
-                while filled < size and (self._incoming.pending or self._ssl.pending()):
-                    if not (count := read(size - filled, view[filled:])):
-                        self._over = True
-                        break
-                    filled += count
-            except ssl.SSLWantReadError:
-                pass  # the rest of a record is still to come
-            except ssl.SSLZeroReturnError:
-                self._over = True
-            except ssl.SSLError as error:
-                self._fail(self._told(error), error)
-            self._at_hand = filled == size or self._over or self._failure is not None
-        return filled
+        if machine.failure is not None and not filled:
+            raise machine.failure
+        return filled if filled or machine.over or self._stopped else None
 
     def _fetch(self, view: memoryview) -> int | None:
         """Receive ciphertext and decrypt it into `view`: how many bytes; None where nothing came."""
         # Lent for the moment of the call: there are only as many as there are threads that receive at once.
-        scratch = _SCRATCH.pop() if _SCRATCH else memoryview(bytearray(_STEP * _RECORD))
+        scratch = _SCRATCH.pop() if _SCRATCH else memoryview(bytearray(_STEP * RECORD))
         asked = _asked(len(view))
         try:
             count = self._sock.recv_into(scratch, asked, _NOW)
-            self._arrived(scratch[: min(count, _SLICE * _RECORD)], asked, count)
-            filled = self._decrypt(view)
-            for start in range(_SLICE * _RECORD, count, _SLICE * _RECORD):
-                with self._lock:
-                    self._incoming.write(scratch[start : min(start + _SLICE * _RECORD, count)])
-                filled += self._decrypt(view[filled:])
+            self._arrived(scratch[: min(count, SLICE * RECORD)], asked, count)
+            filled = self._machine.decrypt(view)
+            for start in range(SLICE * RECORD, count, SLICE * RECORD):
+                self._machine.put(scratch[start : min(start + SLICE * RECORD, count)])
+                filled += self._machine.decrypt(view[filled:])
             return filled
         except (BlockingIOError, InterruptedError):
             self._drained = False
             return None
         except OSError as error:
-            self._fail(self._translated(error), error)
+            self._machine.fail(self._translated(error), error)
             return 0
         finally:
             _SCRATCH.append(scratch)
@@ -344,19 +280,13 @@ class TlsTransport(Transport):
         """Of the `asked` bytes of ciphertext `count` came, first `data`; none: the socket's end, whatever TLS says."""
         self._drained = 0 < count < asked
         if count:
-            with self._lock:
-                self._incoming.write(data)
+            self._machine.put(data)
         elif self._closed:
             raise self._closed_error()
         elif self._stopped:
-            self._over = self._at_hand = True
+            self._machine.finish()
         else:
-            self._fail(BrokenError(f"the other side went without a word, or was cut off ({self.peer})"))
-
-    def _fail(self, failure: EnchufeError, cause: Exception | None = None) -> None:
-        """There is nothing more to receive, and why."""
-        failure.__cause__ = cause
-        self._failure, self._at_hand = failure, True
+            self._machine.fail(BrokenError(f"the other side went without a word, or was cut off ({self.peer})"))
 
     def try_send(self, pieces: Sequence[Buffer]) -> int:
         """As `Transport.try_send`: what is counted is in the kernel, encrypted.
@@ -370,14 +300,18 @@ class TlsTransport(Transport):
         if not self._shaken:
             raise _too_early()
         size = sum(map(len, pieces))
-        if self._ended and size:
+        if self._machine.ended and size:
             raise BrokenError(f"this end has said that it sends no more ({self.peer})")
         with self._sending:
             if not self._flush() or not size:
                 return 0
             count, self._owed = self._owed, 0
-            if not count and (count := self._allowed(min(size, _STEP * _PLAIN))):
-                self._encrypt(pieces, count)
+            if not count and (count := self._allowed(min(size, _STEP * PLAIN))):
+                try:
+                    self._machine.encrypt(pieces, count, self._rest)
+                except EnchufeError:
+                    self.poison("TLS has failed")
+                    raise
                 if not self._flush():
                     self._owed = 1
                     count -= 1
@@ -399,30 +333,17 @@ class TlsTransport(Transport):
         try:
             told = _MEMINFO.unpack(self._sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
         except (OSError, struct.error):  # not Linux, or an old one
-            return 2 * _STEP * _RECORD + _CALL
+            return 2 * _STEP * RECORD + _CALL
         limit = told[3]
         free = limit - max(told[2], told[5])
         # poll() says WRITE from a third on (tcp) or from three quarters (unix), so whoever is sent to wait there waits.
         return free if 4 * free >= limit else 0
 
-    def _encrypt(self, pieces: Sequence[Buffer], count: int) -> None:
-        """Encrypt the first `count` bytes of `pieces` into the queue of what goes out."""
-        with self._lock:
-            try:
-                for data in records(pieces, count):
-                    for start in range(0, len(data), _SLICE * _PLAIN):
-                        self._ssl.write(memoryview(data)[start : start + _SLICE * _PLAIN])
-                        self._rest.append(self._outgoing.read())
-            except ssl.SSLError as error:
-                self.poison("TLS has failed")
-                raise self._told(error) from error
-
     def _flush(self) -> bool:
         """Give the kernel what is encrypted: whether it took all. The caller holds `_sending`."""
         while True:
-            with self._lock:
-                if self._outgoing.pending:  # of the handshake, an alert, the end
-                    self._rest.append(self._outgoing.read())
+            if data := self._machine.take():
+                self._rest.append(data)
             if not self._rest:
                 return True
             try:
@@ -437,7 +358,7 @@ class TlsTransport(Transport):
 
     async def wait(self, interest: int, deadline: float | None = None) -> int:
         """As `Transport.wait`; what is decrypted or failed already is READ at once."""
-        if interest & READ and self._at_hand and not self._closed:
+        if interest & READ and self._machine.at_hand and not self._closed:
             return READ
         return await super().wait(interest, deadline)
 
@@ -457,7 +378,7 @@ class TlsTransport(Transport):
 
     async def _begin(self, size: int, deadline: float | None) -> None:
         """Spare a receive the look into a socket that is most likely empty; else give the others their turn."""
-        if self._shaken and not self._at_hand and (self._drained or self._kernel_waits):
+        if self._shaken and not self._machine.at_hand and (self._drained or self._kernel_waits):
             await self._arrival(size, deadline)
             return
         self._turn -= 1
@@ -468,7 +389,7 @@ class TlsTransport(Transport):
     async def _arrival(self, size: int, deadline: float | None) -> None:
         """Wait for ciphertext; where the thread may block in the kernel, take it along."""
         if self._kernel_waits and not self._stopped and self._has_time(deadline):
-            asked = min(_asked(size), _SLICE * _RECORD)
+            asked = min(_asked(size), SLICE * RECORD)
             try:
                 data = self._sock.recv(asked)
             except (BlockingIOError, InterruptedError):
@@ -509,22 +430,8 @@ class TlsTransport(Transport):
         await self._send_rest(deadline)
 
     def _say_end(self) -> None:
-        with self._sending, self._lock:
-            if self._ended:
-                return
-            self._ended = True
-            # unwrap() also looks for the other side's end, and drops what stands before it: bring that to safety.
-            scratch, ahead = memoryview(bytearray(_PLAIN)), bytearray()
-            while count := self._decrypt(scratch):
-                ahead += scratch[:count]
-            self._ahead = ahead
-            self._at_hand = self._at_hand or len(ahead) > 0
-            try:
-                self._ssl.unwrap()
-            except ssl.SSLWantReadError:
-                pass  # the other side has not ended yet
-            except ssl.SSLError as error:
-                raise self._told(error) from error
+        with self._sending:  # not in the middle of a send
+            self._machine.end()
 
     async def _send_rest(self, deadline: float | None) -> None:
         while True:
@@ -548,38 +455,10 @@ class TlsTransport(Transport):
         if self._closed:
             raise self._closed_error()
 
-    def _told(self, error: ssl.SSLError) -> EnchufeError:
-        return explained(error, self.peer, self._ssl.server_hostname)
-
-
-def records(pieces: Sequence[Buffer], count: int) -> Iterator[Buffer]:
-    """The first `count` bytes of `pieces`, cut for encryption: small ones share a record, large ones are not copied."""
-    small: list[Buffer] = []
-    held = 0
-    for piece in pieces:
-        part = piece if len(piece) <= count else memoryview(piece)[:count]
-        count -= len(part)
-        if held + len(part) >= _PLAIN:
-            if small:
-                cut = _PLAIN - held
-                yield b"".join([*small, memoryview(part)[:cut]])
-                part = memoryview(part)[cut:]
-                small, held = [], 0
-            if len(part) >= _PLAIN:
-                yield part
-                part = b""
-        if part:
-            small.append(part)
-            held += len(part)
-        if not count:
-            break
-    if small:
-        yield small[0] if len(small) == 1 else b"".join(small)
-
 
 def _asked(size: int) -> int:
     """Bytes of ciphertext to receive for `size` of plaintext: in whole records."""
-    return min(-(-size // _PLAIN), _STEP) * _RECORD
+    return min(-(-size // PLAIN), _STEP) * RECORD
 
 
 def _too_early() -> LocalProtocolError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -12,18 +13,23 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.cli.dump import RECEIVED, Dumped, Mixed, Unframed, parts, rows
+from enchufe.cli.secured import begins_tls
 from enchufe.cli.typed import from_hex, unescape
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 from enchufe.framing.parse import parse_framing
@@ -623,3 +629,309 @@ def test_netcat_on_the_other_side(start: Stage, tmp_path: Path) -> None:
         netcat.stdin.close()
         talker.end_input()
         assert talker.finish()[0] == 0
+
+
+# TLS
+
+
+@dataclass(frozen=True)
+class Files:
+    """An authority's certificate, and one of a server that it vouches for, with its key."""
+
+    ca: str
+    cert: str
+    key: str
+
+    @property
+    def proving(self) -> list[str]:
+        return ["--tls", "--cert", self.cert, "--key", self.key]
+
+    @property
+    def believing(self) -> list[str]:
+        return ["--tls", "--ca", self.ca]
+
+    @property
+    def fingerprint(self) -> str:
+        with open(self.cert) as file:
+            return hashlib.sha256(ssl.PEM_cert_to_DER_cert(file.read())).hexdigest()
+
+
+def new_files(folder: Path, *, expired: bool = False) -> Files:
+    folder.mkdir(exist_ok=True)
+    authority, past = trustme.CA(), datetime(2020, 1, 1, tzinfo=UTC)
+    until = past.replace(year=2021) if expired else None
+    issued = authority.issue_cert("localhost", "127.0.0.1", not_before=past, not_after=until)
+    files = Files(*[str(folder / name) for name in ("ca.pem", "cert.pem", "key.pem")])
+    authority.cert_pem.write_to_path(files.ca)
+    issued.cert_chain_pems[0].write_to_path(files.cert)
+    issued.private_key_pem.write_to_path(files.key)
+    return files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return new_files(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.mark.parametrize("engine", ["threads", "processes", "events"])
+@pytest.mark.parametrize("framing", ["lines", "length:4", "close"])
+def test_an_echo_over_tls(start: Stage, files: Files, framing: str, engine: str) -> None:
+    options = ["--framing", framing]
+    echo = start("listen", "127.0.0.1:0", "--echo", "--once", "--engine", engine, *options, *files.proving)
+    done = run("connect", echo.address(), *options, *files.believing, stdin=b"hola\nque tal\n")
+    assert (done.returncode, done.stdout) == (0, b"hola\nque tal\n")
+    assert echo.finish()[:2] == (0, b"hola\nque tal\n")
+
+
+def test_typing_both_ways_over_tls(start: Stage, files: Files, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path / 'socket'}"
+    host = start("listen", address, "--once", *files.proving)
+    host.address()
+    talker = start("connect", address, "--server-name", "localhost", *files.believing)
+    for number in range(3):
+        host.say(b"%d?\n" % number)
+        assert talker.line() == b"%d?\n" % number
+        talker.say(b"%d!\n" % number)
+        assert host.line() == b"%d!\n" % number
+    talker.end_input()
+    host.end_input()
+    assert host.finish()[0] == talker.finish()[0] == 0
+
+
+def test_json_and_dumps_are_the_same_over_tls(start: Stage, files: Files) -> None:
+    for options, typed in ((["--json"], b"hola\n"), (["--hex"], b"68 6f 6c 61\n")):
+        shown = []
+        for listening, dialing in (([], []), (files.proving, files.believing)):
+            echo = start("listen", "127.0.0.1:0", "--echo", "--once", *listening)
+            address = echo.address()
+            done = run("connect", address, *options, *dialing, stdin=typed)
+            assert (done.returncode, echo.finish()[0]) == (0, 0)
+            # Sorted: an echo may be shown before what it is the echo of, once that has left.
+            shown.append(sorted(done.stdout.decode().replace(address, "PEER").splitlines()))
+        assert len(shown[0]) >= 4
+        assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("form", ["plain digits", "colons"])
+def test_a_certificate_known_by_its_fingerprint(start: Stage, files: Files, form: str) -> None:
+    echo = start("listen", "127.0.0.1:0", "--echo", "--framing", "varint", *files.proving)
+    told = echo.told(b"listening").decode().split()
+    known = told[told.index("--fingerprint") + 1]
+    assert known == files.fingerprint
+    if form == "colons":
+        known = ":".join(known[at : at + 2] for at in range(0, 64, 2)).upper()
+    # As it is told, though nobody here trusts that authority.
+    command = [*told[told.index("connect") :][:-1], known]
+    done = run(*command, stdin=b"hola\n")
+    assert (done.returncode, done.stdout) == (0, b"hola\n")
+
+
+def test_another_certificate_than_the_known_one(start: Stage, files: Files, tmp_path: Path) -> None:
+    other = new_files(tmp_path / "other")
+    echo = start("listen", "127.0.0.1:0", "--echo", "--once", *other.proving)
+    done = run("connect", echo.address(), "--tls", "--fingerprint", files.fingerprint, stdin=b"secret\n")
+    assert done.returncode == 3
+    assert f"is another one: its SHA-256 is {other.fingerprint}" in done.stderr.decode()
+    code, out, _ = echo.finish()
+    assert (code, out) == (4, b"")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told", "heard"),
+    [
+        ("authority", "not from an authority", "unknown ca"),
+        ("name", "is not for 'example.com'", "bad certificate"),
+        ("dates", "has expired", "certificate expired"),
+        ("nothing said", "not from an authority", "unknown ca"),
+    ],
+)
+def test_who_is_not_who_he_claims(
+    start: Stage, files: Files, tmp_path: Path, wrong: str, told: str, heard: str
+) -> None:
+    shown = new_files(tmp_path / "expired", expired=True) if wrong == "dates" else files
+    options = shown.believing
+    if wrong == "authority":
+        options = new_files(tmp_path / "other").believing
+    elif wrong == "name":
+        options = [*options, "--server-name", "example.com"]
+    elif wrong == "nothing said":
+        options = ["--tls"]
+    echo = start("listen", "127.0.0.1:0", "--echo", "--once", *shown.proving)
+    done = run("connect", echo.address(), *options, stdin=b"secret\n")
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert told in done.stderr.decode()
+    code, out, errors = echo.finish()
+    assert (code, out) == (3, b"")
+    assert f"does not accept our certificate: {heard}" in errors.decode()
+
+
+FREE = "127.0.0.1:0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["listen", FREE, "--tls"], "openssl req"),
+        (["listen", FREE, "--tls", "--cert", "{cert}"], "--key FILE"),
+        (["listen", FREE, "--tls", "--cert", "{key}", "--key", "{key}"], "no certificate"),
+        (["listen", FREE, "--tls", "--cert", "{cert}", "--key", "{cert}"], "no certificate and key"),
+        (["listen", FREE, "--tls", "--cert", "{cert}.not", "--key", "{key}"], "cannot read"),
+        (["listen", FREE, "--cert", "{cert}", "--key", "{key}"], "without --tls"),
+        (["connect", FREE, "--server-name", "localhost"], "without --tls"),
+        (["connect", FREE, "--fingerprint", "00"], "without --tls"),
+        (["connect", FREE, "--tls", "--fingerprint", "00"], "64 hexadecimal"),
+        (["connect", FREE, "--tls", "--fingerprint", "x" * 64], "64 hexadecimal"),
+        (["connect", FREE, "--tls", "--fingerprint", "0" * 64, "--ca", "{ca}"], "exclude each other"),
+        (["connect", FREE, "--tls", "--ca", "{key}"], "no certificates"),
+        (["connect", "unix:/no/such", "--tls", "--ca", "{ca}"], "--server-name"),
+        (["connect", "shm:/no/such", "--tls"], "needs no TLS"),
+    ],
+)
+def test_what_makes_no_sense_about_tls(files: Files, arguments: list[str], told: str) -> None:
+    done = run(*[one.format(ca=files.ca, cert=files.cert, key=files.key) for one in arguments])
+    assert done.returncode == 2
+    assert told in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("framing", [*FRAMINGS, "typed:A=8,B=length:4"])
+def test_tls_on_one_side_only_is_told(start: Stage, files: Files, framing: str) -> None:
+    options = ["--framing", framing, "--once", "--echo"]
+    secured = start("listen", "127.0.0.1:0", *options, *files.proving)
+    plain = run("connect", secured.address(), "--framing", framing, "--raw", stdin=b"hola\n")
+    assert (plain.returncode, plain.stdout) == (5, b"")
+    assert b"the other side speaks TLS" in plain.stderr
+    code, _, errors = secured.finish()
+    assert code == 5
+    assert b"speaks plain text, not TLS" in errors
+    listener = start("listen", "127.0.0.1:0", *options)
+    dialer = run("connect", listener.address(), "--framing", framing, *files.believing, stdin=b"hola\n")
+    assert dialer.returncode == 4
+    assert b"may not speak TLS there" in dialer.stderr
+    code, out, errors = listener.finish()
+    assert (code, out) == (5, b"")
+    assert b"the other side speaks TLS" in errors
+
+
+def test_tls_may_be_looked_at_as_bytes(start: Stage, files: Files) -> None:
+    listener = start("listen", "127.0.0.1:0", "--framing", "close", "--once", "--no-input", stdout=subprocess.PIPE)
+    dialer = start("connect", listener.address(), *files.believing)
+    assert listener.process.stdout is not None
+    assert begins_tls(listener.process.stdout.read(9))
+    dialer.process.kill()
+    assert listener.finish()[0] == 0
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_begins_tls(version: ssl.TLSVersion, files: Files) -> None:
+    context = ssl.create_default_context()
+    context.maximum_version = version
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    hello = outgoing.read()
+    assert begins_tls(hello[:9])
+    assert not any(begins_tls(hello[:size]) for size in range(9))
+    assert begins_tls(b"\x15\x03\x01\0\2\2\x46")
+    for other in (b"hola\nque tal", b"\x16\x03\x01\0\5hola", b"\x15\x03\x03\0\7hola", b"\0\0\0\5hola", bytes(9)):
+        assert not begins_tls(other[:9])
+
+
+@pytest.mark.parametrize("command", ["connect", "listen"])
+@pytest.mark.parametrize("how", ["silently", "in a record", "reset"])
+def test_a_cut_of_tls_is_never_an_end(start: Stage, peer: socket.socket, files: Files, command: str, how: str) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    if command == "connect":
+        talker = start("connect", where(peer), *files.believing)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(files.cert, files.key)
+        sock = peer.accept()[0]
+    else:
+        talker = start("listen", "127.0.0.1:0", "--once", *files.proving)
+        host, _, port = talker.address().rpartition(":")
+        context = ssl.create_default_context(cafile=files.ca)
+        sock = socket.create_connection((host, int(port)))
+    with sock:
+        sock.settimeout(PATIENCE)
+        tls = context.wrap_bio(incoming, outgoing, command == "connect", None if command == "connect" else "localhost")
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+        tls.write(b"whole\n")
+        sock.sendall(outgoing.read())
+        assert talker.line() == b"whole\n"
+        if how == "in a record":
+            tls.write(b"half\n")
+            sock.sendall(outgoing.read()[:-1])
+        elif how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    code, out, errors = talker.finish()
+    assert (code, out) == (4, b"")
+    assert b"cut" in errors
+
+
+openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+
+
+@contextlib.contextmanager
+def openssl_running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["openssl", *arguments], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        patience = threading.Timer(PATIENCE, process.kill)
+        patience.start()
+        try:
+            yield process
+        finally:
+            patience.cancel()
+            process.kill()
+
+
+@openssl
+@pytest.mark.parametrize("killed", [False, True])
+def test_openssl_dials(start: Stage, files: Files, killed: bool) -> None:
+    host = start("listen", "127.0.0.1:0", "--once", "--echo", *files.proving)
+    address = host.address()
+    with openssl_running("s_client", "-connect", address, "-CAfile", files.ca, "-verify_return_error") as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for line in (b"hola\n", b"que tal\n"):
+            client.stdin.write(line)
+            client.stdin.flush()
+            assert line in iter(client.stdout.readline, b"")
+        if killed:
+            client.kill()
+        else:
+            client.stdin.close()
+        code, out, _ = host.finish()
+    assert (code, out) == (4 if killed else 0, b"hola\nque tal\n")
+
+
+@openssl
+@pytest.mark.parametrize("killed", [False, True])
+def test_openssl_listens(start: Stage, files: Files, killed: bool) -> None:
+    server = ["s_server", "-accept", "127.0.0.1:0", "-cert", files.cert, "-key", files.key, "-tls1_3", "-rev"]
+    with openssl_running(*server) as process:
+        assert process.stdout is not None
+        address = next(line.split()[1].decode() for line in process.stdout if line.startswith(b"ACCEPT"))
+        talker = start("connect", address, *files.believing)
+        talker.say(b"hola\n")  # which it sends back, turned round
+        assert talker.line() == b"aloh\n"
+        if killed:
+            process.kill()
+        else:
+            talker.end_input()
+        assert talker.finish()[0] == (4 if killed else 0)
+
+
+@openssl
+def test_an_old_version_of_tls_is_told(start: Stage, files: Files) -> None:
+    host = start("listen", "127.0.0.1:0", "--once", "--echo", *files.proving)
+    with openssl_running("s_client", "-connect", host.address(), "-tls1_2") as client:
+        client.wait(PATIENCE)
+    code, _, errors = host.finish()
+    assert code == 5
+    assert b"older than 1.3" in errors

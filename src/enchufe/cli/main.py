@@ -15,7 +15,7 @@ import click
 import enchufe
 from enchufe import events
 from enchufe.cli import exits
-from enchufe.cli.options import Rate, common, seconds, talking
+from enchufe.cli.options import Rate, believing, common, proving, seconds, talking
 from enchufe.cli.show import Screen, screen
 from enchufe.errors import EnchufeError
 
@@ -140,17 +140,22 @@ def receive(
 
 @cli.command()
 @click.argument("address", metavar="ADDR")
+@believing
 @talking
-def connect(address: str, **manner: Any) -> None:
+def connect(
+    address: str, tls: bool, ca: str | None, server_name: str | None, fingerprint: str | None, **manner: Any
+) -> None:
     """Talk framed messages to whoever listens at ADDR (host:port or unix:/path).
 
     Every line of standard input is a message, every message that comes is printed, one a line. The end of input is told
     to the other side; the command ends with the other side's end.
     """
     from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
+    from enchufe.cli.secured import Believing  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(talk.connect(address, talk.Manner(**manner)))
+    secured = Believing(tls=tls, ca=ca, server_name=server_name, fingerprint=fingerprint)
+    sys.exit(talk.connect(address, talk.Manner(secured=tls, **manner), secured))
 
 
 @cli.command()
@@ -159,15 +164,38 @@ def connect(address: str, **manner: Any) -> None:
 @click.option("--once", is_flag=True, help="Serve one connection, and end with it.")
 @click.option("--no-input", is_flag=True, help="Send nothing of standard input.")
 @click.option("--engine", default="threads", show_default=True, metavar="NAME", help="threads, processes or events.")
+@proving
 @talking
-def listen(address: str, echo: bool, once: bool, no_input: bool, engine: str, **manner: Any) -> None:
+def listen(
+    address: str,
+    echo: bool,
+    once: bool,
+    no_input: bool,
+    engine: str,
+    tls: bool,
+    cert: str | None,
+    key: str | None,
+    **manner: Any,
+) -> None:
     """Talk framed messages to all who connect to ADDR (host:port, :port or unix:/path; port 0 takes a free port).
 
     Every message that comes is printed, one a line; every line of standard input goes to all who are connected.
     """
     from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
+    from enchufe.cli.secured import Proving  # noqa: PLC0415
 
-    sys.exit(talk.listen(address, talk.Manner(**manner), echo=echo, once=once, engine=engine, takes_input=not no_input))
+    secured = Proving(tls=tls, cert=cert, key=key)
+    sys.exit(
+        talk.listen(
+            address,
+            talk.Manner(secured=tls, **manner),
+            secured,
+            echo=echo,
+            once=once,
+            engine=engine,
+            takes_input=not no_input,
+        )
+    )
 
 
 @cli.command()

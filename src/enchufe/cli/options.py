@@ -100,6 +100,38 @@ _TALK: Final[list[Decorator]] = [
 ]
 
 
+_TLS: Final = click.option("--tls", is_flag=True, help="Encrypt by TLS 1.3, as the other side must.")
+_BELIEVING: Final[list[Decorator]] = [
+    _TLS,
+    click.option("--ca", metavar="FILE", help="With --tls: trust these certificates (PEM), not the system's."),
+    click.option("--server-name", metavar="NAME", help="With --tls: whose certificate it must be, if not ADDR's."),
+    click.option(
+        "--fingerprint",
+        metavar="SHA256",
+        help="With --tls: accept just the certificate that has it, as the other side tells.",
+    ),
+]
+_PROVING: Final[list[Decorator]] = [
+    _TLS,
+    click.option("--cert", metavar="FILE", help="With --tls: the certificate to show (PEM), its chain behind it."),
+    click.option("--key", metavar="FILE", help="With --tls: its private key (PEM)."),
+]
+
+
+def believing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of who dials by TLS."""
+    for option in reversed(_BELIEVING):
+        command = option(command)
+    return command
+
+
+def proving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of who listens by TLS."""
+    for option in reversed(_PROVING):
+        command = option(command)
+    return command
+
+
 def talking(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of those that exchange messages."""
     for option in reversed(_TALK):

@@ -19,11 +19,12 @@ from types import FrameType
 from typing import Final, NoReturn
 
 import enchufe
-from enchufe import events
+from enchufe import errors, events
 from enchufe.blocking import BlockingConnection
 from enchufe.cli import exits
 from enchufe.cli.dump import Dumped, Mixed, Unframed
 from enchufe.cli.messages import RECEIVED, SENT, Form, Shown
+from enchufe.cli.secured import Believing, Proving, Unsecured, exit_code
 from enchufe.cli.typed import Input, Notation
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
@@ -50,13 +51,16 @@ class Manner:
     timeout: float
     as_json: bool
     quiet: bool
+    secured: bool = False
 
     def framings(self) -> Mixed:
         """What is sent is framed by the first, what comes by the second."""
         incoming: Framing = parse_framing(self.framing, max_size=self.max_size)
         if self.framing == "close":
             incoming = Unframed()
-        return Mixed(Unframed() if self.raw else incoming, incoming)
+        outgoing = Unframed() if self.raw else incoming
+        # Bytes as they are may be TLS, which somebody wants to see.
+        return Mixed(outgoing, incoming) if self.secured or self.framing == "close" else Unsecured(outgoing, incoming)
 
     def notation(self) -> Notation:
         """How messages are typed."""
@@ -68,8 +72,11 @@ class Manner:
             return "escapes"
         return "raw" if self.framing == "close" else "text"
 
-    def shown(self) -> Shown:
+    def shown(self, counterpart: str = "") -> Shown:
         """Where it is shown.
+
+        Args:
+            counterpart: what the command for the other side ends with, beside the framing.
 
         Raises:
             LocalProtocolError: the options contradict each other.
@@ -83,15 +90,17 @@ class Manner:
             form,
             harmless=self.printable,
             streams=self.framing == "close",
-            counterpart="" if self.framing == "lines" else f" --framing {shlex.quote(self.framing)}",
+            counterpart=("" if self.framing == "lines" else f" --framing {shlex.quote(self.framing)}") + counterpart,
         )
 
 
-# The one place that knows what an address may be, and later how it is secured.
+# The one place that knows what an address may be, and how it is secured.
 
 
-def _dial(address: str, framing: Framing, timeout: float) -> BlockingConnection:
-    return enchufe.connect(address, framing=framing, timeout=timeout)
+def _dial(address: str, framing: Framing, timeout: float, secured: Believing) -> BlockingConnection:
+    return enchufe.connect(
+        address, framing=framing, timeout=timeout, tls=secured.context(), server_hostname=secured.server_name
+    )
 
 
 def _serve(
@@ -99,27 +108,32 @@ def _serve(
     address: str,
     framing: Framing,
     engine: str,
+    secured: Proving,
     *,
     timeout: float,
     once: bool,
     echo: bool,
+    on_event: Callable[[events.Event], None],
 ) -> enchufe.Server:
     return enchufe.Server(
         handler,  # type: ignore[arg-type]  # it is async def
         address,
         framing=framing,
         engine=engine,
+        tls=secured.files(),
         idle_timeout=timeout,
+        handshake_timeout=timeout,
         max_connections=1 if once else None,
         gathers=echo,  # but not from two threads
+        on_event=on_event,
     )
 
 
-def connect(address: str, manner: Manner) -> int:
+def connect(address: str, manner: Manner, secured: Believing) -> int:
     """Talk to whoever listens at `address`, until both sides have ended: the exit code."""
 
     def run(shown: Shown) -> int:
-        with _dial(address, manner.framings(), manner.timeout) as connection:
+        with _dial(address, manner.framings(), manner.timeout, secured) as connection:
             _converse(connection, manner, shown)
         return exits.DONE
 
@@ -129,6 +143,7 @@ def connect(address: str, manner: Manner) -> int:
 def listen(
     address: str,
     manner: Manner,
+    secured: Proving,
     *,
     echo: bool = False,
     once: bool = False,
@@ -144,19 +159,20 @@ def listen(
                 hint="Say --no-input or --echo, or use the engine threads.",
             )
         audience = Audience(manner, shown) if takes_input and not echo else None
-        return Host(manner, shown, audience, echo=echo, once=once, forked=engine == "processes").run(address, engine)
+        host = Host(manner, shown, audience, echo=echo, once=once, forked=engine == "processes")
+        return host.run(address, engine, secured)
 
-    return _run(manner, run)
+    return _run(manner, run, secured.counterpart)
 
 
-def _run(manner: Manner, run: Callable[[Shown], int]) -> int:
+def _run(manner: Manner, run: Callable[[Shown], int], counterpart: Callable[[], str] = str) -> int:
     shown = Shown("messages", harmless=None, streams=False)
     try:
-        shown = manner.shown()
+        shown = manner.shown(counterpart())
         return run(shown)
     except EnchufeError as error:
         shown.failed(error)
-        return exits.exit_code(error)
+        return exit_code(error)
     except KeyboardInterrupt:
         shown.hurry()
         if shown.form == "json":
@@ -315,7 +331,7 @@ class Host:
         # How it ends, from whatever thread or process: one exit code.
         self._over, self._say_over = os.pipe()
 
-    def run(self, address: str, engine: str) -> int:
+    def run(self, address: str, engine: str, secured: Proving) -> int:
         """Serve until it is over: the exit code."""
         signal.signal(signal.SIGTERM, _end)
         code = exits.DONE
@@ -325,9 +341,11 @@ class Host:
                 address,
                 self._manner.framings(),
                 engine,
+                secured,
                 timeout=self._manner.timeout,
                 once=self._once,
                 echo=self._echo,
+                on_event=self._heed,
             ) as server:
                 for bound in server.addresses:
                     self._shown.event(events.Listening(bound))
@@ -376,11 +394,22 @@ class Host:
 
     def _fail(self, error: EnchufeError) -> None:
         self._shown.failed(error)
-        self._finish(exits.exit_code(error))
+        self._finish(exit_code(error))
 
     def _finish(self, code: int) -> None:
         with contextlib.suppress(OSError):  # it is over already
             os.write(self._say_over, bytes([code]))
+
+    def _heed(self, event: events.Event) -> None:
+        """Show why a connection ended before it began: `_talk` never heard of it. Of the others it has shown all."""
+        if isinstance(event, events.Finished) and event.error is not None:
+            kind, _, told = event.error.partition(": ")
+            error = getattr(errors, kind, None)
+            if isinstance(error, type) and issubclass(error, EnchufeError):
+                failed = error(told)
+                self._shown.failed(failed)
+                if self._once:
+                    self._finish(exit_code(failed))
 
     async def _talk(self, connection: Connection) -> None:
         self._name(connection.transport)
@@ -402,7 +431,7 @@ class Host:
         except ClosedError:
             code = exits.CUT  # it was told by whoever closed it
         except EnchufeError as error:
-            code = exits.exit_code(error)
+            code = exit_code(error)
             self._shown.failed(error)
         finally:
             if listening is not None and self._audience is not None:

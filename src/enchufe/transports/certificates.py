@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from typing import Final
 
 from enchufe.errors import EnchufeError, LocalProtocolError, Refused, RemoteProtocolError
 
+
+class CertificateError(RemoteProtocolError):
+    """The peer is not who it claims to be, or cannot prove it."""
+
+
 _UNTRUSTED: Final = (
     "the certificate of {peer} is not from an authority that is trusted here",
-    "If it is your own, name its authority's certificate (cafile).",
+    "If it is your own, name its authority's certificate (cafile, --ca).",
 )
 _ANOTHER: Final = (
     "the certificate of {peer} is not for {name!r}",
@@ -26,23 +32,36 @@ _WRONG: Final = {
     19: _UNTRUSTED,
     20: _UNTRUSTED,
     21: _UNTRUSTED,
+    50: (
+        "the certificate of {peer} is another one: its SHA-256 is {message}",
+        "Ask the other side for its certificate's fingerprint by a way that you trust.",
+    ),
     62: _ANOTHER,
     64: _ANOTHER,
 }
+_APPLICATION: Final = 50  # X509_V_ERR_APPLICATION_VERIFICATION: OpenSSL leaves it to whoever verifies by himself
 # OpenSSL's reasons for a peer that is too old, and alerts (RFC 8446 section 6.2) about what we showed it.
 _OLD: Final = {"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION", "VERSION_TOO_LOW"}
 _ABOUT_OURS: Final = {"unknown ca", "bad certificate", "certificate expired", "certificate unknown"}
 
 
-def client_context(cafile: str | None = None) -> ssl.SSLContext:
+def client_context(cafile: str | None = None, *, fingerprint: str | None = None) -> ssl.SSLContext:
     """What a dialer needs: TLS 1.3, and a server whose certificate and name are right.
 
     Args:
         cafile: the certificates (PEM) of the authorities to trust; None: those this system trusts.
+        fingerprint: instead of all that, the one certificate to accept, whatever its name and dates: SHA-256 in
+            hexadecimal digits, with or without colons.
 
     Raises:
-        LocalProtocolError: there is no such file, or no certificate in it.
+        LocalProtocolError: there is no such file, or no certificate in it; that is no fingerprint.
     """
+    if fingerprint is not None:
+        pinning = _PinningContext(ssl.PROTOCOL_TLS_CLIENT)
+        pinning.check_hostname, pinning.verify_mode = False, ssl.CERT_NONE
+        pinning.minimum_version = ssl.TLSVersion.TLSv1_3
+        pinning.wanted = _sha256(fingerprint)
+        return pinning
     try:
         context = ssl.create_default_context(cafile=cafile)
     except ssl.SSLError as error:
@@ -53,6 +72,58 @@ def client_context(cafile: str | None = None) -> ssl.SSLContext:
         raise _unreadable(cafile, error) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+class _PinningObject(ssl.SSLObject):
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        assert isinstance(self.context, _PinningContext)
+        shown = hashlib.sha256(self.getpeercert(binary_form=True) or b"").digest()
+        if shown != self.context.wanted:
+            error = ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, "another certificate")
+            error.verify_code, error.verify_message = _APPLICATION, shown.hex()
+            raise error
+
+
+class _PinningContext(ssl.SSLContext):
+    """Accepts one certificate, by its fingerprint."""
+
+    sslobject_class = _PinningObject
+    wanted: bytes
+
+
+def _sha256(fingerprint: str) -> bytes:
+    try:
+        digest = bytes.fromhex(fingerprint.replace(":", ""))
+    except ValueError:
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise LocalProtocolError(
+            f"{fingerprint!r} is no fingerprint of SHA-256",
+            hint="It is 64 hexadecimal digits: openssl x509 -in CERT -noout -fingerprint -sha256.",
+        )
+    return digest
+
+
+def fingerprint(certfile: str) -> str:
+    """The SHA-256 of the first certificate (PEM) in a file, in hexadecimal digits.
+
+    Raises:
+        LocalProtocolError: there is no such file, or no certificate in it.
+    """
+    try:
+        with open(certfile, encoding="ascii", errors="replace") as file:
+            text = file.read()
+    except OSError as error:
+        raise _unreadable(certfile, error) from error
+    first = text[max(text.find(ssl.PEM_HEADER), 0) :].partition(ssl.PEM_FOOTER)
+    try:
+        der = ssl.PEM_cert_to_DER_cert("".join(first[:2]))
+    except ValueError as error:
+        raise LocalProtocolError(
+            f"{certfile!r} holds no certificate", hint="Name a file with a certificate in PEM form."
+        ) from error
+    return hashlib.sha256(der).hexdigest()
 
 
 def server_context(certfile: str, keyfile: str) -> ssl.SSLContext:
@@ -100,11 +171,11 @@ def explained(error: ssl.SSLError, peer: str, name: str | None) -> EnchufeError:
         peer: the other side's address.
         name: whose certificate it was to show.
     """
-    reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        unknown = (f"the certificate of {{peer}} is not valid: {error.verify_message}", "")
+        unknown = ("the certificate of {peer} is not valid: {message}", "")
         told, hint = _WRONG.get(error.verify_code, unknown)
-        return RemoteProtocolError(told.format(peer=peer, name=name), hint=hint)
+        return CertificateError(told.format(peer=peer, name=name, message=error.verify_message), hint=hint)
+    reason = error.reason or ""
     if reason in _OLD:
         return RemoteProtocolError(
             f"{peer} speaks only a TLS older than 1.3", hint="The other side needs newer software."

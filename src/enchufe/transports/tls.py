@@ -40,6 +40,8 @@ _STEP: Final = 16  # records sent or received in one call at the most; tuning
 
 # What a TLS connection can begin with: an alert or a handshake record, RFC 8446 section 5.1.
 _FIRST_BYTES: Final = (0x15, 0x16)
+# The fatal alert unexpected_message, RFC 8446 section 6: who speaks plain text can tell that this is TLS.
+_UNEXPECTED: Final = b"\x15\x03\x03\0\2\2\x0a"
 
 # How full the kernel's queue is (Linux 4.12): nine counts, of which 2, 3 and 5 are wmem_alloc, sndbuf and wmem_queued.
 _SO_MEMINFO: Final = 55
@@ -74,7 +76,9 @@ async def connect(
     """
     if not isinstance(address, TcpAddress):
         if context.check_hostname and not server_hostname:
-            raise LocalProtocolError(f"{address} has no host name to check", hint="Say whose certificate it must be.")
+            raise LocalProtocolError(
+                f"{address} has no host name to check", hint="Say whose certificate it must be (--server-name)."
+            )
         plain = await unix.connect(UnixAddress(address.path), waiter, deadline)
     else:
         plain = await tcp.connect(address, waiter, deadline)
@@ -193,6 +197,8 @@ class TlsTransport(Transport):
                         hint="It may not speak TLS there; if it does, its log says why.",
                     )
                 if not heard and data[0] not in _FIRST_BYTES:
+                    with contextlib.suppress(OSError):  # it may be gone already
+                        self._sock.send(_UNEXPECTED, _NOW)
                     raise RemoteProtocolError(
                         f"{self.peer} speaks plain text, not TLS", hint="Use TLS on both sides, or on neither."
                     )

@@ -39,8 +39,9 @@ from enchufe.server import Acceptor, ServerOptions
 from enchufe.testing import CHECKS, check_transport
 from enchufe.testing.contract import check_a_send_not_begun_poisons_nothing
 from enchufe.transports import Listener, TcpAddress, Transport, parse_address, tcp, tls
+from enchufe.transports.certificates import CertificateError, fingerprint
 from enchufe.transports.tls import TlsTransport
-from enchufe.transports.tls_machine import PLAIN, RECORD, records
+from enchufe.transports.tls_machine import PLAIN, RECORD, TlsMachine, records
 from enchufe.waiting import READ, BlockingWaiter, Waiter, drive
 
 WAITER = BlockingWaiter()
@@ -257,6 +258,39 @@ def test_records(sizes: Sequence[int]) -> None:
         assert all(len(one) >= 16384 for one in cut[:-1] if one is not cut[-1] and len(one) + len(cut[-1]) < 16384)
 
 
+@pytest.mark.parametrize("piece", [1, 1000, 1 << 20])
+def test_two_machines_need_no_socket(piece: int, authority: Authority) -> None:
+    near = TlsMachine(authority.client, server_side=False, server_hostname="localhost", peer="far")
+    far = TlsMachine(authority.server, server_side=True, server_hostname=None, peer="near")
+
+    room = memoryview(bytearray(5000))
+
+    def carry(to: TlsMachine, wire: bytes) -> bytes:
+        got = b""
+        for start in range(0, len(wire), piece):
+            to.put(wire[start : start + piece])
+            while count := to.decrypt(room):
+                got += room[:count]
+        return got
+
+    shaken = False
+    while not shaken:
+        near.shake()
+        far.put(near.take())
+        shaken = far.shake()
+        near.put(far.take())
+    data = random.Random(5).randbytes(100_000)
+    for one, other in ((near, far), (far, near)):
+        wire: list[Buffer] = []
+        one.encrypt([data[:7], data[7:]], len(data), wire)
+        one.end()
+        assert carry(other, b"".join(wire)) == data
+        assert not other.over
+        assert carry(other, one.take()) == b""
+        assert other.over
+        assert other.failure is None
+
+
 # Both directions at once
 
 
@@ -367,6 +401,20 @@ def test_a_wrong_name(name: str, authority: Authority) -> None:
     assert isinstance(near, RemoteProtocolError)
     assert f"not for '{name}'" in str(near)
     assert isinstance(far, Refused)
+
+
+def test_a_certificate_known_by_its_fingerprint(authority: Authority, tmp_path: Path) -> None:
+    other = new_authority(tmp_path / "other", "elsewhere", expired=True)
+    for shown, known in ((authority, authority), (other, other), (authority, other)):
+        context = tls.client_context(fingerprint=fingerprint(known.certfile))
+        with listening(shown) as listener:
+            welcoming = Beside(lambda listener=listener: welcomed(listener))  # type: ignore[misc]
+            if shown is known:
+                dial(listener.addresses[0], context, None).close()
+            else:
+                with pytest.raises(CertificateError, match=fingerprint(shown.certfile)):
+                    dial(listener.addresses[0], context, None)
+            welcoming.result().close()
 
 
 def test_an_expired_certificate(tmp_path: Path) -> None:
@@ -695,6 +743,9 @@ def test_files_that_are_none(authority: Authority, tmp_path: Path) -> None:
     tries: list[tuple[Callable[[], object], str]] = [
         (lambda: tls.client_context(missing), "cannot read"),
         (lambda: tls.client_context(empty), "no certificates"),
+        (lambda: tls.client_context(fingerprint="00"), "no fingerprint"),
+        (lambda: fingerprint(missing), "cannot read"),
+        (lambda: fingerprint(empty), "no certificate"),
         (lambda: tls.server_context(missing, authority.keyfile), "cannot read"),
         (lambda: tls.server_context(authority.certfile, missing), "missing"),
         (lambda: tls.server_context(authority.certfile, other.keyfile), "is not that of"),

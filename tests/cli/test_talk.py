@@ -737,16 +737,16 @@ def test_another_certificate_than_the_known_one(start: Stage, files: Files, tmp_
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told", "heard"),
+    ("wrong", "engine", "told", "heard"),
     [
-        ("authority", "not from an authority", "unknown ca"),
-        ("name", "is not for 'example.com'", "bad certificate"),
-        ("dates", "has expired", "certificate expired"),
-        ("nothing said", "not from an authority", "unknown ca"),
+        ("authority", "threads", "not from an authority", "unknown ca"),
+        ("name", "processes", "is not for 'example.com'", "bad certificate"),
+        ("dates", "events", "has expired", "certificate expired"),
+        ("nothing said", "threads", "not from an authority", "unknown ca"),
     ],
 )
 def test_who_is_not_who_he_claims(
-    start: Stage, files: Files, tmp_path: Path, wrong: str, told: str, heard: str
+    start: Stage, files: Files, tmp_path: Path, wrong: str, engine: str, told: str, heard: str
 ) -> None:
     shown = new_files(tmp_path / "expired", expired=True) if wrong == "dates" else files
     options = shown.believing
@@ -756,7 +756,7 @@ def test_who_is_not_who_he_claims(
         options = [*options, "--server-name", "example.com"]
     elif wrong == "nothing said":
         options = ["--tls"]
-    echo = start("listen", "127.0.0.1:0", "--echo", "--once", *shown.proving)
+    echo = start("listen", "127.0.0.1:0", "--echo", "--once", "--engine", engine, *shown.proving)
     done = run("connect", echo.address(), *options, stdin=b"secret\n")
     assert (done.returncode, done.stdout) == (3, b"")
     assert told in done.stderr.decode()

@@ -27,9 +27,9 @@ def cli() -> None:
 
     On one machine `enchufe receive --listen :9000 --plain`, on the other `enchufe send PATH --to HOST:9000 --plain`.
 
-    Exit codes: 0 done, and on the other side's disk; 2 usage; 3 refused, or the other side's disk is full; 4 not
-    reached, cut or timed out; 5 verification failed; 6 this machine's disk; 7 done, but some entries were left
-    out; 130 interrupted; 1 a bug.
+    Exit codes: 0 done, and on the other side's disk; 2 usage; 3 refused, or not who it claimed to be, or the other
+    side's disk is full; 4 not reached, cut or timed out; 5 verification failed; 6 this machine's disk; 7 done, but
+    some entries were left out; 130 interrupted; 1 a bug.
     """
 
 

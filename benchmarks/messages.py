@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final, NoReturn
 
-HERE: Final = Path(__file__).parent
+from benchmarks.load import Load, held, run, serving
+from benchmarks.processes import Stage
+from benchmarks.servers.known import SERVERS
+
 SETTLE: Final = 0.3  # seconds of load that nobody counts
+PATIENCE: Final = 60.0  # seconds that one server may take beside its load
+WARM: Final = Load("echo", connections=100)
+RATE: Final = "rate"
+P99: Final = "p99"
+KIB: Final = "KiB each"
+COST: Final = "cost"  # microseconds of processor that the server takes for a message: drifts least on a busy machine
+COLUMNS: Final = {RATE: "msg/s", "p50": "p50 us", P99: "p99 us", COST: "cpu us each", "cpu": "load's cpu", KIB: KIB}
 
 
 @dataclass(frozen=True)
@@ -24,143 +32,159 @@ class Scenario:
     """One kind of load, and who is compared under it.
 
     Attributes:
-        load: the words of `load.c` behind the port; S stands for the seconds.
-        ours, theirs: kinds of `message_servers`.
+        ratios: each of ours with the peers it is compared with, and at least how many times as fast it should be.
+        beside: others to show, without a ratio.
+        at_most: for figures that are no ratio: what each of ours may reach.
     """
 
     name: str
-    load: Sequence[str]
-    ours: Sequence[str]
-    theirs: Sequence[str]
-    job: str = "echo"
+    load: Load
+    ratios: Mapping[str, Mapping[str, float]]
+    beside: Sequence[str] = ()
+    at_most: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def servers(self) -> list[str]:
+        """All of them, each once."""
+        theirs = [name for peers in self.ratios.values() for name in peers]
+        return list(dict.fromkeys([*self.ratios, *theirs, *self.beside]))
 
 
+PIPELINED: Final = {"asyncio streams": 3.5, "uvloop streams": 2.5}
+HOSTED: Final = {f"aio on {loop}": {f"{loop} streams": 0.9} for loop in ("asyncio", "uvloop", "trio")}
 SCENARIOS: Final = [
     Scenario(
         "echo: 64 B, 100 connections, 1 in flight on each",
-        ["echo", "100", "1", "64", "S"],
-        ["events"],
-        ["asyncio streams", "uvloop streams", "trio streams", "bare epoll loop"],
+        Load("echo", connections=100),
+        {
+            "events": {
+                "asyncio streams": 2.3,
+                "asyncio streams, maps": 2.3,
+                "asyncio streams, keeps": 2.3,
+                "uvloop streams": 0.9,
+            },
+            **HOSTED,
+        },
+        ["pyzmq", "bare epoll loop"],
     ),
     Scenario(
         "pipelined: 64 B, 1 connection, 64 in flight",
-        ["echo", "1", "64", "64", "S"],
-        ["events", "threads"],
-        ["asyncio streams", "uvloop streams"],
+        Load("echo", in_flight=64),
+        {"events": PIPELINED, "threads": PIPELINED, "threads, plain def": PIPELINED},
+        ["pyzmq", "bare epoll loop"],
     ),
-    Scenario("one way: 64 B", ["oneway", "64", "S"], ["events"], ["asyncio streams", "uvloop streams"], "count"),
+    Scenario(
+        "one way: 64 B",
+        Load("oneway"),
+        {"events": {"asyncio streams": 3, "uvloop streams": 3, "pyzmq": 1.2}},
+        ["threads", "bare epoll loop"],
+    ),
     Scenario(
         "echo: 64 B, 8 connections, 1 in flight on each",
-        ["echo", "8", "1", "64", "S"],
-        ["threads", "threads, plain def", "aio on asyncio", "aio on uvloop", "aio on trio"],
-        ["socketserver threads", "asyncio streams", "uvloop streams", "trio streams"],
+        Load("echo", connections=8),
+        {name: {"socketserver threads": 1.0} for name in ("threads", "threads, plain def")} | HOSTED,
     ),
-    Scenario("beside a flooder: 64 B, 1 in flight", ["flood", "64", "S"], ["events"], ["asyncio streams"]),
+    Scenario(
+        "beside a flooder: 64 B, 1 in flight",
+        Load("flood"),
+        {"events": {}},
+        ["asyncio streams", "uvloop streams"],
+        {P99: 5000},  # microseconds
+    ),
+    Scenario(
+        "idle connections",
+        Load("idle", connections=9000),
+        {"events": {}},
+        ["asyncio streams", "uvloop streams"],
+        {KIB: 3},
+    ),
 ]
 
-
-@dataclass
-class Figures:
-    """What one server did, round by round: messages a second, and the 99th percentile in microseconds."""
-
-    rates: list[float] = field(default_factory=list)
-    p99: list[float] = field(default_factory=list)
+Figures = dict[str, list[dict[str, float]]]
+"""What each server did, round by round."""
 
 
-def compiled(folder: str) -> str:
-    """The load generator, built in `folder`."""
-    program = f"{folder}/load"
-    subprocess.run(["cc", "-O2", "-o", program, str(HERE / "load.c"), "-lpthread"], check=True)
-    return program
+def measure(scenario: Scenario, name: str, seconds: float, scratch: Path) -> dict[str, float]:
+    """One server in one round."""
+    server, load = SERVERS[name], scenario.load
+    with Stage(scratch, seconds + PATIENCE) as stage, serving(server, load.job, stage) as (address, process):
+        if load.mode == "idle":
+            run(WARM.command(address, server.wire, SETTLE), stage)
+            memory = private(process.pid)
+            with held(load.command(address, server.wire, seconds), stage):
+                return {KIB: (private(process.pid) - memory) / load.connections}
+        run(load.command(address, server.wire, SETTLE), stage)
+        before = process.processor_seconds()
+        found = run(load.command(address, server.wire, seconds), stage)
+        if load.mode != "flood":  # where most of it is the flooder's
+            found[COST] = (process.processor_seconds() - before) / found["messages"] * 1e6
+        return found
 
 
-@contextmanager
-def serving(kind: str, job: str) -> Iterator[tuple[int, int]]:
-    """A server of that kind, in a process of its own: its port and its process id."""
-    command = [sys.executable, "-m", "benchmarks.message_servers", kind, job]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=HERE.parent, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield int(server.stdout.readline()), server.pid
-        finally:
-            server.kill()
+def private(pid: int) -> int:
+    """KiB of memory that belong to one process alone."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
 
 
-def measured(program: str, scenario: Scenario, kind: str, seconds: float) -> tuple[float, float]:
-    """Messages a second and the 99th percentile in microseconds, of one server in one round."""
-    with serving(kind, scenario.job) as (port, _):
-        for duration in (SETTLE, seconds):
-            words = [str(duration) if word == "S" else word for word in scenario.load]
-            command = [program, words[0], str(port), *words[1:]]
-            for _ in range(50):
-                done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
-                if done.returncode == 0:
-                    break
-                time.sleep(0.1)  # it may still be about to listen
-            else:
-                raise RuntimeError(f"{kind}: {done.stderr}")
-        rate, _, p99 = map(float, done.stdout.split())
-    return rate, p99
+def table(scenario: Scenario, figures: Figures) -> str:
+    """What was measured under one load: the medians of each server, then the ratios."""
+    rows = [row for rounds in figures.values() for row in rounds]
+    columns = [column for column in COLUMNS if column in rows[0]]
+    lines = [scenario.name, f"  {'':<24}" + "".join(f"{COLUMNS[column]:>12}" for column in columns)]
+    for name in scenario.servers:
+        if name not in figures:
+            lines.append(f"  {name:<24}{'not installed':>18}")
+            continue
+        medians = {column: median(row[column] for row in figures[name]) for column in columns}
+        shown = (f"{medians[column]:>12,.{0 if column in (RATE, 'p50', P99) else 2}f}" for column in columns)
+        goals = (f"   goal {most:g} or less" for most in scenario.at_most.values() if name in scenario.ratios)
+        lines.append(f"  {name:<24}" + "".join(shown) + "".join(goals))
+    for ours, peers in scenario.ratios.items():
+        for peer, least in peers.items():
+            if ours in figures and peer in figures:
+                faster, dearer = (ratios(figures, column, ours, peer) for column in (RATE, COST))
+                spread = f"{median(faster):6.2f} ({min(faster):.2f} to {max(faster):.2f})"
+                processor = f"by processor time {1 / median(dearer):.2f}"
+                lines.append(f"  {f'{ours} / {peer}':<42}{spread:<24}{f'goal {least:g} or more':<19}{processor}")
+    return "\n".join(lines)
 
 
-def idle(program: str, kind: str, connections: int) -> float:
-    """KiB of memory that each idle connection costs the server."""
+def ratios(figures: Figures, column: str, ours: str, peer: str) -> list[float]:
+    """One figure of ours divided by the peer's, round by round."""
+    return [us[column] / them[column] for us, them in zip(figures[ours], figures[peer], strict=True)]
 
-    def private(pid: int) -> int:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty"))
 
-    with serving(kind, "echo") as (port, pid):
-        measured_first = [program, "echo", str(port), "100", "1", "64", "0.3"]
-        while subprocess.run(measured_first, capture_output=True, check=False).returncode:
-            pass
-        before = private(pid)
-        command = [program, "idle", str(port), str(connections)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as load:
-            assert load.stdout is not None
-            if load.stdout.readline() != "open\n":
-                raise RuntimeError(f"{kind}: {connections} connections could not be opened (ulimit -n?)")
-            each = (private(pid) - before) / connections
-            load.kill()
-    return each
+def interrupted(number: int, _frame: object) -> NoReturn:
+    """Leave by the way that stops the servers."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--only", default="", help="only scenarios whose name contains this")
-    parser.add_argument("--idle", type=int, default=9000, metavar="N", help="idle connections; 0: leave them out")
+    parser.add_argument("--servers", metavar="NAME,NAME", help="only these servers")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    results: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        program = compiled(folder)
-        for scenario in (one for one in SCENARIOS if options.only in one.name):
-            kinds = [*scenario.ours, *scenario.theirs]
-            figures = {kind: Figures() for kind in kinds}
-            for turn in range(options.rounds):
-                for kind in kinds[turn % len(kinds) :] + kinds[: turn % len(kinds)]:
-                    rate, p99 = measured(program, scenario, kind, options.seconds)
-                    figures[kind].rates.append(rate)
-                    figures[kind].p99.append(p99)
-            print(f"\n{scenario.name}: {options.rounds} rounds\n  {'':<22} {'msg/s':>10} {'p99 us':>8}   ", end="")
-            print("   ".join(f"speed of {ours} / its speed" for ours in scenario.ours[:2]))
-            for kind in kinds:
-                row = figures[kind]
-                print(f"  {kind:<22} {median(row.rates):10,.0f} {median(row.p99):8,.0f}   ", end="")
-                for ours in scenario.ours[:2]:
-                    pairs = zip(figures[ours].rates, row.rates, strict=True)
-                    print(f"{median(a / b for a, b in pairs):22.2f}   ", end="")
-                print()
-            results[scenario.name] = {kind: {"rates": row.rates, "p99_us": row.p99} for kind, row in figures.items()}
-        if options.idle and options.only in "idle":
-            print(f"\n{options.idle:,} idle connections\n  {'':<22} {'KiB each':>10}")
-            for kind in ("events", "asyncio streams", "uvloop streams"):
-                each = idle(program, kind, options.idle)
-                results.setdefault("idle, KiB each", {})[kind] = each  # type: ignore[index]
-                print(f"  {kind:<22} {each:10.2f}")
+    wanted = options.servers.split(",") if options.servers else list(SERVERS)
+    signal.signal(signal.SIGTERM, interrupted)
+    results: dict[str, Any] = {}
+    for scenario in (one for one in SCENARIOS if options.only in one.name):
+        names = [name for name in scenario.servers if name in wanted and SERVERS[name].installed]
+        figures: Figures = {name: [] for name in names}
+        for turn in range(options.rounds):
+            # Nobody is always the first.
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                with tempfile.TemporaryDirectory() as scratch:
+                    figures[name].append(measure(scenario, name, options.seconds, Path(scratch)))
+                print(f"{scenario.name} {turn + 1}/{options.rounds} {name}", file=sys.stderr)
+        if names:
+            print(table(scenario, figures) + "\n", flush=True)
+        results[scenario.name] = figures
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
 

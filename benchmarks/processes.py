@@ -50,7 +50,8 @@ class Process:
         self._errors = errors
         with errors.open("wb") as stderr:
             self._popen = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
-        self._watch = os.pidfd_open(self._popen.pid)
+        self.pid = self._popen.pid
+        self._watch = os.pidfd_open(self.pid)
 
     def ended(self, seconds: float = 0) -> bool:
         """Whether it ends within so many seconds."""
@@ -63,6 +64,12 @@ class Process:
             self.peak = usage.ru_maxrss * 1024
             os.close(self._watch)
         return True
+
+    def processor_seconds(self) -> float:
+        """How long it has run on a processor so far; it must not have ended."""
+        # The name, in brackets, may hold anything; user and system time are the 14th and 15th field, proc(5).
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def finish(self, deadline: float) -> None:
         """Wait for its end, which must be in time and a success."""

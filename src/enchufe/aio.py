@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AsyncExitStack
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from enchufe import transports
@@ -190,6 +190,41 @@ class AsyncioHost(Host):
     def now(self) -> float:
         """Seconds on the loop's clock."""
         return self._loop.time()
+
+    # What nearly every wait and its end are, without a call between for each of them.
+
+    @types.coroutine
+    def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[Any, None, None]:
+        """As `Host.wait_one`."""
+        slots = self._slots or self._open()
+        slot = slots.by_descriptor.get(thing.fileno())
+        parked = self._loop.create_future()
+        if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+            slot.reader = parked
+        else:
+            slots.park(thing.fileno(), interest, parked)
+        try:
+            yield from self._sleep(parked, deadline).__await__() if deadline is not None else parked
+        except BaseException:
+            slots.unpark([(thing, interest)], parked)
+            raise
+
+    def _dispatch(self) -> None:
+        slots = self._slots
+        if slots is None:
+            return
+        by_descriptor, writable = slots.by_descriptor, slots.poller.writable
+        unusual = False
+        for descriptor, bits in slots.poller.poll(0):
+            slot = by_descriptor.get(descriptor)
+            if not bits & writable and slot is not None and (parked := slot.reader) is not None:
+                slot.reader = None
+                if not parked.done():
+                    parked.set_result(None)
+            else:
+                unusual = True
+        if unusual:
+            slots.poll(0)
 
     def _parked(self) -> asyncio.Future[None]:
         return self._loop.create_future()
@@ -422,7 +457,7 @@ class connect:
         return self._connection
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -471,7 +506,7 @@ class Server:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
         assert self._host is not None
         self._engine.stop()

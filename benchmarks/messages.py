@@ -133,8 +133,9 @@ def table(scenario: Scenario, figures: Figures) -> str:
     columns = [column for column in COLUMNS if column in rows[0]]
     lines = [scenario.name, f"  {'':<24}" + "".join(f"{COLUMNS[column]:>12}" for column in columns)]
     for name in scenario.servers:
-        if name not in figures:
+        if not SERVERS[name].installed:
             lines.append(f"  {name:<24}{'not installed':>18}")
+        if name not in figures:
             continue
         medians = {column: median(row[column] for row in figures[name]) for column in columns}
         shown = (f"{medians[column]:>12,.{0 if column in (RATE, 'p50', P99) else 2}f}" for column in columns)
@@ -175,6 +176,8 @@ def main() -> None:
     results: dict[str, Any] = {}
     for scenario in (one for one in SCENARIOS if options.only in one.name):
         names = [name for name in scenario.servers if name in wanted and SERVERS[name].installed]
+        if not names:
+            continue
         figures: Figures = {name: [] for name in names}
         for turn in range(options.rounds):
             # Nobody is always the first.
@@ -182,8 +185,7 @@ def main() -> None:
                 with tempfile.TemporaryDirectory() as scratch:
                     figures[name].append(measure(scenario, name, options.seconds, Path(scratch)))
                 print(f"{scenario.name} {turn + 1}/{options.rounds} {name}", file=sys.stderr)
-        if names:
-            print(table(scenario, figures) + "\n", flush=True)
+        print(table(scenario, figures) + "\n", flush=True)
         results[scenario.name] = figures
     if options.json:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import random
 import resource
@@ -40,6 +41,7 @@ STRANGE = [
 
 @pytest.fixture(autouse=True)
 def no_descriptor_stays() -> Iterator[None]:
+    gc.collect()  # what other tests left to it
     before = len(os.listdir("/proc/self/fd"))
     yield
     assert len(os.listdir("/proc/self/fd")) == before

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
 NO_PARENT: Final = 0xFFFF_FFFF
+NO_LINK: Final = 0xFFFF_FFFF
 UNKNOWN_SIZE: Final = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DEPTH: Final = 256  # directories above an entry, inside its root
+BLOCK_SIZE: Final = 1 << 20  # bytes: a file is sent, verified and kept in blocks; the last may be shorter
+DIGEST_SIZE: Final = 32  # bytes of a BLAKE3 digest
 
 
 class Kind(IntEnum):
@@ -32,6 +35,11 @@ class Entry:
         mode: permission bits, 07777 at the most.
         mtime_ns: modification time, nanoseconds since 1970 UTC.
         target: where a symlink points.
+        sparse: whether zeros in a file are to stay holes.
+        linked: the id of a file offered before that is this same one (a hard link), or NO_LINK.
+        attributes: extended attributes, name and value.
+        shared: whether it may have other names that are offered later (hard links).
+        packed: its bytes in an offer, which its digest covers too; from when it was offered on.
     """
 
     id: int
@@ -42,6 +50,11 @@ class Entry:
     mode: int = 0o644
     mtime_ns: int = 0
     target: bytes = b""
+    sparse: bool = False
+    linked: int = NO_LINK
+    attributes: tuple[tuple[bytes, bytes], ...] = ()
+    shared: bool = False
+    packed: bytes = field(default=b"", repr=False, compare=False)
 
 
 class Answer(IntEnum):
@@ -49,11 +62,15 @@ class Answer(IntEnum):
 
     ALL = 1
     SKIP = 2
+    REST = 3
+    DELTA = 4
+    LINK = 5
     UNSAFE_LINK = 16
     IN_THE_WAY = 17
     CANNOT_STORE = 18
     PARENT = 19
     UNWANTED = 20
+    TOO_BIG = 21
 
     @property
     def refusal(self) -> str:
@@ -67,6 +84,7 @@ _REFUSALS: Final = {
     Answer.CANNOT_STORE: "the file system there cannot hold that name",
     Answer.PARENT: "its folder was not taken",
     Answer.UNWANTED: "the other side does not want it",
+    Answer.TOO_BIG: "it is bigger than the other side takes",
 }
 
 
@@ -76,8 +94,17 @@ class Reason(IntEnum):
     CHANGED = 1
     UNREADABLE = 2
     VANISHED = 3
+    AGAIN = 4
 
     @property
     def told(self) -> str:
         """The reason for a person."""
-        return {1: "it changed while it was read", 2: "it could not be read", 3: "it vanished"}[self]
+        return _REASONS[self]
+
+
+_REASONS: Final = {
+    Reason.CHANGED: "it changed while it was read",
+    Reason.UNREADABLE: "it could not be read",
+    Reason.VANISHED: "it vanished",
+    Reason.AGAIN: "it changed while it was read, and is sent again",
+}

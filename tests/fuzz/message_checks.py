@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer import messages as m
-from enchufe.transfer.messages import CONTROL_SIZE, Batch, Error, Hello, Message, Type, frame, next_message
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type
+from enchufe.transfer.messages import Error, Hello, frame, next_message
+from enchufe.transfer.offers import Offer
 from tests.fuzz.any_framing import damaged
 from tests.fuzz.choices import Choices
 from tests.fuzz.counting import CountingBuffer
@@ -20,15 +23,15 @@ LENGTHS = [0, 0, 0, 0, 1, -1, CONTROL_SIZE, 1 << 31]
 
 
 DIGEST = bytes(range(32))
-MESSAGES: list[m.Message] = [
-    m.Hello(m.Role.SENDER, session=b"s" * 16, epoch=1),
-    m.Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, -1), Entry(1, 0, b"f", Kind.FILE, 258, 0o644, 7)]),
-    m.Offer([Entry(9, NO_PARENT, b"l", Kind.SYMLINK, 0, 0o777, 0, b"../x")]),
-    m.Offer([Entry(0, NO_PARENT, b"-", Kind.FILE, UNKNOWN_SIZE, 0, 0)]),
+MESSAGES: list[Message] = [
+    m.Hello(Role.SENDER, session=b"s" * 16, epoch=1),
+    Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, -1), Entry(1, 0, b"f", Kind.FILE, 258, 0o644, 7)]),
+    Offer([Entry(9, NO_PARENT, b"l", Kind.SYMLINK, 0, 0o777, 0, b"../x")]),
+    Offer([Entry(0, NO_PARENT, b"-", Kind.FILE, UNKNOWN_SIZE, 0, 0)]),
     m.OfferEnd(3, 1 << 40, 1),
     m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK)]),
-    m.Block(1, 1 << 20, DIGEST, b"abc"),
-    m.Batch([(4, DIGEST, b"xy"), (5, DIGEST, b"")]),
+    Block(1, 1 << 20, DIGEST, b"abc"),
+    Batch([(4, DIGEST, b"xy"), (5, DIGEST, b"")]),
     m.FileEnd(1, 258, DIGEST),
     m.LeftOut(1, Reason.VANISHED),
     m.Progress(5, 6),
@@ -36,6 +39,12 @@ MESSAGES: list[m.Message] = [
     m.Receipt(2, 258, DIGEST),
     m.Ping(),
     m.Error(m.Code.NO_SPACE, "ñ"),
+    m.Have(4, 7, True, 2 * DIGEST),
+    Same(1, 2, 3),
+    Hole(1, 2, 3),
+    m.Lost(3, 1 << 40),
+    m.Again(1, 2, 3),
+    Packed(Type.BLOCK, 47, b"no zstd"),
 ]
 
 

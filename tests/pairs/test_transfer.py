@@ -2,393 +2,683 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enchufe.buffer import Buffer
-from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
-from enchufe.errors import (
-    BrokenError,
-    EnchufeError,
-    LocalProtocolError,
-    Refused,
-    RemoteProtocolError,
-    VerificationError,
-)
-from enchufe.transfer import messages as m
+from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.errors import EnchufeError, LocalProtocolError, StoreError
+from enchufe.transfer.data import Batch, Block
 from enchufe.transfer.digests import block_digest
-from enchufe.transfer.machine import VersionError
-from enchufe.transfer.messages import Message, Role
-from enchufe.transfer.receiver import WINDOW, Receiver
-from enchufe.transfer.sender import Sender, travels_in_batch
+from enchufe.transfer.message import BATCH_FILES, Type
+from enchufe.transfer.messages import Progress
+from enchufe.transfer.offers import Offer
+from enchufe.transfer.receiver import WINDOW
 from enchufe.transfer.states import State
+from tests.pairs.pair import Pair, block_of, content, file
 
-Contents = dict[int, bytes]
-
-
-def file(number: int, size: int, parent: int = NO_PARENT) -> Entry:
-    return Entry(number, parent, b"f%d" % number, Kind.FILE, size)
+B = BLOCK_SIZE
 
 
-class Pair:
-    """A sender and a receiver, greeted; what one sends is received by the other in chunks."""
-
-    def __init__(self, *, chunk: int = 1 << 20, sender_dials: bool = True) -> None:
-        self.sender, self.receiver = Sender(), Receiver()
-        self.chunk = chunk
-        self.got: Contents = {}
-        self.answers: dict[int, Answer] = {}
-        hello, welcome = m.Hello(Role.SENDER, session=b"x" * 16), m.Hello(Role.RECEIVER, window=WINDOW)
-        for step in [(self.sent, hello), (self.received, welcome)][:: 1 if sender_dials else -1]:
-            step[0](step[1])
-
-    def sent(self, message: Message) -> list[Message]:
-        """The sender says it: what the receiver makes of it."""
-        return self._over(self.sender.send(message), self.receiver)
-
-    def received(self, message: Message) -> list[Message]:
-        """The receiver says it: what the sender makes of it."""
-        return self._over(self.receiver.send(message), self.sender)
-
-    def _over(self, pieces: list[Buffer], to: Sender | Receiver) -> list[Message]:
-        wire = b"".join(pieces)
-        events = []
-        for start in range(0, len(wire), self.chunk):
-            to.receive_data(wire[start : start + self.chunk])
-            while (event := to.next_event()) is not None:
-                events.append(event)
-                if isinstance(to, Receiver):
-                    self._store(event)
-        return events
-
-    def _store(self, event: Message) -> None:
-        match event:
-            case m.Offer(entries):
-                self.received(self.receiver.answer([(e, self.answers.get(e.id, Answer.ALL)) for e in entries]))
-            case m.Block(number, offset, digest, payload):
-                assert block_digest(payload) == digest
-                self.got[number] = self.got.get(number, b"") + bytes(payload)
-                self.receiver.stored(number, offset, digest, len(payload))
-            case m.Batch(files):
-                for number, digest, payload in files:
-                    assert block_digest(payload) == digest
-                    self.got[number] = bytes(payload)
-                    self.receiver.stored(number, 0, digest, len(payload))
-                    self.receiver.settle(number, len(payload), digest)
-            case m.FileEnd(number, size, root):
-                self.receiver.settle(number, size, root)
-
-    def send_wanted(self, contents: Contents) -> None:
-        while self.sender.wanted:
-            entry = self.sender.wanted[0]
-            data = contents[entry.id]
-            if travels_in_batch(entry):
-                self.sent(m.Batch([(entry.id, block_digest(data), data)]))
-                continue
-            for offset in range(0, len(data), m.BLOCK_SIZE):
-                block = data[offset : offset + m.BLOCK_SIZE]
-                self.sent(m.Block(entry.id, offset, block_digest(block), block))
-            self.sent(self.sender.file_end(len(data)))
-
-    def offer(self, *entries: Entry, left_out: int = 0) -> None:
-        if entries:
-            self.sent(m.Offer(entries))
-        size = sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
-        self.sent(m.OfferEnd(len(entries), size, left_out))
-
-    def finish(self) -> None:
-        assert self.sender.all_sent
-        self.sent(self.sender.finish())
-        self.received(self.receiver.receipt())
-        assert self.sender.state is self.receiver.state is State.DONE
-        self.sender.end_of_stream()
-        self.receiver.end_of_stream()
-
-
-BIG = bytes(range(256)) * 4096 * 2 + b"tail"  # two blocks and a bit
+def files(pair: Pair) -> list[Entry]:
+    """An entry for each content, in their order."""
+    return [file(number, len(data)) for number, data in pair.contents.items() if isinstance(data, bytes)]
 
 
 @pytest.mark.parametrize("sender_dials", [True, False])
-@pytest.mark.parametrize("chunk", [1 << 20, 4093])
-def test_a_tree_crosses(chunk: int, sender_dials: bool) -> None:
-    pair = Pair(chunk=chunk, sender_dials=sender_dials)
-    contents = {1: b"", 2: b"small", 4: BIG, 5: BIG[: m.BLOCK_SIZE], 6: b"x" * (m.BLOCK_SIZE - 1)}
+@pytest.mark.parametrize("chunk", [1 << 21, 4093])
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_tree_crosses(chunk: int, sender_dials: bool, packs: bool) -> None:
+    sizes = {1: 0, 2: 5, 4: 2 * B + 4, 5: B, 6: B - 1}
+    pair = Pair(
+        {number: content(size) for number, size in sizes.items()}, chunk=chunk, sender_dials=sender_dials, packs=packs
+    )
     pair.offer(
         Entry(0, NO_PARENT, b"d", Kind.DIRECTORY),
-        file(1, 0, 0),
-        file(2, 5, 0),
+        *(file(number, sizes[number], 0) for number in (1, 2)),
         Entry(3, 0, b"l", Kind.SYMLINK, 0, 0o777, 0, b"f2"),
-        *(file(number, len(contents[number]), 0) for number in (4, 5, 6)),
+        *(file(number, sizes[number], 0) for number in (4, 5, 6)),
     )
-    pair.send_wanted(contents)
-    pair.finish()
-    assert pair.got == contents
-    assert (pair.sender.files, pair.sender.sent_bytes) == (5, sum(map(len, contents.values())))
+    pair.done()
+    assert len(pair.arrived) == 5
+    if not packs:
+        assert pair.sender.sent_bytes == sum(sizes.values())
+    assert pair.receiver.received_bytes == pair.receiver.stored_bytes == sum(sizes.values())
 
 
-@pytest.mark.parametrize("data", [b"", b"x", BIG, BIG[: 2 * m.BLOCK_SIZE]])
-def test_a_pipe_crosses(data: bytes) -> None:
-    pair = Pair()
+@pytest.mark.parametrize("size", [0, 1, B - 1, B, 2 * B, 2 * B + 4])
+def test_a_pipe_crosses(size: int) -> None:
+    pair = Pair({0: content(size)}, streams=2)
     pair.offer(file(0, UNKNOWN_SIZE))
-    pair.send_wanted({0: data})
-    pair.finish()
-    assert pair.got.get(0, b"") == data
+    pair.settle()
+    pair.done()
+    assert pair.arrived == pair.contents
+
+
+def test_a_pipe_is_for_stream_0_alone_and_one_block_at_a_time() -> None:
+    pair = Pair({0: content(3 * B)}, streams=2)
+    pair.offer(file(0, UNKNOWN_SIZE), end=False)
+    pair.take()
+    pair.hear()
+    assert pair.sender.take(1, small=True) is None
+    assert pair.sender.take(0, small=True) is not None
+    assert pair.sender.take(0, small=True) is None
 
 
 def test_nothing_at_all_crosses() -> None:
     pair = Pair()
     pair.offer()
-    pair.finish()
+    pair.done()
 
 
-def test_skipped_refused_and_left_out_are_in_both_books() -> None:
-    pair = Pair()
-    pair.answers = {0: Answer.SKIP, 1: Answer.UNWANTED}
-    pair.offer(file(0, 3), file(1, 3), file(2, 3), file(3, len(BIG)))
-    assert [entry.id for entry in pair.sender.wanted] == [2, 3]
-    pair.sent(m.LeftOut(2, Reason.CHANGED))
-    pair.sent(m.Block(3, 0, block_digest(BIG[: m.BLOCK_SIZE]), BIG[: m.BLOCK_SIZE]))
-    pair.sent(m.LeftOut(3, Reason.UNREADABLE))
-    pair.finish()
-    assert pair.sender.skipped == pair.receiver.skipped == 1
+def test_skipped_and_refused_are_in_both_books() -> None:
+    pair = Pair({number: content(3) for number in range(3)}, answers={0: Answer.SKIP, 1: Answer.UNWANTED})
+    pair.offer(*files(pair))
+    pair.done()
+    assert list(pair.arrived) == [2]
+    assert pair.sender.skipped == 1
     assert [(entry.id, answer) for entry, answer in pair.sender.refused] == [(1, Answer.UNWANTED)]
-    assert [entry.id for entry, _ in pair.receiver.left_out] == [2, 3]
+
+
+@pytest.mark.parametrize("answer", [answer for answer in Answer if answer.refusal])
+@pytest.mark.parametrize("kind", Kind)
+def test_any_entry_may_be_refused(answer: Answer, kind: Kind) -> None:
+    pair = Pair(answers={0: answer})
+    pair.offer(Entry(0, NO_PARENT, b"x", kind, target=b"y" if kind is Kind.SYMLINK else b""))
+    pair.done()
+    assert pair.sender.refused == [(pair.entries[0], answer)]
+
+
+# Streams: any block on any of them, in any order.
+
+
+def wanted(pair: Pair, *entries: Entry) -> None:
+    """All are offered and wanted, and nothing is sent yet."""
+    pair.offer(*entries)
+    while pair.streams[0]:
+        pair.take()
+    while pair.back:
+        pair.hear()
+
+
+def test_blocks_arrive_after_the_end_of_their_file_was_told() -> None:
+    pair = Pair({0: content(3 * B)}, streams=4)
+    wanted(pair, *files(pair))
+    for stream in (1, 2, 3):
+        assert pair.work(stream)
+    pair.ends()
+    pair.take()
+    assert pair.said[Type.FILE_END] == 1
+    for stream in (2, 3, 1):
+        assert not pair.arrived
+        pair.take(stream)
+        pair.complete()
+    pair.done()
+
+
+def test_small_files_arrive_after_everything_is_said_to_be_sent() -> None:
+    pair = Pair({0: content(5)}, streams=2)
+    wanted(pair, *files(pair))
+    assert pair.work(1)
+    pair.say(pair.sender.finish())
+    pair.take()
+    assert pair.receiver.state is State.FINISHING
+    assert not pair.receiver.finished
+    pair.take(1)
+    pair.done()
+
+
+def test_what_a_stream_has_lost_is_sent_again_and_nothing_else() -> None:
+    pair = Pair({0: content(6 * B), 1: content(7), 2: content(8)}, streams=2)
+    wanted(pair, *files(pair))
+    for _ in range(4):
+        assert pair.work(1)
+    pair.take(1)
+    pair.take(1)
+    pair.lose(1)
+    pair.done()
+    assert pair.said[Type.BLOCK] == 8
+    assert pair.receiver.received_bytes == 6 * B + 15
+
+
+def test_small_files_that_were_lost_come_again_without_being_counted_twice() -> None:
+    pair = Pair({number: content(number) for number in range(5)}, streams=2)
+    wanted(pair, *files(pair))
+    assert pair.work(1)
+    assert pair.sender.files == 5
+    pair.say(pair.sender.finish())
+    pair.lose(1)
+    pair.done()
+    assert pair.said[Type.BATCH] == 2
+
+
+def test_what_progress_has_told_taken_is_not_kept_for_a_stream() -> None:
+    pair = Pair({0: content(4 * B)}, streams=2)
+    wanted(pair, *files(pair))
+    for _ in range(3):
+        pair.work(1)
+    pair.take(1)
+    pair.take(1)
+    assert pair.progress() == Progress(2 * B, 0, [0, 2])
+    pair.hear()
+    assert len(pair.sender._streams[1].frames) == 1
+    pair.lose(1)
+    pair.done()
+
+
+def test_work_for_a_stream_that_is_lost_is_given_back() -> None:
+    pair = Pair({0: content(2 * B), 1: content(9)}, streams=2)
+    wanted(pair, *files(pair))
+    block, small = pair.sender.take(1, small=True), pair.sender.take(0, small=True)
+    assert isinstance(block, tuple)
+    assert isinstance(small, list)
+    pair.lose(1)
+    pair.hear()
+    piece = content(2 * B)[:B]
+    with pytest.raises(EnchufeError, match="lost"):
+        pair.sender.say_blocks(1, block[0], 0, block_digest(piece), Block(0, 0, block_digest(piece), piece))
+    with pytest.raises(EnchufeError, match="lost"):
+        pair.sender.say_batch(1, small, [block_digest(content(9))], Batch([(1, bytes(32), content(9))]))
+    pair.sender.give_back(block)
+    pair.sender.give_back(small)
+    pair.done()
+
+
+def test_what_is_sent_on_a_dead_stream_before_that_is_known_comes_on_another() -> None:
+    pair = Pair({0: content(2 * B)}, streams=2)
+    wanted(pair, *files(pair))
+    pair.dead.add(1)
+    assert pair.work(1)
+    assert not pair.streams[1]
+    pair.lose(1)
+    pair.done()
+
+
+@pytest.mark.parametrize("size", [5, B + 1])
+def test_a_file_that_is_another_when_it_must_be_sent_again_ends_it(size: int) -> None:
+    pair = Pair({0: content(size)}, streams=2)
+    wanted(pair, *files(pair))
+    pair.work(1)
+    pair.lose(1)
+    pair.contents[0] = content(size, seed=7)
+    pair.hear()
+    with pytest.raises(StoreError, match="changed after"):
+        while pair.work(0):
+            pass
+
+
+def test_a_batch_holds_a_mebibyte_and_1024_files_at_the_most() -> None:
+    pair = Pair({0: content(B - 1), 1: content(1), 2: content(1)})
+    wanted(pair, *files(pair))
+    work = pair.sender.take(0, small=True)
+    assert isinstance(work, list)
+    assert [entry.id for entry, _ in work] == [0, 1]
+
+
+# Resuming.
+
+
+@pytest.mark.parametrize("size", [3 * B, 3 * B + 5])
+@pytest.mark.parametrize("kept", [(), (0,), (1,), (0, 2), (1, 2), (0, 1, 2)])
+def test_the_rest_of_a_file(size: int, kept: tuple[int, ...]) -> None:
+    data = content(size)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {number: block_of(data, number) for number in kept}})
+    pair.offer(*files(pair))
+    pair.done()
+    assert pair.said[Type.BLOCK] == -(-size // B) - len(kept)
+
+
+@pytest.mark.parametrize(("size", "has"), [(0, False), (5, True), (5, False), (B, True)])
+def test_the_rest_of_a_small_file(size: int, has: bool) -> None:
+    data = content(size)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: data} if has else {}})
+    pair.offer(*files(pair))
+    pair.done()
+    assert pair.said[Type.BLOCK] == (size > 0 and not has)
+    assert pair.said[Type.BATCH] == 0
+
+
+def test_damaged_blocks_come_again_even_after_the_finish() -> None:
+    data = content(4 * B + 1)
+    kept = {number: block_of(data, number) for number in range(5)}
+    kept[1] = kept[2] = bytes(B)
+    kept[4] = b"?"
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: kept})
+    pair.offer(*files(pair))
+    while not pair.sender.all_sent:
+        next(able for able in pair.possible() if able != pair.check)()
+    pair.say(pair.sender.finish())
+    while pair.streams[0]:
+        pair.take()
+    assert pair.receiver.state is State.FINISHING
+    pair.done()
+    assert pair.again == {(0, 1): 1, (0, 2): 1, (0, 4): 1}
+    assert pair.said[Type.BLOCK] == 3
+
+
+def test_a_rest_whose_entry_is_left_out_before_it_is_read_again() -> None:
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: bytes(B)}})
+    wanted(pair, *files(pair))
+    pair.leave_out(pair.entries[0], Reason.VANISHED)
+    pair.check()  # says AGAIN, while LEFT_OUT is on its way
+    assert pair.back
+    pair.done()
+    assert pair.dropped == [0]
+    assert pair.receiver.stored_bytes == 0
+
+
+# Deltas.
+
+
+def test_a_delta_sends_what_differs() -> None:
+    new, old = content(4 * B + 3), bytearray(content(5 * B))
+    old[B] ^= 1
+    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: bytes(old)})
+    pair.offer(*files(pair))
+    pair.done()
+    assert (pair.said[Type.SAME], pair.said[Type.BLOCK]) == (3, 2)
+    assert pair.receiver.received_bytes == B + 3
+
+
+def test_a_delta_waits_for_the_digest_of_each_block_and_its_end_for_the_last() -> None:
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.DELTA}, old={0: data})
+    wanted(pair, *files(pair))
+    for _ in range(2):
+        assert not pair.work()
+        pair.tell_own()
+        pair.hear()
+        assert pair.work()
+    pair.ends()
+    assert not pair.said[Type.FILE_END]
+    pair.tell_own()
+    pair.hear()
+    pair.done()
+
+
+def test_a_delta_of_an_old_version_of_nothing() -> None:
+    pair = Pair({0: content(B), 1: b""}, answers={0: Answer.DELTA, 1: Answer.DELTA}, old={0: b"", 1: content(B)})
+    pair.offer(*files(pair))
+    pair.done()
+
+
+def test_a_block_that_is_not_the_same_any_more_comes_in_whole() -> None:
+    data = content(3 * B)
+    pair = Pair({0: data}, answers={0: Answer.DELTA}, old={0: data}, gone=[(0, 1)])
+    pair.offer(*files(pair))
+    pair.done()
+    assert (pair.said[Type.SAME], pair.said[Type.BLOCK]) == (3, 1)
+
+
+def test_a_delta_whose_last_block_is_damaged_is_not_whole_before_it_came() -> None:
+    data = content(B)
+    pair = Pair({0: data}, answers={0: Answer.DELTA}, old={0: data}, gone=[(0, 0)], streams=2)
+    wanted(pair, *files(pair))
+    while pair.told:
+        pair.tell_own()
+        pair.hear()
+    assert pair.work(1)
+    pair.ends()
+    pair.take()  # the end comes before the block
+    pair.take(1)
+    assert not pair.receiver.whole
+    pair.done()
+
+
+def test_what_is_here_of_a_file_that_was_left_out_may_still_be_told() -> None:
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.DELTA}, old={0: data})
+    wanted(pair, *files(pair))
+    pair.leave_out(pair.entries[0], Reason.UNREADABLE)
+    pair.take()
+    pair.tell_own()
+    pair.say(pair.sender.finish())
+    pair.take()
+    pair.tell_own()
+    pair.done()
+
+
+# Holes.
+
+
+def test_holes_are_said_and_not_sent() -> None:
+    data = bytes(2 * B) + content(B) + bytes(2 * B)
+    pair = Pair({0: data + b"end", 1: bytes(B)})
+    pair.offer(file(0, len(data) + 3, sparse=True), file(1, B))
+    pair.done()
+    assert (pair.said[Type.HOLE], pair.said[Type.BLOCK]) == (2, 3)
+
+
+def test_a_hole_that_was_lost_is_said_again() -> None:
+    pair = Pair({0: bytes(5 * B)}, streams=2)
+    wanted(pair, file(0, 5 * B, sparse=True))
+    pair.work(1)
+    pair.lose(1)
+    pair.done()
+
+
+# Hard links.
+
+
+def linked(pair: Pair, number: int, to: int) -> Entry:
+    data = pair.contents[number] = pair.contents[to]
+    pair.answers[number] = Answer.LINK
+    assert isinstance(data, bytes)
+    return file(number, len(data), linked=to)
+
+
+@pytest.mark.parametrize("size", [0, 5, 2 * B])
+def test_links_arrive_with_the_file_they_link_to(size: int) -> None:
+    pair = Pair({0: content(size)}, streams=2)
+    wanted(pair, file(0, size, shared=True), linked(pair, 1, 0), linked(pair, 2, 0))
+    while pair.work(1):
+        pass
+    pair.ends()  # all three, before the content arrives
+    while pair.streams[0]:
+        pair.take()
+    assert not pair.arrived
+    pair.done()
+    assert pair.said[Type.FILE_END] == 2 + (size >= B)
+
+
+@pytest.mark.parametrize("size", [5, 2 * B])
+def test_a_link_to_what_has_arrived_long_ago(size: int) -> None:
+    pair = Pair({0: content(size)})
+    pair.offer(file(0, size, shared=True), end=False)
+    pair.settle()
+    assert pair.arrived
+    pair.offer(linked(pair, 1, 0))
+    pair.done()
+    assert len(pair.arrived) == 2
+
+
+@pytest.mark.parametrize("size", [5, B])
+def test_a_link_to_what_is_left_out_is_left_out(size: int) -> None:
+    pair = Pair({0: content(size)})
+    link = linked(pair, 1, 0)
+    pair.contents[0] = Reason.VANISHED
+    pair.offer(file(0, size, shared=True), link)
+    pair.done()
+    assert pair.dropped == [0, 1]
+
+
+def test_a_link_offered_after_its_file_was_left_out() -> None:
+    pair = Pair({0: content(5)})
+    pair.offer(file(0, 5, shared=True), end=False)
+    while pair.streams[0]:
+        pair.take()
+    while pair.back:
+        pair.hear()
+    link = linked(pair, 1, 0)
+    pair.contents[0] = Reason.CHANGED
+    pair.work()
+    pair.offer(link)
+    pair.done()
+    assert pair.dropped == [0, 1]
+
+
+def test_a_file_with_other_names_may_be_sent_for_each() -> None:
+    pair = Pair({0: content(5)})
+    entries = (file(0, 5, shared=True), linked(pair, 1, 0))
+    pair.answers = {0: Answer.SKIP}
+    pair.offer(*entries)
+    pair.done()
+    assert list(pair.arrived) == [1]
+
+
+# Left out.
+
+
+def test_what_is_left_out_is_dropped_once_nobody_is_at_work_on_it() -> None:
+    pair = Pair({0: content(4 * B)}, streams=2)
+    wanted(pair, *files(pair))
+    pair.work(0)
+    pair.take(0)
+    pair.work(1)
+    pair.work(1)
+    frames = pair.streams[1]
+    late = Block(0, 3 * B, bytes(32), bytes(B))
+    busy = pair.receiver.claim_block(late)
+    assert busy is not None
+    pair.leave_out(pair.entries[0], Reason.CHANGED)
+    pair.take()
+    assert not pair.receiver.dropped
+    pair.receiver.stored(busy, B)
+    assert [entry.id for entry in pair.receiver.dropped] == [0]
+    assert pair.receiver.stored_bytes == 0
+    assert len(frames) == 2
+    pair.take(1)  # what still comes is of no use, and no fault
+    assert pair.receiver.stored_bytes == 0
+    pair.lose(1)  # nor is it sent again
+    pair.done()
+    assert pair.said[Type.BLOCK] == 3
+    assert not pair.arrived
+
+
+def test_a_small_file_that_is_left_out_while_it_is_written() -> None:
+    pair = Pair({0: content(5)})
+    wanted(pair, *files(pair))
+    assert pair.sender.take(0, small=True)
+    claimed = pair.receiver.claim_batch(Batch([(0, block_digest(content(5)), content(5))]))
+    pair.leave_out(pair.entries[0], Reason.CHANGED)
+    pair.take()
+    pair.receiver.settle_small(claimed[0][0], 5, claimed[0][1])
+    assert pair.receiver.claim_batch(Batch([(0, bytes(32), content(5))])) == []
+    pair.done()
+    assert (pair.dropped, pair.arrived, pair.receiver.stored_bytes) == ([0], {}, 0)
+
+
+def test_nothing_is_said_of_a_file_that_was_left_out_meanwhile() -> None:
+    pair = Pair({0: content(2 * B)}, streams=2)
+    wanted(pair, *files(pair))
+    work = pair.sender.take(1, small=True)
+    assert isinstance(work, tuple)
+    pair.leave_out(pair.entries[0], Reason.CHANGED)
+    piece = content(B)
+    block = Block(0, 0, block_digest(piece), piece)
+    assert pair.sender.say_blocks(1, work[0], 0, block.digest, block) == []
+    pair.sender.give_back(work)
+    assert not pair.sender.has_work
+    pair.done()
+
+
+@pytest.mark.parametrize("size", [5, 2 * B])
+def test_a_file_that_changed_is_offered_again_after_the_end_of_the_offer(size: int) -> None:
+    pair = Pair({0: content(4), 1: content(size)})
+    entries = files(pair)
+    pair.contents[1] = Reason.AGAIN
+    wanted(pair, *entries)
+    pair.done()
+    assert pair.arrived == {0: content(4), 2: content(size, seed=99)}
+    assert pair.dropped == [1]
+
+
+def test_what_is_offered_again_waits_until_its_name_is_free() -> None:
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: block_of(data, 0)}})
+    wanted(pair, *files(pair))
+    pair.contents[0] = Reason.AGAIN
+    pair.work()
+    pair.offer_some()
+    while pair.streams[0]:
+        pair.take()
+    assert pair.receiver.dropping == 1
+    assert pair.offers
+    pair.contents[0] = data  # what was kept of it
+    pair.check()
+    assert pair.receiver.dropping == 0
+    pair.done()
+    assert list(pair.arrived) == [1]
+
+
+# Progress and the window.
 
 
 def test_progress_opens_the_window_again() -> None:
-    pair = Pair()
-    entries = [file(number, 0) for number in range(WINDOW)]
-    for start in range(0, WINDOW, 256):
-        pair.sent(m.Offer(entries[start : start + 256]))
-    assert pair.sender.room == 0
+    pair = Pair(dict.fromkeys(range(WINDOW + 1), b""))
+    entries = files(pair)
+    pair.waiting += entries
+    while pair.sender.room > 0:
+        pair.offer_some()
     with pytest.raises(LocalProtocolError, match="window"):
-        pair.sender.send(m.Offer([file(WINDOW, 0)]))
-    pair.sent(m.Batch([(entry.id, block_digest(b""), b"") for entry in entries[: m.BATCH_FILES]]))
-    progress = pair.receiver.progress(0.0)
-    assert progress == m.Progress(0, m.BATCH_FILES)
-    pair.received(progress)
-    assert pair.sender.room == m.BATCH_FILES
+        pair.sender.send(Offer([entries[WINDOW]]))
+    while pair.streams[0]:
+        pair.take()
+    while pair.back:
+        pair.hear()
+    assert pair.work()
+    pair.take()
+    assert pair.progress() == Progress(0, BATCH_FILES, [1])
+    pair.hear()
+    assert pair.sender.room == BATCH_FILES
+    pair.offer_some()
+    pair.end_offer()
+    pair.done()
 
 
 def test_progress_is_told_late_or_after_much() -> None:
-    pair = Pair()
-    pair.offer(file(0, 20 << 20))
-    assert pair.receiver.progress(100.0) is None
-    block = bytes(m.BLOCK_SIZE)
-    for number in range(16):
-        assert pair.receiver.progress(0.0) is None
-        pair.sent(m.Block(0, number << 20, block_digest(block), block))
-    assert pair.receiver.progress(0.0) == m.Progress(16 << 20, 0)
-    pair.sent(m.Block(0, 16 << 20, block_digest(block), block))
-    assert pair.receiver.progress(0.05) is None
-    assert pair.receiver.progress(0.1) == m.Progress(17 << 20, 0)
+    pair = Pair({0: content(20 * B)})
+    wanted(pair, *files(pair))
+    receiver = pair.receiver
+    assert receiver.progress(100.0) is None
+    for _ in range(16):
+        assert receiver.progress(0.0) is None
+        pair.work()
+        pair.take()
+    assert receiver.progress(0.0) == Progress(16 * B, 0, [16])
+    pair.work()
+    pair.take()
+    assert receiver.progress(0.05) is None
+    assert receiver.progress(0.1) == Progress(17 * B, 0, [17])
 
 
-# What a peer must not get away with. Each: the books set up by a good peer, then one lie.
+def test_small_windows_do() -> None:
+    pair = Pair({number: content(number) for number in range(20)}, window=3)
+    pair.waiting += files(pair)
+    pair.offer_some()
+    pair.settle()
+    pair.end_offer()
+    pair.done()
+    assert len(pair.arrived) == 20
 
 
-def raw(pair: Pair, message: Message) -> None:
-    """The receiver gets a message that no honest sender's machine would let out."""
-    pair.receiver.receive_data(b"".join(m.frame(message)))
-    while pair.receiver.next_event() is not None:
-        pass
+# Whatever comes together, in whatever order.
+
+SIZES = [0, 1, 100, B - 1, B, B + 1, 2 * B, 3 * B + 7]
 
 
-def blocks(number: int, offset: int, size: int) -> m.Block:
-    return m.Block(number, offset, bytes(32), bytes(size))
+@st.composite
+def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
+    """Files of all kinds, and a receiver that has all kinds of them."""
+    contents: dict[int, bytes | Reason] = {}
+    answers: dict[int, Answer] = {}
+    kept: dict[int, dict[int, bytes]] = {}
+    old: dict[int, bytes] = {}
+    gone: list[tuple[int, int]] = []
+    entries: list[Entry] = []
+    shared: list[int] = []
+    for number in range(draw(st.integers(0, 7))):
+        size = draw(st.sampled_from(SIZES))
+        data = content(size, number + 1)
+        entry = file(number, size)
+        blocks = range(-(-size // B))
+        which = draw(
+            st.sampled_from(
+                ["all", "all", "pipe", "sparse", "skip", "refused", "rest", "delta", "shared", "link", "left out"]
+            )
+        )
+        if which == "pipe":
+            entry.size = UNKNOWN_SIZE
+        elif which == "sparse":
+            entry.sparse = True
+            data = b"".join(block_of(data, n) if draw(st.booleans()) else bytes(B) for n in blocks)[:size]
+        elif which in ("skip", "refused"):
+            answers[number] = Answer.SKIP if which == "skip" else Answer.CANNOT_STORE
+        elif which == "rest":
+            answers[number] = Answer.REST
+            here = draw(st.sets(st.sampled_from(blocks))) if size else set()
+            damaged = draw(st.sets(st.sampled_from(sorted(here)))) if here else set()
+            kept[number] = {n: bytes(len(block_of(data, n))) if n in damaged else block_of(data, n) for n in here}
+        elif which == "delta":
+            answers[number] = Answer.DELTA
+            changed = [draw(st.booleans()) for _ in range(draw(st.integers(0, 5)))]
+            old[number] = b"".join(
+                bytes(B) if one else content(5 * B, number + 1)[n * B :][:B] for n, one in enumerate(changed)
+            )
+            gone += [(number, n) for n in blocks if draw(st.booleans())]
+        elif which == "shared":
+            entry.shared = True
+            shared.append(number)
+        elif which == "link" and shared:
+            entry.linked = draw(st.sampled_from(shared))
+            answers[number] = Answer.LINK
+            there = contents[entry.linked]
+            assert isinstance(there, bytes)
+            data, entry.size = there, len(there)
+        contents[number] = data
+        entries.append(entry)
+        if which == "left out":
+            contents[number] = draw(st.sampled_from([Reason.CHANGED, Reason.AGAIN]))
+    pair = Pair(
+        contents,
+        answers=answers,
+        kept=kept,
+        old=old,
+        gone=gone,
+        streams=draw(st.integers(1, 4)),
+        chunk=draw(st.sampled_from([65_537, 1 << 21])),
+        window=draw(st.sampled_from([1, 2, WINDOW])),
+        packs=draw(st.booleans()),
+        sender_dials=draw(st.booleans()),
+    )
+    return pair, entries
 
 
-LIES_TO_A_RECEIVER: list[tuple[str, Callable[[], Message]]] = [
-    ("in place of", lambda: m.Offer([file(9, 1)])),
-    ("in place of", lambda: m.Offer([file(1, 1)])),
-    ("not offered", lambda: m.Offer([file(3, 1, parent=77)])),
-    ("not offered", lambda: m.Offer([file(3, 1, parent=0)])),
-    ("not on its way", lambda: blocks(7, 0, 1)),
-    ("not on its way", lambda: blocks(2, 0, 1)),
-    ("where it belongs", lambda: blocks(0, 1, 1)),
-    ("where it belongs", lambda: blocks(0, 0, 5)),
-    ("where it belongs", lambda: blocks(0, 0, 2)),
-    ("where it belongs", lambda: blocks(1, 1 << 20, 4)),
-    ("not belong", lambda: m.Batch([(0, bytes(32), b"12")])),
-    ("not belong", lambda: m.Batch([(0, bytes(32), b"123"), (0, bytes(32), b"123")])),
-    ("not belong", lambda: m.Batch([(1, bytes(32), bytes(9))])),
-    ("ended at", lambda: m.FileEnd(0, 2, bytes(32))),
-    ("ended at", lambda: m.FileEnd(0, 3, bytes(32))),
-    ("not on its way", lambda: m.FileEnd(2, 0, bytes(32))),
-    ("not on its way", lambda: m.LeftOut(2, Reason.CHANGED)),
-    ("add up", lambda: m.OfferEnd(2, 3 + len(BIG), 0)),
-    ("add up", lambda: m.OfferEnd(3, 3, 0)),
-    ("FINISH while", lambda: m.Finish(bytes(32))),
-    ("HELLO while", lambda: m.Hello(Role.SENDER)),
-    ("WANT while", lambda: m.Want([(0, 1, Answer.ALL)])),
-    ("RECEIPT while", lambda: m.Receipt(0, 0, bytes(32))),
-]
+@settings(max_examples=150, deadline=None)
+@given(pairs(), st.integers(0, 2**32), st.integers(0, 3), st.integers(0, 40))
+def test_everything_arrives_in_any_order(made: tuple[Pair, list[Entry]], seed: int, losses: int, first: int) -> None:
+    pair, entries = made
+    random = Random(seed)
+    pair.waiting += entries
+    fresh = len(pair.streams)
+    ended = False
+    for step in range(5_000):
+        able = pair.possible()
+        if not pair.waiting and not ended:
+            able = [*able, pair.end_offer]
+        if not able:
+            break
+        action = random.choice(able)
+        ended |= action == pair.end_offer
+        action()
+        assert pair.receiver.stored_bytes >= 0
+        if losses and step >= first and len(pair.streams) > 1 and pair.receiver.state is not State.DONE:
+            losses -= 1
+            first = step + random.randrange(20)
+            pair.lose(random.choice([number for number in pair.streams if number]))
+            if random.random() < 0.5:
+                pair.streams[fresh] = type(pair.streams[0])()
+                fresh += 1
+    pair.done()
+    sent = {e.id for e in entries} - {e for e, a in pair.answers.items() if a is Answer.SKIP or a.refusal}
+    assert set(pair.arrived) == {
+        number
+        for number, data in pair.contents.items()
+        if isinstance(data, bytes) and number in sent | set(range(len(entries), 99))
+    }
 
 
-@pytest.mark.parametrize(("told", "lie"), LIES_TO_A_RECEIVER)
-def test_a_lying_sender_is_found(told: str, lie: Callable[[], Message]) -> None:
-    pair = Pair()
-    pair.answers = {2: Answer.SKIP}
-    pair.sent(m.Offer([file(0, 3), file(1, len(BIG)), file(2, 1)]))
-    with pytest.raises(RemoteProtocolError, match=told):
-        raw(pair, lie())
-
-
-def test_finishing_early_and_other_digests_are_found() -> None:
-    pair = Pair()
-    pair.offer(file(0, 3))
-    with pytest.raises(RemoteProtocolError, match="before everything"):
-        raw(pair, m.Finish(bytes(32)))
-    pair = Pair()
-    pair.offer(Entry(0, NO_PARENT, b"d", Kind.DIRECTORY))
-    with pytest.raises(VerificationError, match="tree"):
-        raw(pair, m.Finish(bytes(32)))
-    pair = Pair()
-    pair.offer(file(0, len(BIG)))
-    for offset in range(0, len(BIG), m.BLOCK_SIZE):
-        block = BIG[offset : offset + m.BLOCK_SIZE]
-        pair.sent(m.Block(0, offset, block_digest(block), block))
-    with pytest.raises(VerificationError, match="digests differ"):
-        raw(pair, m.FileEnd(0, len(BIG), bytes(32)))
-
-
-def test_too_many_too_deep_and_too_wide_are_found() -> None:
-    receiver = Pair().receiver
-    receiver.offered = WINDOW
-    with pytest.raises(RemoteProtocolError, match="at once"):
-        receiver._offer([file(WINDOW, 1)])
-    pair = Pair()
-    pair.receiver._max_entries = 2
-    with pytest.raises(Refused, match="more than 2"):
-        raw(pair, m.Offer([file(number, 1) for number in range(3)]))
-    pair = Pair()
-    deep = [Entry(n, n - 1 if n else NO_PARENT, b"d", Kind.DIRECTORY) for n in range(300)]
-    with pytest.raises(RemoteProtocolError, match="deep"):
-        pair.sent(m.Offer(deep))
-
-
-LIES_TO_A_SENDER: list[Message] = [
-    m.Want([(2, 1, Answer.ALL)]),
-    m.Want([(0, 1, Answer.ALL)]),
-    m.Want([(1, 2**32 - 1, Answer.ALL)]),
-    m.Want([(1, 0, Answer.ALL)]),
-    m.Progress(4, 0),
-    m.Progress(0, 3),
-    m.Receipt(0, 0, bytes(32)),
-    m.Offer([file(0, 1)]),
-    m.Hello(Role.RECEIVER, window=5),
-]
-
-
-@pytest.mark.parametrize("lie", LIES_TO_A_SENDER, ids=repr)
-def test_a_lying_receiver_is_found(lie: Message) -> None:
-    sender = Sender()
-    sender.send(m.Hello(Role.SENDER))
-    sender.receive_data(b"".join(m.frame(m.Hello(Role.RECEIVER, window=9))))
-    assert sender.next_event() is not None
-    sender.send(m.Offer([file(0, 3), file(1, 3)]))
-    sender.receive_data(b"".join(m.frame(m.Want([(0, 1, Answer.ALL)]))))
-    assert sender.next_event() is not None
-    sender.send(m.Batch([(0, bytes(32), b"abc")]))
-    sender.receive_data(b"".join(m.frame(lie)))
-    with pytest.raises(RemoteProtocolError):
-        sender.next_event()
-
-
-def test_a_receipt_for_something_else_is_found() -> None:
-    pair = Pair()
-    pair.offer(file(0, 3))
-    pair.send_wanted({0: b"abc"})
-    pair.sent(pair.sender.finish())
-    receipt = pair.receiver.receipt()
-    with pytest.raises(VerificationError, match="receipt"):
-        pair.received(m.Receipt(receipt.files, receipt.size, bytes(32)))
-
-
-@pytest.mark.parametrize(
-    ("hello", "fault"),
-    [
-        (m.Hello(Role.RECEIVER, window=5), RemoteProtocolError),
-        (m.Hello(Role.SENDER, lowest=2, highest=3), VersionError),
-    ],
-)
-def test_a_hello_that_does_not_fit(hello: m.Hello, fault: type[EnchufeError]) -> None:
-    receiver = Receiver()
-    receiver.receive_data(b"".join(m.frame(hello)))
-    with pytest.raises(fault):
-        receiver.next_event()
-
-
-def test_a_later_version_that_still_speaks_ours_is_welcome() -> None:
-    receiver = Receiver()
-    hello = b"".join(m.Hello(Role.SENDER, lowest=1, highest=9, features=0xFF).pack()) + b"what comes later"
-    receiver.receive_data(b"\1\0\0\0" + bytes([len(hello)]) + hello)
-    assert isinstance(receiver.next_event(), m.Hello)
-
-
-def test_an_end_before_the_end_is_an_error() -> None:
-    pair = Pair()
-    for machine in (pair.sender, pair.receiver):
-        with pytest.raises(BrokenError, match="went away"):
-            machine.end_of_stream()
-
-
-@pytest.mark.parametrize("code", m.Code)
-def test_every_error_of_the_peer_becomes_one_of_ours(code: m.Code) -> None:
-    pair = Pair()
-    with pytest.raises(EnchufeError) as caught:
-        pair.received(m.Error(code, "\x1b[31mred"))
-    assert "\x1b" not in str(caught.value)
-    assert pair.sender.state is State.FAILED
-
-
-def test_a_machine_does_not_let_us_break_the_protocol() -> None:
-    pair = Pair()
-    pair.sent(m.Offer([file(0, 3), file(1, 3)]))
-    with pytest.raises(LocalProtocolError, match="turn"):
-        pair.sender.send(m.Batch([(1, bytes(32), b"abc")]))
-    with pytest.raises(LocalProtocolError, match="place"):
-        pair.sender.send(m.Offer([file(7, 3)]))
-    with pytest.raises(LocalProtocolError, match="not all blocks"):
-        pair.sender.send(m.FileEnd(0, 3, bytes(32)))
-    with pytest.raises(LocalProtocolError, match="FINISH"):
-        pair.sender.send(m.Finish(bytes(32)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
-    """A flipped, cut or foreign stream ends in an error of the protocol or in asking for more, never in another."""
-    pair = Pair()
-    pair.sent(m.Offer([file(0, 3), file(1, len(BIG))]))
-    honest = b"".join(b"".join(m.frame(one)) for one in (m.Batch([(0, bytes(32), b"abc")]), m.OfferEnd(2, 3, 0)))
-    wire = bytearray(data.draw(st.sampled_from([honest, data.draw(st.binary(max_size=200))])))
-    for _ in range(data.draw(st.integers(0, 3))):
-        if wire:
-            wire[data.draw(st.integers(0, len(wire) - 1))] ^= data.draw(st.integers(1, 255))
-    pair.receiver.receive_data(wire)
-    try:
-        while pair.receiver.next_event() is not None:
-            pass
-    except EnchufeError:
-        pass
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    sizes=st.lists(st.sampled_from([0, 1, 100, m.BLOCK_SIZE - 1, m.BLOCK_SIZE, m.BLOCK_SIZE + 1]), max_size=6),
-    answers=st.lists(st.sampled_from(list(Answer)), max_size=6),
-    chunk=st.sampled_from([977, 1 << 16, 1 << 22]),
-)
-def test_any_files_and_answers_end_in_a_receipt(sizes: list[int], answers: list[Answer], chunk: int) -> None:
-    pair = Pair(chunk=chunk)
-    pair.answers = dict(enumerate(answers))
-    contents = {number: bytes([number + 1]) * size for number, size in enumerate(sizes)}
-    pair.offer(*(file(number, size) for number, size in enumerate(sizes)))
-    pair.send_wanted(contents)
-    pair.finish()
-    wanted = {n: data for n, data in contents.items() if pair.answers.get(n, Answer.ALL) is Answer.ALL}
-    assert {n: pair.got.get(n, b"") for n in wanted} == wanted
+def test_small_files_are_for_streams_that_may_have_them() -> None:
+    pair = Pair({0: content(9), 1: content(B)}, streams=2)
+    wanted(pair, *files(pair))
+    block = pair.sender.take(1, small=False)
+    assert isinstance(block, tuple)
+    assert pair.sender.take(1, small=False) is None
+    small = pair.sender.take(1, small=True)
+    assert isinstance(small, list)
+    pair.sender.give_back(block)
+    pair.sender.give_back(small)
+    pair.done()

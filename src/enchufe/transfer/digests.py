@@ -9,8 +9,8 @@ from typing import Final
 from blake3 import blake3
 
 from enchufe.buffer import Buffer
-from enchufe.entry import Entry
-from enchufe.transfer.messages import BLOCK_SIZE, DIGEST_SIZE, pack_entry
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
+from enchufe.transfer.offers import pack_entry
 
 _RECORD: Final = struct.Struct(">IB")
 _CONTENT: Final = struct.Struct(">Q32s")
@@ -22,28 +22,55 @@ def block_digest(data: Buffer) -> bytes:
     return blake3(data).digest()
 
 
+ZERO_BLOCK: Final = block_digest(bytes(BLOCK_SIZE))
+"""Of a full block of nothing but zeros."""
+
+
 class FileDigest:
     """Collects the digests of a file's blocks, in any order, up to its root."""
+
+    __slots__ = ("_digests", "_have", "_missing")
 
     def __init__(self) -> None:
         self._digests = bytearray()
         self._have = bytearray()  # one byte per block: a set of a million small ints would be forty times that
         self._missing = 0
 
-    def add(self, offset: int, digest: bytes) -> bool:
-        """The block at `offset` has `digest`; False where a block at that offset was added before."""
-        block = offset // BLOCK_SIZE
-        if block >= len(self._have):
-            grown = block + 1 - len(self._have)
+    def add(self, first: int, digests: bytes) -> bool:
+        """The blocks from number `first` on have these digests; False, and nothing is added, where one was there."""
+        stop = first + len(digests) // DIGEST_SIZE
+        grown = stop - len(self._have)
+        if grown > 0:
             self._have.extend(bytes(grown))
             self._digests.extend(bytes(grown * DIGEST_SIZE))
             self._missing += grown
-        if self._have[block]:
+        if any(self._have[first:stop]):
             return False
-        self._have[block] = 1
-        self._missing -= 1
-        self._digests[block * DIGEST_SIZE : (block + 1) * DIGEST_SIZE] = digest
+        self._have[first:stop] = b"\1" * (stop - first)
+        self._missing -= stop - first
+        self._digests[first * DIGEST_SIZE : stop * DIGEST_SIZE] = digests
         return True
+
+    def remove(self, block: int) -> None:
+        """The block, which was there, is not any more."""
+        self._have[block] = 0
+        self._missing += 1
+
+    def get(self, block: int) -> bytes | None:
+        """The digest of a block; None where it is missing."""
+        if block >= len(self._have) or not self._have[block]:
+            return None
+        return bytes(self._digests[block * DIGEST_SIZE : (block + 1) * DIGEST_SIZE])
+
+    @property
+    def span(self) -> int:
+        """Blocks that it keeps memory for: up to the last that was added."""
+        return len(self._have)
+
+    def missing(self, block: int) -> int:
+        """The first block from `block` on that is not there."""
+        found = self._have.find(0, block)
+        return max(block, len(self._have)) if found < 0 else found
 
     @property
     def blocks(self) -> int:
@@ -78,7 +105,7 @@ class TreeDigest:
     def add(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
         """Say what became of `entry`; `size` and `root` are those of a file that arrived."""
         content = _CONTENT.pack(size, root) if root else _NO_CONTENT
-        record = _RECORD.pack(entry.id, outcome) + pack_entry(entry) + content
+        record = _RECORD.pack(entry.id, outcome) + (entry.packed or pack_entry(entry)) + content
         if entry.id != self._next:
             self._early[entry.id] = record
             return

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Final
 
 from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import (
     BrokenError,
     BusyError,
@@ -21,19 +22,8 @@ from enchufe.errors import (
     VerificationError,
 )
 from enchufe.printable import printable
-from enchufe.transfer.messages import (
-    BLOCK_SIZE,
-    CONTROL_SIZE,
-    VERSION,
-    Code,
-    Error,
-    Hello,
-    Message,
-    Role,
-    Type,
-    frame,
-    next_message,
-)
+from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type
+from enchufe.transfer.messages import VERSION, Code, Error, Hello, frame, next_message
 from enchufe.transfer.states import State, Way, step
 
 
@@ -107,7 +97,7 @@ class Machine(ABC):
         if self.state is not State.DONE or len(self.buffer):
             raise BrokenError(
                 "the other side went away before the transfer was done",
-                hint="Nothing half-done is visible there. Send it again.",
+                hint="What had arrived is kept there: send it again, and it goes on.",
             )
 
     def _greet(self, hello: Hello) -> None:
@@ -126,6 +116,12 @@ class Machine(ABC):
     @abstractmethod
     def _sent(self, message: Message) -> None:
         """Check and take note of what is about to be said."""
+
+
+class InterruptedThere(BrokenError):
+    """Whoever ran the other side ended it."""
+
+    hint = "What had arrived is kept: run it again on both sides, and it goes on."
 
 
 class VersionError(RemoteProtocolError):
@@ -172,7 +168,7 @@ def told_by_peer(error: Error) -> EnchufeError:
         case Code.BUSY:
             return BusyError(f"the other side is busy{words}")
         case Code.INTERRUPTED:
-            return BrokenError("the other side was interrupted", hint="Nothing half-done is visible. Send it again.")
+            return InterruptedThere("the other side was interrupted")
         case Code.VERSION:
             return VersionError(f"the versions do not fit{words}")
         case Code.INTERNAL:

@@ -1,4 +1,4 @@
-"""The messages of the transfer protocol and their bytes, as docs/protocol.md tells them.
+"""What is said on stream 0, and how any message becomes a frame, as docs/protocol.md tells it.
 
 Each message packs itself into pieces to be gathered and unpacks from its body; a payload is never copied here. What
 a body must hold to make sense at all is checked here, what it means at this moment is for the machines.
@@ -10,63 +10,34 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate
-from typing import Any, ClassVar, Final, Self
+from typing import Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.entry import Answer, Entry, Kind, Reason
+from enchufe.entry import DIGEST_SIZE, Answer, Reason
 from enchufe.errors import RemoteProtocolError
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.message import CONTROL_SIZE, FixedMessage, Message, Role, Type, exactly, malformed
+from enchufe.transfer.offers import Offer
 
-# What the specification fixes (docs/protocol.md, "Limits").
 VERSION: Final = 1
 MAGIC: Final = b"enchufe"
-BLOCK_SIZE: Final = 1 << 20
-DIGEST_SIZE: Final = 32
-BATCH_FILES: Final = 1024
-CONTROL_SIZE: Final = 64 << 10
-TARGET_SIZE: Final = 4095
-FILE_SIZE: Final = 2**63 - 1
+STREAMS: Final = 64
+ZSTD: Final = 1  # of the features: PACKED
 
 _FRAME: Final = struct.Struct(">BI")
-_HELLO: Final = struct.Struct(">7sBBBI16sIHI")
-_FIRST: Final = struct.Struct(">I")
-_ENTRY: Final = struct.Struct(">BBIHQqHH")
+_HELLO: Final = struct.Struct(">7sBBBI16sQHHI")
 _OFFER_END: Final = struct.Struct(">IQI")
 _WANT: Final = struct.Struct(">IIB")
-_BLOCK: Final = struct.Struct(">IQ32s")
-_COUNT: Final = struct.Struct(">H")
-_BATCHED: Final = struct.Struct(">II32s")
+_HAVE: Final = struct.Struct(">IIB")
 _FILE_END: Final = struct.Struct(">IQ32s")
 _LEFT_OUT: Final = struct.Struct(">IB")
 _PROGRESS: Final = struct.Struct(">QI")
+_FRAMES: Final = struct.Struct(">Q")
+_LOST: Final = struct.Struct(">HQ")
+_AGAIN: Final = struct.Struct(">III")
 _RECEIPT: Final = struct.Struct(">IQ32s")
 
-ENTRY_OVERHEAD: Final = _ENTRY.size
-
-
-class Type(IntEnum):
-    """The first byte of a frame."""
-
-    HELLO = 1
-    OFFER = 2
-    OFFER_END = 3
-    WANT = 4
-    BLOCK = 5
-    BATCH = 6
-    FILE_END = 7
-    LEFT_OUT = 8
-    PROGRESS = 9
-    FINISH = 10
-    RECEIPT = 11
-    PING = 12
-    ERROR = 13
-
-
-class Role(IntEnum):
-    """Which way the files go."""
-
-    SENDER = 1
-    RECEIVER = 2
+HAVE_DIGESTS: Final = (CONTROL_SIZE - _HAVE.size) // DIGEST_SIZE  # in one message at the most
 
 
 class Code(IntEnum):
@@ -83,40 +54,6 @@ class Code(IntEnum):
     INTERNAL = 9
 
 
-class Message:
-    """What all messages have: a type, a limit of their body, `pack` and `unpack`."""
-
-    type: ClassVar[Type]
-    limit: ClassVar[int]
-
-    def pack(self) -> list[Buffer]:
-        """The body, in pieces to be gathered."""
-        raise NotImplementedError
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        """Read a body; payloads are views of it.
-
-        Raises:
-            RemoteProtocolError: it is no such message.
-        """
-        raise NotImplementedError
-
-
-class _Fixed(Message):
-    """A message whose body is its fields, in their order, in one fixed form."""
-
-    form: ClassVar[struct.Struct]
-    __match_args__: ClassVar[tuple[str, ...]]
-
-    def pack(self) -> list[Buffer]:
-        return [self.form.pack(*[getattr(self, field) for field in self.__match_args__])]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        return cls(*_exactly(cls.form, cls.type, body))
-
-
 @dataclass(slots=True)
 class Hello(Message):
     """Who I am and what I speak; the first thing either side says."""
@@ -128,6 +65,7 @@ class Hello(Message):
     session: bytes = bytes(16)
     epoch: int = 0
     stream: int = 0
+    streams: int = 1
     window: int = 0
     features: int = 0
     lowest: int = VERSION
@@ -144,6 +82,7 @@ class Hello(Message):
                 self.session,
                 self.epoch,
                 self.stream,
+                self.streams,
                 self.window,
             )
         ]
@@ -151,78 +90,21 @@ class Hello(Message):
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         if len(body) < _HELLO.size:
-            raise _malformed(cls.type)
-        magic, lowest, highest, role, features, session, epoch, stream, window = _HELLO.unpack_from(body)
-        if magic != MAGIC or not 0 < lowest <= highest or role not in (Role.SENDER, Role.RECEIVER):
-            raise _malformed(cls.type)
-        return cls(Role(role), session, epoch, stream, window, features, lowest, highest)
+            raise malformed(cls.type)
+        magic, lowest, highest, role, features, session, epoch, stream, streams, window = _HELLO.unpack_from(body)
+        if (
+            magic != MAGIC
+            or not 0 < lowest <= highest
+            or role not in (Role.SENDER, Role.RECEIVER)
+            or not 0 < streams <= STREAMS
+            or stream >= STREAMS
+        ):
+            raise malformed(cls.type)
+        return cls(Role(role), session, epoch, stream, streams, window, features, lowest, highest)
 
 
 @dataclass(slots=True)
-class Offer(Message):
-    """Entries, numbered from the first one's id on."""
-
-    type = Type.OFFER
-    limit = CONTROL_SIZE
-
-    entries: Sequence[Entry]
-
-    def pack(self) -> list[Buffer]:
-        return [_FIRST.pack(self.entries[0].id), *map(pack_entry, self.entries)]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        if len(body) <= _FIRST.size:
-            raise _malformed(cls.type)
-        (number,) = _FIRST.unpack_from(body)
-        entries = []
-        position = _FIRST.size
-        while position < len(body):
-            entry, position = _unpack_entry(body, position, number)
-            entries.append(entry)
-            number += 1
-        return cls(entries)
-
-
-def pack_entry(entry: Entry) -> bytes:
-    """An entry as an offer carries it."""
-    fixed = _ENTRY.pack(
-        entry.kind,
-        0,
-        entry.parent,
-        entry.mode,
-        entry.size,
-        entry.mtime_ns,
-        len(entry.name),
-        len(entry.target),
-    )
-    return fixed + entry.name + entry.target
-
-
-def _unpack_entry(body: memoryview, position: int, number: int) -> tuple[Entry, int]:
-    start = position + _ENTRY.size
-    if start > len(body):
-        raise _malformed(Type.OFFER)
-    kind, flags, parent, mode, size, mtime_ns, name_size, target_size = _ENTRY.unpack_from(body, position)
-    middle = start + name_size
-    end = middle + target_size
-    if (
-        end > len(body)
-        or flags
-        or kind not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
-        or mode > 0o7777
-        or (target_size > 0) != (kind == Kind.SYMLINK)
-        or target_size > TARGET_SIZE
-        or (size != 0 and kind != Kind.FILE)
-        or FILE_SIZE < size < 2**64 - 1
-    ):
-        raise _malformed(Type.OFFER)
-    name, target = bytes(body[start:middle]), bytes(body[middle:end])
-    return Entry(number, parent, name, Kind(kind), size, mode, mtime_ns, target), end
-
-
-@dataclass(slots=True)
-class OfferEnd(_Fixed):
+class OfferEnd(FixedMessage):
     """That was the last entry."""
 
     type = Type.OFFER_END
@@ -249,71 +131,40 @@ class Want(Message):
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         if not body or len(body) % _WANT.size:
-            raise _malformed(cls.type)
+            raise malformed(cls.type)
         try:
             return cls([(first, count, Answer(answer)) for first, count, answer in _WANT.iter_unpack(body)])
         except ValueError as error:
-            raise _malformed(cls.type) from error
+            raise malformed(cls.type) from error
 
 
 @dataclass(slots=True)
-class Block(Message):
-    """A piece of a file; the payload is a view, good until more is received."""
+class Have(Message):
+    """Digests of blocks that the receiver has: of this very file, or of another version."""
 
-    type = Type.BLOCK
-    limit = _BLOCK.size + BLOCK_SIZE
+    type = Type.HAVE
+    limit = CONTROL_SIZE
 
     id: int
-    offset: int
-    digest: bytes
-    payload: Buffer
+    first: int
+    last: bool
+    digests: bytes
 
     def pack(self) -> list[Buffer]:
-        return [_BLOCK.pack(self.id, self.offset, self.digest), self.payload]
+        return [_HAVE.pack(self.id, self.first, self.last) + self.digests]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
-        if len(body) <= _BLOCK.size:
-            raise _malformed(cls.type)
-        number, offset, digest = _BLOCK.unpack_from(body)
-        return cls(number, offset, digest, body[_BLOCK.size :])
+        if len(body) < _HAVE.size or (len(body) - _HAVE.size) % DIGEST_SIZE:
+            raise malformed(cls.type)
+        number, first, last = _HAVE.unpack_from(body)
+        if last > 1:
+            raise malformed(cls.type)
+        return cls(number, first, bool(last), bytes(body[_HAVE.size :]))
 
 
 @dataclass(slots=True)
-class Batch(Message):
-    """Small files whole: id, digest, payload; payloads are views, good until more is received."""
-
-    type = Type.BATCH
-    limit = CONTROL_SIZE + BLOCK_SIZE
-
-    files: Sequence[tuple[int, bytes, Buffer]]
-
-    def pack(self) -> list[Buffer]:
-        table = [_BATCHED.pack(number, len(payload), digest) for number, digest, payload in self.files]
-        return [b"".join((_COUNT.pack(len(table)), *table, *(payload for _, _, payload in self.files)))]
-
-    @classmethod
-    def unpack(cls, body: memoryview) -> Self:
-        if len(body) < _COUNT.size:
-            raise _malformed(cls.type)
-        (count,) = _COUNT.unpack_from(body)
-        start = _COUNT.size + count * _BATCHED.size
-        if not 0 < count <= BATCH_FILES or start > len(body):
-            raise _malformed(cls.type)
-        table = list(_BATCHED.iter_unpack(body[_COUNT.size : start]))
-        ends = list(accumulate((size for _, size, _ in table), initial=start))
-        if ends[-1] != len(body):
-            raise _malformed(cls.type)
-        return cls(
-            [
-                (number, digest, body[begin:end])
-                for (number, _, digest), begin, end in zip(table, ends, ends[1:], strict=False)
-            ]
-        )
-
-
-@dataclass(slots=True)
-class FileEnd(_Fixed):
+class FileEnd(FixedMessage):
     """A file that travelled in blocks is whole."""
 
     type = Type.FILE_END
@@ -340,23 +191,58 @@ class LeftOut(Message):
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
-        number, reason = _exactly(_LEFT_OUT, cls.type, body)
+        number, reason = exactly(_LEFT_OUT, cls.type, body)
         try:
             return cls(number, Reason(reason))
         except ValueError as error:
-            raise _malformed(cls.type) from error
+            raise malformed(cls.type) from error
 
 
 @dataclass(slots=True)
-class Progress(_Fixed):
-    """Verified and written so far, not durable yet."""
+class Progress(Message):
+    """Verified and written so far, not durable yet; and how many frames of data were taken from each stream."""
 
     type = Type.PROGRESS
-    form = _PROGRESS
-    limit = form.size
+    limit = _PROGRESS.size + STREAMS * _FRAMES.size
 
     size: int
     settled: int
+    taken: Sequence[int] = ()
+
+    def pack(self) -> list[Buffer]:
+        return [_PROGRESS.pack(self.size, self.settled) + b"".join(map(_FRAMES.pack, self.taken))]
+
+    @classmethod
+    def unpack(cls, body: memoryview) -> Self:
+        if len(body) < _PROGRESS.size or (len(body) - _PROGRESS.size) % _FRAMES.size:
+            raise malformed(cls.type)
+        size, settled = _PROGRESS.unpack_from(body)
+        return cls(size, settled, [taken for (taken,) in _FRAMES.iter_unpack(body[_PROGRESS.size :])])
+
+
+@dataclass(slots=True)
+class Lost(FixedMessage):
+    """A stream has ended; so many frames of data were taken from it."""
+
+    type = Type.LOST
+    form = _LOST
+    limit = form.size
+
+    stream: int
+    taken: int
+
+
+@dataclass(slots=True)
+class Again(FixedMessage):
+    """Blocks that were here are damaged."""
+
+    type = Type.AGAIN
+    form = _AGAIN
+    limit = form.size
+
+    id: int
+    first: int
+    count: int
 
 
 @dataclass(slots=True)
@@ -374,12 +260,12 @@ class Finish(Message):
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         if len(body) != DIGEST_SIZE:
-            raise _malformed(cls.type)
+            raise malformed(cls.type)
         return cls(bytes(body))
 
 
 @dataclass(slots=True)
-class Receipt(_Fixed):
+class Receipt(FixedMessage):
     """It is on disk."""
 
     type = Type.RECEIPT
@@ -423,7 +309,7 @@ class Error(Message):
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         if not body:
-            raise _malformed(cls.type)
+            raise malformed(cls.type)
         try:
             code = Code(body[0])
         except ValueError:
@@ -447,6 +333,12 @@ _MESSAGES: Final[dict[int, type[Message]]] = {
         Receipt,
         Ping,
         Error,
+        Have,
+        Same,
+        Hole,
+        Lost,
+        Again,
+        Packed,
     )
 }
 
@@ -482,13 +374,3 @@ def next_message(buffer: ReceiveBuffer) -> Message | int:
     unpacked: Message = message.unpack(buffer.view(_FRAME.size, _FRAME.size + size))
     buffer.skip(_FRAME.size + size)
     return unpacked
-
-
-def _exactly(form: struct.Struct, kind: Type, body: memoryview) -> tuple[Any, ...]:
-    if len(body) != form.size:
-        raise _malformed(kind)
-    return form.unpack(body)
-
-
-def _malformed(kind: Type) -> RemoteProtocolError:
-    return RemoteProtocolError(f"the peer sent a malformed {kind.name}")

@@ -1,34 +1,52 @@
-"""The receiver's machine: what was offered, what is on its way, what has become of everything."""
+"""The receiver's machine: what was offered, what is on its way, what has become of everything.
+
+Where streams work in threads, every call comes under one lock, which is the caller's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from enchufe.entry import MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, VerificationError
-from enchufe.transfer.digests import FileDigest, Outcome, TreeDigest
-from enchufe.transfer.machine import Machine
-from enchufe.transfer.messages import (
+from enchufe.buffer import Buffer
+from enchufe.entry import (
     BLOCK_SIZE,
-    FILE_SIZE,
-    Batch,
-    Block,
+    DIGEST_SIZE,
+    MAX_DEPTH,
+    NO_LINK,
+    NO_PARENT,
+    UNKNOWN_SIZE,
+    Answer,
+    Entry,
+    Kind,
+    Reason,
+)
+from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, VerificationError
+from enchufe.transfer.data import Batch, Block, Hole, Same, travels_in_batch
+from enchufe.transfer.digests import ZERO_BLOCK, FileDigest, Outcome, TreeDigest
+from enchufe.transfer.machine import Machine
+from enchufe.transfer.message import FILE_BLOCKS, RUN_BLOCKS, Message, Role
+from enchufe.transfer.messages import (
+    HAVE_DIGESTS,
+    STREAMS,
+    Again,
     FileEnd,
     Finish,
+    Have,
     LeftOut,
-    Message,
-    Offer,
+    Lost,
     OfferEnd,
     Progress,
     Receipt,
-    Role,
     Want,
 )
+from enchufe.transfer.offers import Offer
 
 WINDOW: Final = 16_384
 MAX_ENTRIES: Final = 10_000_000
+MAX_SHARED: Final = 100_000
+MAX_BLOCKS: Final = 2 * FILE_BLOCKS  # of all files on their way
 
 # When to say how far we are: docs/protocol.md, PROGRESS.
 _PROGRESS_BYTES: Final = 16 << 20
@@ -36,32 +54,65 @@ _PROGRESS_ENTRIES: Final = 1024
 PROGRESS_SECONDS: Final = 0.1
 
 
-@dataclass(slots=True)
-class _Arriving:
-    """A wanted file that is not settled yet."""
+class TreeMismatch(VerificationError):
+    """What arrived is not what was sent, though every block of it was: nothing of it is to be used again."""
 
-    entry: Entry
-    digest: FileDigest = field(default_factory=FileDigest)
-    size: int = 0
-    short: bool = False
+
+class Arriving:
+    """A wanted file that is not settled yet.
+
+    Attributes:
+        entry: the file.
+        digests: of the blocks that have come, or were here.
+        stored: bytes of it that are written.
+        own: digests of the full blocks of the version that is here, as far as they were said.
+        end: how it ends, once that was told.
+        busy: how many are at work on it, after whom it may be complete.
+        in_batch: whether it comes whole among others, and without an end of its own.
+        left_out: its sender left it out.
+    """
+
+    __slots__ = ("answer", "busy", "digests", "end", "entry", "in_batch", "left_out", "own", "short", "stored")
+
+    def __init__(self, entry: Entry, answer: Answer) -> None:
+        self.entry = entry
+        self.answer = answer
+        self.digests = FileDigest()
+        self.stored = 0
+        self.own = bytearray()
+        self.end: FileEnd | None = None
+        self.busy = 0
+        self.in_batch = answer is Answer.ALL and travels_in_batch(entry)
+        self.left_out = False
+        self.short = False
+
+    def size_of(self, block: int) -> int:
+        """Bytes in a block; only where the size is known."""
+        return min(BLOCK_SIZE, self.entry.size - block * BLOCK_SIZE)
 
 
 class Receiver(Machine):
     """Keeps the books of a transfer for the side that wants the files.
 
-    Whoever runs it answers every offered entry (`answer`), verifies and writes every block and batch and then says
-    so (`stored`), and settles every wanted entry (`settle`).
+    Whoever runs it answers every offered entry (`answer`), says what it has of those answered `rest` or `delta`,
+    claims, verifies and writes what comes as data (`claim_block` and its siblings, then `took`), and completes and
+    settles what is `whole`.
 
     Args:
         max_entries: how many entries one transfer may have.
 
     Attributes:
         offered, offered_bytes: how many entries were offered so far, and bytes in them.
-        stored_bytes: payload bytes verified and written.
+        unwanted_bytes: of these, in what was skipped, refused or left out.
+        stored_bytes: payload bytes verified and written, or here before.
+        received_bytes: payload bytes that came this time.
         files: how many files have arrived whole.
         skipped: how many files were skipped.
         total: the offer's end, once it came.
         left_out: what the sender left out after it had offered it.
+        whole: files that are all there and told to be, to be completed and settled.
+        dropped: files that were left out, to be removed.
+        dropping: how many more will be, once nobody is at work on them; their names are taken until then.
     """
 
     role = Role.RECEIVER
@@ -69,24 +120,171 @@ class Receiver(Machine):
     def __init__(self, *, max_entries: int = MAX_ENTRIES) -> None:
         super().__init__()
         self.offered = 0
+        self.offered_bytes = 0
+        self.unwanted_bytes = 0
         self.stored_bytes = 0
+        self.received_bytes = 0
         self.files = 0
         self.skipped = 0
         self.total: OfferEnd | None = None
         self.left_out: list[tuple[Entry, LeftOut]] = []
+        self.whole: deque[Arriving] = deque()
+        self.dropped: deque[Entry] = deque()
+        self.dropping = 0
         self._max_entries = max_entries
-        self.offered_bytes = 0
         self._depths: dict[int, int] = {NO_PARENT: 0}
         self._unanswered: dict[int, Entry] = {}
-        self._arriving: dict[int, _Arriving] = {}
+        self._arriving: dict[int, Arriving] = {}
+        self._left_out: set[int] = set()
+        self._to_come_again: dict[tuple[int, bytes], int] = {}
+        self._shared: set[int] = set()
+        self._booked = 0  # blocks whose digests are kept
+        self._linked_to: dict[int, tuple[Entry, int, bytes]] = {}
+        self._waiting_links: dict[int, list[Arriving]] = {}
         self._tree = TreeDigest()
         self._settled = 0
-        self._told = Progress(0, 0)
+        self._taken = [0] * STREAMS
+        self._streams = 1
+        self._lost: set[int] = set()
+        self._finish: bytes | None = None
+        self._told = (0, 0)
         self._told_at = 0.0
 
-    def entry(self, number: int) -> Entry:
-        """The entry of a block, batch or end that `next_event` has handed out."""
-        return self._arriving[number].entry
+    # Data, on any stream: claim it, verify and write it, then say that it was taken.
+
+    def claim_block(self, block: Block) -> Arriving | None:
+        """Whose block that is; None where its file was left out. Until `took` that file is busy.
+
+        Raises:
+            RemoteProtocolError: it is not wanted, or not where it belongs.
+        """
+        self._check_open()
+        arriving = self._find(block.id)
+        if arriving is None:
+            return None
+        number, odd = divmod(block.offset, BLOCK_SIZE)
+        size = len(block.payload)
+        if arriving.entry.size == UNKNOWN_SIZE:
+            # A pipe's blocks come in order, on the stream on which it ends.
+            ended = arriving.short or arriving.end is not None
+            right = block.offset == arriving.stored and not ended and number < FILE_BLOCKS
+            arriving.short = size < BLOCK_SIZE
+        else:
+            right = block.offset < arriving.entry.size and size == arriving.size_of(number)
+        if odd or not right or not self._book(arriving, number, block.digest):
+            raise RemoteProtocolError(f"a block of entry {block.id} is not where it belongs")
+        self.received_bytes += size
+        arriving.busy += 1
+        return arriving
+
+    def claim_run(self, run: Same | Hole) -> tuple[Arriving, bytes] | None:
+        """Whose blocks those are, and their digests; None where the file was left out. Raises as `claim_block`."""
+        self._check_open()
+        arriving = self._find(run.id)
+        if arriving is None:
+            return None
+        stop = run.first + run.count
+        entry = arriving.entry
+        right = 0 < run.count <= RUN_BLOCKS and entry.size != UNKNOWN_SIZE and stop * BLOCK_SIZE <= entry.size
+        digests = b""
+        if right and isinstance(run, Same):
+            digests = bytes(arriving.own[run.first * DIGEST_SIZE : stop * DIGEST_SIZE])
+        elif right and entry.sparse:
+            digests = ZERO_BLOCK * run.count
+        if not right or len(digests) != run.count * DIGEST_SIZE or not self._book(arriving, run.first, digests):
+            raise RemoteProtocolError(f"blocks of entry {run.id} are not where they belong")
+        arriving.busy += 1
+        return arriving, digests
+
+    def claim_batch(self, batch: Batch) -> list[tuple[Arriving, bytes, Buffer]]:
+        """Whose contents those are, without those of files that were left out. Raises as `claim_block`."""
+        self._check_open()
+        claimed = []
+        for number, digest, payload in batch.files:
+            arriving = self._find(number)
+            if arriving is None:
+                continue
+            size = len(payload)
+            if arriving.entry.size != size or arriving.busy or not arriving.in_batch:
+                raise RemoteProtocolError(f"entry {number} does not belong in that batch")
+            arriving.busy += 1
+            self.received_bytes += size
+            claimed.append((arriving, digest, payload))
+        return claimed
+
+    def took(self, stream: int) -> None:
+        """A frame of data of this stream is verified and written, or was of no use."""
+        self._taken[stream] += 1
+        self._streams = max(self._streams, stream + 1)
+
+    def settle_small(self, arriving: Arriving, size: int, digest: bytes) -> None:
+        """What was claimed of a batch is written: one whole file."""
+        if arriving.left_out:
+            self.release(arriving)
+            return
+        self.stored_bytes += size
+        self.settle(arriving, size, digest)
+
+    def misplaced(self, message: Message) -> RemoteProtocolError:
+        """What to raise for something that is no data, on a stream for nothing else."""
+        return RemoteProtocolError(f"the peer sent {message.type.name} on a stream for data")
+
+    def stored(self, arriving: Arriving, size: int) -> None:
+        """What was claimed of a file in blocks is written: so many bytes."""
+        if not arriving.left_out:
+            arriving.stored += size
+            self.stored_bytes += size
+        self.release(arriving)
+
+    def damaged(self, arriving: Arriving, blocks: Sequence[int]) -> list[Again]:
+        """Blocks that were here are not what we said they are: what to say of it. They no longer count."""
+        again: list[Again] = []
+        if arriving.left_out:
+            return again
+        for block in blocks:
+            arriving.digests.remove(block)
+            size = arriving.size_of(block)
+            arriving.stored -= size
+            self.stored_bytes -= size
+            if again and again[-1].first + again[-1].count == block:
+                again[-1].count += 1
+            else:
+                again.append(Again(arriving.entry.id, block, 1))
+        return again
+
+    def hold(self, arriving: Arriving) -> None:
+        """Somebody reads again what was here of it: it is not complete before `release`."""
+        arriving.busy += 1
+
+    def release(self, arriving: Arriving) -> None:
+        """Whoever was at work on it is done."""
+        arriving.busy -= 1
+        if not arriving.left_out:
+            self._look(arriving)
+        elif not arriving.busy:
+            self.dropping -= 1
+            self.dropped.append(arriving.entry)
+
+    def settle(self, arriving: Arriving, size: int, root: bytes) -> None:
+        """A file has arrived: verified, written, closed."""
+        entry = arriving.entry
+        del self._arriving[entry.id]
+        if arriving.answer is Answer.LINK:
+            self.stored_bytes += size
+        self._booked -= arriving.digests.span
+        self._settle(entry, Outcome.ARRIVED, size, root)
+        self.files += 1
+        if entry.shared:
+            self._linked_to[entry.id] = (entry, size, root)
+            for link in self._waiting_links.pop(entry.id, ()):
+                self._look(link)
+
+    def lost(self, stream: int) -> Lost:
+        """What to say where a stream other than 0 has ended."""
+        self._lost.add(stream)
+        return Lost(stream, self._taken[stream])
+
+    # What is said on stream 0.
 
     def answer(self, answers: Iterable[tuple[Entry, Answer]]) -> Want:
         """The message that answers entries, as few runs as there are; entries in the order of their ids."""
@@ -98,51 +296,85 @@ class Receiver(Machine):
                 runs.append((entry.id, 1, answer))
         return Want(runs)
 
-    def stored(self, number: int, offset: int, digest: bytes, size: int) -> None:
-        """A block of an entry is verified and written."""
-        arriving = self._arriving[number]
-        arriving.digest.add(offset, digest)
-        arriving.size += size
-        self.stored_bytes += size
+    def arriving(self, number: int) -> Arriving | None:
+        """A wanted file that is not settled yet."""
+        return self._arriving.get(number)
 
-    def settle(self, number: int, size: int, root: bytes) -> None:
-        """A file has arrived: verified, written, closed."""
-        self._settle(self._arriving.pop(number).entry, Outcome.ARRIVED, size, root)
-        self.files += 1
+    def link_target(self, link: Arriving) -> Entry:
+        """The file that a whole link is the same as."""
+        return self._linked_to[link.entry.linked][0]
 
     @property
     def untold(self) -> bool:
         """Whether there is progress that the peer was not told."""
-        return (self.stored_bytes, self._settled) != (self._told.size, self._told.settled)
+        return (self.stored_bytes, self._settled) != self._told
 
     def progress(self, now: float) -> Progress | None:
         """What to say of how far we are, when it is time to."""
-        new_bytes = self.stored_bytes - self._told.size
-        new_entries = self._settled - self._told.settled
+        new_bytes = abs(self.stored_bytes - self._told[0])
+        new_entries = self._settled - self._told[1]
         late = self.untold and now - self._told_at >= PROGRESS_SECONDS
         if not late and new_bytes < _PROGRESS_BYTES and new_entries < _PROGRESS_ENTRIES:
             return None
-        self._told, self._told_at = Progress(self.stored_bytes, self._settled), now
-        return self._told
+        self._told, self._told_at = (self.stored_bytes, self._settled), now
+        return Progress(self.stored_bytes, self._settled, self._taken[: self._streams])
+
+    @property
+    def taken(self) -> int:
+        """How many frames of data were taken, on all streams."""
+        return sum(self._taken)
+
+    @property
+    def lacks_data(self) -> bool:
+        """Whether everything was said, and not everything has come."""
+        return self._finish is not None and bool(self._arriving)
+
+    @property
+    def finished(self) -> bool:
+        """Everything has arrived, and is what was sent: time to commit.
+
+        Raises:
+            TreeMismatch: it is not.
+        """
+        if self._finish is None or self._unanswered or self._arriving or self.dropping or self.dropped:
+            return False
+        if self._finish != self._tree.digest():
+            raise TreeMismatch("what arrived is not what was sent: the tree's digests differ")
+        return True
 
     def receipt(self) -> Receipt:
         """The receipt, once everything is on disk."""
         return Receipt(self.files, self.stored_bytes, self._tree.digest())
 
     def _sent(self, message: Message) -> None:
-        if isinstance(message, Want):
-            for first, count, answer in message.runs:
-                for number in range(first, first + count):
-                    self._answer(number, answer)
+        match message:
+            case Want(runs):
+                for first, count, answer in runs:
+                    for number in range(first, first + count):
+                        self._answer(number, answer)
+            case Have(number, first, _, digests):
+                arriving = self._arriving.get(number)
+                if arriving is None:  # left out since
+                    return
+                if arriving.answer is Answer.DELTA:
+                    arriving.own += digests
+                    return
+                count = len(digests) // DIGEST_SIZE
+                if not self._book(arriving, first, digests):
+                    raise LocalProtocolError(f"blocks of entry {number} are here twice")
+                size = sum(arriving.size_of(block) for block in range(first, first + count))
+                arriving.stored += size
+                self.stored_bytes += size
 
     def _answer(self, number: int, answer: Answer) -> None:
         entry = self._unanswered.pop(number, None)
         if entry is None:
             raise LocalProtocolError(f"entry {number} has no answer coming")
-        if answer is Answer.ALL and entry.kind is Kind.FILE:
-            self._arriving[number] = _Arriving(entry)
-        elif answer is Answer.ALL:
-            self._settle(entry, Outcome.ARRIVED)
+        if answer in (Answer.ALL, Answer.REST, Answer.DELTA, Answer.LINK):
+            if entry.kind is not Kind.FILE:
+                self._settle(entry, Outcome.ARRIVED)
+                return
+            self._arriving[number] = Arriving(entry, answer)
         elif answer is Answer.SKIP:
             self.skipped += entry.kind is Kind.FILE
             self._settle(entry, Outcome.SKIPPED)
@@ -152,6 +384,8 @@ class Receiver(Machine):
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
         self._tree.add(entry, outcome, size, root)
         self._settled += 1
+        if outcome is not Outcome.ARRIVED and entry.size != UNKNOWN_SIZE:
+            self.unwanted_bytes += entry.size
 
     def _got(self, message: Message) -> None:
         match message:
@@ -161,32 +395,16 @@ class Receiver(Machine):
                 if (entries, size) != (self.offered, self.offered_bytes):
                     raise RemoteProtocolError("the peer's offer does not add up")
                 self.total = message
-            case Block():
-                self._block(message)
-            case Batch(files):
-                seen = set()
-                for number, _, payload in files:
-                    arriving = self._expected(number)
-                    if (
-                        number in seen
-                        or arriving.size
-                        or arriving.entry.size != len(payload)
-                        or len(payload) >= BLOCK_SIZE
-                    ):
-                        raise RemoteProtocolError(f"entry {number} does not belong in that batch")
-                    seen.add(number)
             case FileEnd():
                 self._file_end(message)
-            case LeftOut(number):
-                arriving = self._expected(number)
-                del self._arriving[number]
-                self.left_out.append((arriving.entry, message))
-                self._settle(arriving.entry, Outcome.LEFT_OUT)
+            case LeftOut():
+                self._leave_out(message)
             case Finish(digest):
-                if self._unanswered or self._arriving:
+                # Batches may still be on their way on other streams.
+                endless = any(arriving.end is None and not arriving.in_batch for arriving in self._arriving.values())
+                if self._unanswered or self._to_come_again or endless:
                     raise RemoteProtocolError("the peer finished before everything was sent")
-                if digest != self._tree.digest():
-                    raise VerificationError("what arrived is not what was sent: the tree's digests differ")
+                self._finish = digest
 
     def _offer(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -201,6 +419,15 @@ class Receiver(Machine):
                 raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
             if depth >= MAX_DEPTH:
                 raise RemoteProtocolError(f"entry {entry.id} is more than {MAX_DEPTH} directories deep")
+            before = self._to_come_again.pop((entry.parent, entry.name), None)
+            if before is None and self.total is not None:
+                raise RemoteProtocolError(f"the peer offered entry {entry.id} after the end of its offer")
+            if entry.linked != NO_LINK and entry.linked not in self._shared:
+                raise RemoteProtocolError(f"entry {entry.id} is a link to one that was not offered for that")
+            if entry.shared:
+                if len(self._shared) >= MAX_SHARED:
+                    raise Refused(f"more than {MAX_SHARED} files with several names", hint="Send it in parts.")
+                self._shared.add(entry.id)
             if entry.kind is Kind.DIRECTORY:
                 self._depths[entry.id] = depth + 1
             if entry.size != UNKNOWN_SIZE:
@@ -208,26 +435,92 @@ class Receiver(Machine):
             self._unanswered[entry.id] = entry
             self.offered += 1
 
-    def _expected(self, number: int) -> _Arriving:
+    def _check_open(self) -> None:
+        # What was left out may still come on other streams.
+        if self._finish is not None and not self._arriving and not self._left_out:
+            raise RemoteProtocolError("the peer sent data after the end")
+
+    def _find(self, number: int) -> Arriving | None:
         arriving = self._arriving.get(number)
-        if arriving is None:
+        if arriving is None and number not in self._left_out:
             raise RemoteProtocolError(f"the peer sent something of entry {number}, which is not on its way")
         return arriving
 
-    def _block(self, block: Block) -> None:
-        arriving = self._expected(block.id)
-        end = block.offset + len(block.payload)
-        known = arriving.entry.size != UNKNOWN_SIZE
-        limit = arriving.entry.size if known else FILE_SIZE
-        full = len(block.payload) == BLOCK_SIZE
-        # Blocks of one stream come in order, so each goes where the file ends so far.
-        if block.offset != arriving.size or arriving.short or end > limit or not (full or not known or end == limit):
-            raise RemoteProtocolError(f"a block of entry {block.id} is not where it belongs")
-        arriving.short = not full
+    def _book(self, arriving: Arriving, first: int, digests: bytes) -> bool:
+        """Take note of blocks of a file; False where they do not come in blocks, or one was there."""
+        if arriving.in_batch or arriving.answer is Answer.LINK:
+            return False
+        grown = max(0, first + len(digests) // DIGEST_SIZE - arriving.digests.span)
+        if self._booked + grown > MAX_BLOCKS:
+            raise Refused(f"more than {MAX_BLOCKS} blocks of files that are not complete", hint="Send it in parts.")
+        self._booked += grown
+        return arriving.digests.add(first, digests)
+
+    def _leave_out(self, message: LeftOut) -> None:
+        arriving = self._arriving.pop(message.id, None)
+        if arriving is None or arriving.end is not None:
+            raise RemoteProtocolError(f"the peer left out entry {message.id}, which is not on its way")
+        self._left_out.add(message.id)
+        self._booked -= arriving.digests.span
+        entry = arriving.entry
+        if message.id in self._waiting_links:
+            raise RemoteProtocolError(f"the peer left out entry {message.id}, and ended a link to it")
+        self.stored_bytes -= arriving.stored
+        arriving.left_out = True
+        if arriving.busy:
+            self.dropping += 1
+        else:
+            self.dropped.append(entry)
+        if message.reason is Reason.AGAIN:
+            self._to_come_again[entry.parent, entry.name] = entry.id
+        self.left_out.append((entry, message))
+        self._settle(entry, Outcome.LEFT_OUT)
 
     def _file_end(self, end: FileEnd) -> None:
-        arriving = self._expected(end.id)
-        if end.size != arriving.size or arriving.entry.size not in (end.size, UNKNOWN_SIZE):
-            raise RemoteProtocolError(f"entry {end.id} ended at {end.size} bytes, {arriving.size} have come")
-        if arriving.digest.root() != end.root:
-            raise VerificationError(f"entry {end.id} is not what was sent: its digests differ")
+        arriving = self._arriving.get(end.id)
+        if (
+            arriving is None
+            or arriving.end is not None
+            or arriving.in_batch
+            or arriving.entry.size not in (end.size, UNKNOWN_SIZE)
+        ):
+            raise RemoteProtocolError(f"entry {end.id} does not end like that")
+        arriving.end = end
+        self._look(arriving)
+
+    def _look(self, arriving: Arriving) -> None:
+        end = arriving.end
+        if end is None or arriving.busy or arriving in self.whole:
+            return
+        if arriving.answer is Answer.LINK:
+            linked = arriving.entry.linked
+            target = self._linked_to.get(linked)
+            if target is None:
+                if linked not in self._arriving:
+                    raise RemoteProtocolError(f"entry {end.id} is a link to one that does not come")
+                self._waiting_links.setdefault(linked, []).append(arriving)
+                return
+            if target[1:] != (end.size, end.root):
+                raise TreeMismatch(f"entry {end.id} is not the same as entry {arriving.entry.linked}")
+        elif arriving.stored != end.size:
+            if arriving.stored > end.size or arriving.entry.size == UNKNOWN_SIZE:
+                raise RemoteProtocolError(f"entry {end.id} ended at {end.size} bytes, {arriving.stored} have come")
+            return
+        elif arriving.digests.root() != end.root:
+            raise TreeMismatch(f"entry {end.id} is not what was sent: its digests differ")
+        self.whole.append(arriving)
+
+
+def haves(number: int, runs: Iterable[tuple[int, bytes]]) -> Iterable[Have]:
+    """The messages that say which blocks of an entry are here: each run is the first one's number and their digests."""
+    waiting: Have | None = None
+    step = HAVE_DIGESTS * DIGEST_SIZE
+    for first, digests in runs:
+        for start in range(0, len(digests), step):
+            if waiting is not None:
+                yield waiting
+            waiting = Have(number, first + start // DIGEST_SIZE, False, digests[start : start + step])
+    if waiting is None:
+        waiting = Have(number, 0, False, b"")
+    waiting.last = True
+    yield waiting

@@ -1,63 +1,106 @@
-"""The sender's machine: what may be offered, what is wanted, what is still to be sent."""
+"""The sender's machine: what may be offered, what is wanted, which stream says what, what is still to be said.
+
+Where streams work in threads, every call comes under one lock, which is the caller's.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from enchufe.entry import UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, RemoteProtocolError, VerificationError
-from enchufe.transfer.digests import FileDigest, Outcome, TreeDigest
+from enchufe.buffer import Buffer
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError, VerificationError
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Same, travels_in_batch
+from enchufe.transfer.digests import Outcome, TreeDigest
+from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.machine import Machine
+from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
-    BLOCK_SIZE,
-    Batch,
-    Block,
+    STREAMS,
+    Again,
     FileEnd,
     Finish,
+    Have,
     Hello,
     LeftOut,
-    Message,
-    Offer,
+    Lost,
     Progress,
     Receipt,
-    Role,
     Want,
+    frame,
 )
-from enchufe.transfer.states import State
+from enchufe.transfer.offers import Offer
+from enchufe.transfer.states import DATA, State, Way, step
 
 MAX_WINDOW: Final = 65_536  # entries kept open at the most, however many the receiver would allow
+
+Small = tuple[Entry, bytes | None]
+"""A small file to be sent, and the digest it had if it was sent before."""
+
+Work = tuple[Going, int, int] | list[Small]
+"""What a stream takes to read and say: blocks of a file, first and count, or small files."""
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What was said on one stream and the receiver has not taken yet."""
+
+    taken: int = 0
+    lost: bool = False
+    frames: deque[tuple[Going, int, int] | list[Small]] = field(default_factory=deque)
+
+    def prune(self, taken: int) -> None:
+        """The receiver has taken so many frames in all."""
+        if not self.taken <= taken <= self.taken + len(self.frames):
+            raise RemoteProtocolError("the peer took more than it was sent, or less than before")
+        for _ in range(taken - self.taken):
+            self.frames.popleft()
+        self.taken = taken
 
 
 class Sender(Machine):
     """Keeps the books of a transfer for the side that has the files.
 
     Attributes:
-        wanted: the files to send, in the order they were wanted; a file leaves it when its end, its batch or
-            its leaving out is sent.
         offered: how many entries were offered.
         sent_bytes: payload bytes that were sent.
-        stored_bytes: payload bytes that the receiver has verified and written.
+        unwanted_bytes: in files that were offered, and skipped, refused or left out.
+        stored_bytes: payload bytes that the receiver has verified and written, or had.
         files: how many files were sent whole.
         skipped: how many files the receiver kept its own of.
         refused: what the receiver refused, and why.
+        whole: files of which all is said but their end.
     """
 
     role = Role.SENDER
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted: deque[Entry] = deque()
         self.offered = 0
         self.sent_bytes = 0
+        self.unwanted_bytes = 0
         self.stored_bytes = 0
         self.files = 0
         self.skipped = 0
         self.refused: list[tuple[Entry, Answer]] = []
+        self.whole: deque[Going] = deque()
         self._unanswered: dict[int, Entry] = {}
-        self._wanted_in_blocks = FileDigest()
+        self._wanted: dict[int, Entry] = {}  # files that are not settled
+        self._small: deque[Small] = deque()
+        self._large: deque[Going] = deque()
+        self._going: dict[int, Going] = {}
+        self._streams: dict[int, _Stream] = {}
         self._settled_there = 0
+        self._offered_bytes = 0  # of files whose size is known, and of blocks of others that were said
+        self._arrived_bytes = 0
         self._tree = TreeDigest()
+        # Hard links: how each file ended that has other names, who waits for such an end, and whose own is due.
+        self._ends: dict[int, FileEnd | None] = {}
+        self._waiting_links: dict[int, list[int]] = {}
+        self._links: deque[FileEnd | LeftOut] = deque()
 
     @property
     def room(self) -> int:
@@ -68,15 +111,148 @@ class Sender(Machine):
     @property
     def all_sent(self) -> bool:
         """Everything is offered, answered and sent: time for FINISH."""
-        return self.state is State.SENDING and not self._unanswered and not self.wanted
+        return self.state is State.SENDING and not self._unanswered and not self._wanted
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there may be something to take."""
+        return bool(self._small or self._large)
+
+    # Work for streams.
+
+    def take(self, stream: int, *, small: bool) -> Work | None:
+        """Something to read and then to say on this stream, or to give back; None where there is nothing now.
+
+        Files of unknown size are for stream 0 alone.
+
+        Args:
+            small: whether it may be small files; stream 0 takes them first.
+        """
+        if self._small and not stream:
+            return self._take_batch()
+        position = 0
+        while position < len(self._large):
+            going = self._large[position]
+            position += 1
+            if going.size is None and stream:
+                continue
+            block = going.take()
+            if going.exhausted:
+                self._unqueue(going)
+                position -= 1
+            if block is not None:
+                return going, block, 1
+        return self._take_batch() if self._small and small else None
+
+    def _take_batch(self) -> list[Small]:
+        files: list[Small] = []
+        room = BLOCK_SIZE
+        while self._small and len(files) < BATCH_FILES and (size := self._small[0][0].size) <= room:
+            files.append(self._small.popleft())
+            room -= size
+        return files
+
+    def give_back(self, work: Work) -> None:
+        """What was taken is not said after all: somebody else will."""
+        if isinstance(work, list):
+            self._small.extendleft(reversed(work))
+        else:
+            going, first, count = work
+            going.give_back(first, count)
+            if not going.left_out:
+                self._queue(going)
+
+    def say_blocks(
+        self, stream: int, going: Going, first: int, digests: bytes, message: Block | Same | Hole | Packed
+    ) -> list[Buffer]:
+        """The bytes to send for the blocks that were taken; none where the file was left out meanwhile.
+
+        Raises:
+            BrokenError: that stream is lost; give the work back.
+            StoreError: they were sent before, and were others then.
+        """
+        state = self._stream(stream, message)
+        if going.left_out:
+            return []
+        going.said(first, digests)
+        if going.exhausted:  # a pipe, by now
+            self._unqueue(going)
+        state.frames.append((going, first, len(digests) // DIGEST_SIZE))
+        if going.entry.size == UNKNOWN_SIZE:
+            self._offered_bytes += BLOCK_SIZE
+        if isinstance(message, Same):
+            going.vouch(first, message.count)
+        if isinstance(message, Block):
+            self.sent_bytes += len(message.payload)
+        elif isinstance(message, Packed):
+            self.sent_bytes += len(message.data)
+        self._look(going)
+        return frame(message)
+
+    def say_batch(
+        self, stream: int, files: Sequence[Small], digests: Sequence[bytes], message: Batch | Packed
+    ) -> list[Buffer]:
+        """The bytes to send for small files that were taken. Raises as `say_blocks`."""
+        state = self._stream(stream, message)
+        size = 0
+        for (entry, before), digest in zip(files, digests, strict=True):
+            size += entry.size
+            if before is None:
+                self._settle(entry, Outcome.ARRIVED, entry.size, digest)
+            elif before != digest:
+                raise changed_since(entry)
+        state.frames.append([(entry, digest) for (entry, _), digest in zip(files, digests, strict=True)])
+        self.sent_bytes += len(message.data) if isinstance(message, Packed) else size
+        return frame(message)
+
+    def pipe_ended(self, going: Going, size: int) -> None:
+        """The block that was taken is not there: the file of unknown size has ended after `size` bytes."""
+        going.pipe_ended(size)
+        self._unqueue(going)
+        self._look(going)
+
+    def _stream(self, stream: int, message: Message) -> _Stream:
+        state = self._streams.setdefault(stream, _Stream())
+        if state.lost:
+            raise BrokenError("the other side has lost this stream")
+        step(self.role, self.state, Way.SENT, message.type)
+        return state
+
+    def _look(self, going: Going) -> None:
+        if going.whole and not going.ended and going not in self.whole:
+            self.whole.append(going)
+
+    def _queue(self, going: Going) -> None:
+        if not going.queued:
+            going.queued = True
+            self._large.append(going)
+
+    def _unqueue(self, going: Going) -> None:
+        if going.queued:
+            going.queued = False
+            self._large.remove(going)
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether a file is wanted and not settled."""
+        return entry.id in self._wanted
+
+    def wanted(self, number: int) -> Entry:
+        """A file that is wanted and not settled."""
+        return self._wanted[number]
+
+    # What is said on stream 0.
 
     def finish(self) -> Finish:
         """The message that ends the sending, once `all_sent`."""
         return Finish(self._tree.digest())
 
-    def file_end(self, size: int) -> FileEnd:
-        """The message that ends the file being sent in blocks, of `size` bytes."""
-        return FileEnd(self.wanted[0].id, size, self._wanted_in_blocks.root())
+    def file_end(self, going: Going) -> FileEnd:
+        """The message that ends a file in `whole`."""
+        return FileEnd(going.entry.id, going.size or 0, going.digests.root())
+
+    def link_end(self) -> FileEnd | LeftOut | None:
+        """The message that ends a hard link, where one is due."""
+        return self._links.popleft() if self._links else None
 
     def _sent(self, message: Message) -> None:
         match message:
@@ -88,53 +264,87 @@ class Sender(Machine):
                         raise LocalProtocolError(f"entry {entry.id} offered in place of {self.offered}")
                     self._unanswered[entry.id] = entry
                     self.offered += 1
-            case Block(number, offset, digest, payload):
-                self._check_turn(number)
-                if not self._wanted_in_blocks.add(offset, digest):
-                    raise LocalProtocolError(f"block {offset} of entry {number} is sent twice")
-                self.sent_bytes += len(payload)
+                    if entry.size != UNKNOWN_SIZE:
+                        self._offered_bytes += entry.size
             case FileEnd(number, size, root):
-                self._check_turn(number)
-                if self._wanted_in_blocks.blocks != -(-size // BLOCK_SIZE):
-                    raise LocalProtocolError(f"not all blocks of entry {number} were sent")
-                self._settle(Outcome.ARRIVED, size, root)
-            case Batch(files):
-                for number, digest, payload in files:
-                    self._check_turn(number)
-                    self._settle(Outcome.ARRIVED, len(payload), digest)
-                    self.sent_bytes += len(payload)
+                self._end(number, Outcome.ARRIVED, size, root)
             case LeftOut(number):
-                self._check_turn(number)
-                self._settle(Outcome.LEFT_OUT)
+                self._end(number, Outcome.LEFT_OUT)
             case Finish():
                 if not self.all_sent:
                     raise LocalProtocolError("not everything is sent")
+            case _:
+                if message.type in DATA:
+                    raise LocalProtocolError("data is said by say_blocks and say_batch")
 
-    def _check_turn(self, number: int) -> None:
-        if not self.wanted or self.wanted[0].id != number:
-            raise LocalProtocolError(f"it is not entry {number}'s turn")
+    def _end(self, number: int, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
+        entry = self._wanted.get(number)
+        if entry is None:
+            raise LocalProtocolError(f"entry {number} is not on its way")
+        going = self._going.get(number)
+        if going is not None:
+            going.ended = True
+            going.left_out = outcome is Outcome.LEFT_OUT
+            if not going.had:
+                del self._going[number]
+            if going.left_out:
+                self._unqueue(going)
+        self._settle(entry, outcome, size, root)
 
-    def _settle(self, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
-        self._tree.add(self.wanted.popleft(), outcome, size, root)
-        self._wanted_in_blocks = FileDigest()
+    def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
+        del self._wanted[entry.id]
+        if outcome is Outcome.ARRIVED:
+            self._tree.add(entry, outcome, size, root)
+            self._arrived_bytes += size
+        else:
+            self._miss(entry, outcome)
         self.files += outcome is Outcome.ARRIVED
+        if entry.shared:
+            self._ends[entry.id] = FileEnd(entry.id, size, root) if outcome is Outcome.ARRIVED else None
+            for link in self._waiting_links.pop(entry.id, ()):
+                self._link(link, entry.id)
+
+    def _miss(self, entry: Entry, outcome: Outcome) -> None:
+        self._tree.add(entry, outcome)
+        if entry.size != UNKNOWN_SIZE:
+            self.unwanted_bytes += entry.size
+
+    def _link(self, number: int, to: int) -> None:
+        end = self._ends[to]
+        self._links.append(LeftOut(number, Reason.CHANGED) if end is None else FileEnd(number, end.size, end.root))
 
     def _got(self, message: Message) -> None:
         match message:
-            case Hello(window=window):
-                if not window:
+            case Hello(stream=stream, window=window):
+                if not window and not stream:
                     raise RemoteProtocolError("the peer's window is 0")
             case Want(runs):
                 for first, count, answer in runs:
                     self._answer(first, count, answer)
-            case Progress(stored, settled):
-                if not (
-                    self.stored_bytes <= stored <= self.sent_bytes and self._settled_there <= settled <= self.offered
-                ):
-                    raise RemoteProtocolError("the peer has more than it was sent, or less than it had")
+            case Have():
+                self._had(message)
+            case Progress(stored, settled, taken):
+                if not self._settled_there <= settled <= self.offered:
+                    raise RemoteProtocolError("the peer has settled more than it was offered, or less than before")
+                if stored > self._offered_bytes:
+                    raise RemoteProtocolError("the peer has stored more than it was offered")
                 self.stored_bytes, self._settled_there = stored, settled
-            case Receipt(files, _, digest):
-                if files != self.files or digest != self._tree.digest():
+                for number, count in enumerate(taken):
+                    known = self._streams.get(number)
+                    if known is None and count:
+                        raise RemoteProtocolError(f"the peer took data from stream {number}, which had none")
+                    if known is not None and not known.lost:
+                        known.prune(count)
+            case Lost(number, taken):
+                self._lose(number, taken)
+            case Again(number, first, count):
+                going = self._going.get(number)
+                if going is None or not going.doubt(first, count):
+                    raise RemoteProtocolError(f"the peer wants blocks of entry {number} again that it never had")
+                if not going.left_out:
+                    self._queue(going)
+            case Receipt(files, size, digest):
+                if files != self.files or size != self._arrived_bytes or digest != self._tree.digest():
                     raise VerificationError("the receipt is for something else than what was sent")
 
     def _answer(self, first: int, count: int, answer: Answer) -> None:
@@ -144,18 +354,77 @@ class Sender(Machine):
             entry = self._unanswered.pop(number, None)
             if entry is None:
                 raise RemoteProtocolError(f"the peer answered entry {number} twice or before it was offered")
-            if answer is Answer.ALL and entry.kind is Kind.FILE:
-                self.wanted.append(entry)
-            elif answer is Answer.ALL:
-                self._tree.add(entry, Outcome.ARRIVED)
+            if answer in (Answer.ALL, Answer.REST, Answer.DELTA, Answer.LINK):
+                self._want(entry, answer)
+            elif number in self._waiting_links:
+                raise RemoteProtocolError(f"the peer links to entry {number}, which it did not take")
             elif answer is Answer.SKIP:
                 self.skipped += entry.kind is Kind.FILE
-                self._tree.add(entry, Outcome.SKIPPED)
+                self._miss(entry, Outcome.SKIPPED)
             else:
                 self.refused.append((entry, answer))
-                self._tree.add(entry, Outcome.REFUSED)
+                self._miss(entry, Outcome.REFUSED)
 
+    def _want(self, entry: Entry, answer: Answer) -> None:
+        if entry.kind is not Kind.FILE:
+            if answer is not Answer.ALL:
+                raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, which is no file")
+            self._tree.add(entry, Outcome.ARRIVED)
+            return
+        if entry.size != UNKNOWN_SIZE and entry.size > FILE_BLOCKS * BLOCK_SIZE:
+            raise RemoteProtocolError(f"the peer wants entry {entry.id}, which is bigger than any file may be")
+        self._wanted[entry.id] = entry
+        if answer is Answer.LINK:
+            if entry.linked in self._ends:
+                self._link(entry.id, entry.linked)
+            elif entry.linked in self._wanted or entry.linked in self._unanswered:
+                self._waiting_links.setdefault(entry.linked, []).append(entry.id)
+            else:
+                raise RemoteProtocolError(f"the peer links entry {entry.id} to what it did not take")
+        elif answer is Answer.ALL and travels_in_batch(entry):
+            self._small.append((entry, None))
+        elif entry.size == UNKNOWN_SIZE and answer is not Answer.ALL:
+            raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, of which nobody knows the size")
+        else:
+            going = self._going[entry.id] = Going(entry, answer)
+            self._queue(going)
 
-def travels_in_batch(entry: Entry) -> bool:
-    """Whether a file goes whole among others; the rest goes in blocks."""
-    return entry.size != UNKNOWN_SIZE and entry.size < BLOCK_SIZE
+    def _had(self, have: Have) -> None:
+        going = self._going.get(have.id)
+        if going is None or going.told_all:
+            raise RemoteProtocolError(f"the peer has blocks of entry {have.id}, and did not say so")
+        # An empty file has one digest too.
+        if have.first * DIGEST_SIZE + len(have.digests) > max(going.blocks, 1) * DIGEST_SIZE:
+            raise RemoteProtocolError(f"the peer has more blocks of entry {have.id} than there are")
+        if going.ready:  # a delta
+            fits = going.own(have.first, have.digests)
+            going.own_known = have.last
+        else:
+            fits = going.digests.add(have.first, have.digests)
+            going.vouch(have.first, len(have.digests) // DIGEST_SIZE)
+            going.ready = have.last
+        if not fits:
+            raise RemoteProtocolError(f"the peer's blocks of entry {have.id} do not add up")
+        self._look(going)
+        if going.exhausted:
+            self._unqueue(going)
+
+    def _lose(self, number: int, taken: int) -> None:
+        if number == 0:
+            raise RemoteProtocolError("the peer lost stream 0, on which it says so")
+        if number >= STREAMS:
+            raise RemoteProtocolError(f"the peer lost stream {number}, which there never was")
+        stream = self._streams.setdefault(number, _Stream())
+        if stream.lost:
+            raise RemoteProtocolError(f"the peer lost stream {number} twice")
+        stream.prune(taken)
+        stream.lost = True
+        while stream.frames:
+            frames = stream.frames.popleft()
+            if isinstance(frames, list):
+                self._small.extend(frames)
+                continue
+            going, first, count = frames
+            if not going.left_out:
+                going.again(first, count)
+                self._queue(going)

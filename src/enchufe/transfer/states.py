@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final
 
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
-from enchufe.transfer.messages import Role, Type
+from enchufe.transfer.message import Role, Type
 
 
 class State(Enum):
@@ -47,7 +47,12 @@ def _stays(state: State, way: Way, *types: Type) -> dict[tuple[Way, Type], State
     return {(way, kind): state for kind in types}
 
 
-_DATA: Final = (Type.BLOCK, Type.BATCH, Type.FILE_END, Type.LEFT_OUT)
+DATA: Final = (Type.BLOCK, Type.BATCH, Type.SAME, Type.HOLE, Type.PACKED)
+_SENT_DATA: Final = (*DATA, Type.FILE_END, Type.LEFT_OUT)
+_WANTED: Final = (Type.WANT, Type.HAVE, Type.PROGRESS, Type.LOST, Type.AGAIN)
+# What is lost or damaged is sent again even when everything was sent.
+# And what is here of a file that was left out may just be on its way.
+_STILL_WANTED: Final = (Type.HAVE, Type.PROGRESS, Type.LOST, Type.AGAIN)
 
 # Who dialed says HELLO first; each side says it once.
 _HELLOS: Final[Transitions] = {
@@ -60,21 +65,22 @@ TABLES: Final[dict[Role, Transitions]] = {
     Role.SENDER: {
         **_HELLOS,
         State.OFFERING: {
-            **_stays(State.OFFERING, _S, Type.OFFER, *_DATA),
-            **_stays(State.OFFERING, _G, Type.WANT, Type.PROGRESS),
+            **_stays(State.OFFERING, _S, Type.OFFER, *_SENT_DATA),
+            **_stays(State.OFFERING, _G, *_WANTED),
             (_S, Type.OFFER_END): State.SENDING,
             **_pings(State.OFFERING),
             **_ERRORS,
         },
         State.SENDING: {
-            **_stays(State.SENDING, _S, *_DATA),
-            **_stays(State.SENDING, _G, Type.WANT, Type.PROGRESS),
+            **_stays(State.SENDING, _S, Type.OFFER, *_SENT_DATA),
+            **_stays(State.SENDING, _G, *_WANTED),
             (_S, Type.FINISH): State.FINISHING,
             **_pings(State.SENDING),
             **_ERRORS,
         },
         State.FINISHING: {
-            (_G, Type.PROGRESS): State.FINISHING,
+            **_stays(State.FINISHING, _S, *DATA),
+            **_stays(State.FINISHING, _G, *_STILL_WANTED),
             (_G, Type.RECEIPT): State.DONE,
             **_pings(State.FINISHING),
             **_ERRORS,
@@ -85,21 +91,22 @@ TABLES: Final[dict[Role, Transitions]] = {
     Role.RECEIVER: {
         **_HELLOS,
         State.OFFERING: {
-            **_stays(State.OFFERING, _G, Type.OFFER, *_DATA),
-            **_stays(State.OFFERING, _S, Type.WANT, Type.PROGRESS),
+            **_stays(State.OFFERING, _G, Type.OFFER, *_SENT_DATA),
+            **_stays(State.OFFERING, _S, *_WANTED),
             (_G, Type.OFFER_END): State.SENDING,
             **_pings(State.OFFERING),
             **_ERRORS,
         },
         State.SENDING: {
-            **_stays(State.SENDING, _G, *_DATA),
-            **_stays(State.SENDING, _S, Type.WANT, Type.PROGRESS),
+            **_stays(State.SENDING, _G, Type.OFFER, *_SENT_DATA),
+            **_stays(State.SENDING, _S, *_WANTED),
             (_G, Type.FINISH): State.FINISHING,
             **_pings(State.SENDING),
             **_ERRORS,
         },
         State.FINISHING: {
-            (_S, Type.PROGRESS): State.FINISHING,
+            **_stays(State.FINISHING, _G, *DATA),
+            **_stays(State.FINISHING, _S, *_STILL_WANTED),
             (_S, Type.RECEIPT): State.DONE,
             **_pings(State.FINISHING),
             **_ERRORS,

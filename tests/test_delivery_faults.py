@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from enchufe.entry import Answer, Entry, Kind
+from enchufe.entry import UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, StoreError
 from enchufe.store import LocalStore, grafts, linux, staging
-from tests.test_delivery import Offer, contents, delivery, snapshot
+from tests.test_delivery import Offer, contents, delivery, snapshot, write, write_whole
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +93,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill_whole(offer: Offer, tree: Entry) -> None:
     for number in range(40):
-        offer.file(f"{number}", bytes(300_000), tree)
+        entry = offer.add(Kind.FILE, f"{number}", tree, size=300_000, sparse=True)  # as if it were mostly holes
+        write_whole(offer.delivery, entry, bytes(300_000))
 
 
 def fill_in_pieces(offer: Offer, tree: Entry) -> None:
-    offer.file("big", bytes(6_000_000), tree, piece=100_000)
+    entry = offer.add(Kind.FILE, "big", tree, size=UNKNOWN_SIZE)
+    for offset in range(0, 6_000_000, 100_000):
+        write(offer.delivery, entry, offset, bytes(100_000))
 
 
 def fill_with_folders(offer: Offer, tree: Entry) -> None:
@@ -311,7 +314,7 @@ def test_live_folder_gone_before_the_commit(inbox: Path) -> None:
         offer.file("file", parent=offer.folder("inner", live))
         begun._folders.close()  # as if it had been too long ago
         begun._folders.pin(-1, begun._top)
-        begun._folders.pin(-2, begun._staging.descriptor)
+        begun._folders.pin(-2, begun._staging.area.descriptor)
         (inbox / "live").rename(inbox / "moved")
         with pytest.raises(StoreError, match="cannot get everything on disk") as caught:
             begun.commit()
@@ -401,7 +404,7 @@ def test_hints(inbox: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: 
         tree = offer.folder("tree\n")
         with monkeypatch.context() as patched, pytest.raises(StoreError) as caught:
             patched.setattr(os, "pwrite", fails(number))
-            begun.write(offer.add(Kind.FILE, "file", tree, size=5), 0, b"12345")
+            write(begun, offer.add(Kind.FILE, "file", tree, size=5), 0, b"12345")
     assert hint in caught.value.hint
     assert rf"cannot write {inbox}/tree\n/file: {os.strerror(number)}" == str(caught.value)
 
@@ -582,8 +585,8 @@ begun = LocalStore(sys.argv[1]).begin()
 begun.admit(Entry(0, NO_PARENT, b"tree", Kind.DIRECTORY))
 begun.admit(Entry(1, 0, b"link", Kind.SYMLINK, target=b"x"))
 begun.admit(Entry(2, 0, b"locked", Kind.DIRECTORY))
-begun.write_whole(Entry(3, 2, b"file", Kind.FILE), b"x" * 1000)
-begun.write(Entry(4, 0, b"half", Kind.FILE), 0, b"x" * 1000)
+begun.write_whole(Entry(3, 2, b"file", Kind.FILE), b"x" * 1000, bytes(32))
+begun.write(Entry(4, 0, b"half", Kind.FILE), 0, b"x" * 1000, bytes(32))
 print("ready", flush=True)
 time.sleep(60)
 """

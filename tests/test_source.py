@@ -13,16 +13,20 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Entry, Kind, Reason
+from enchufe.entry import NO_LINK, NO_PARENT, UNKNOWN_SIZE, Entry, Kind, Reason
 from enchufe.errors import LocalProtocolError, StoreError
-from enchufe.store import LeftOut, PipeSource, Sending, Source
-from enchufe.store.folders import Folders
+from enchufe.store import LeftOut, PipeSource, Sending, Source, TextSource
+from enchufe.store import source as source_module
+from enchufe.store.folders import OPEN_LIMIT, Folders
+from enchufe.store.shared_folders import SharedFolders
 
 STRANGE = [
     b"a b",
@@ -516,6 +520,39 @@ def test_changed_while_open(tmp_path: Path, change: Callable[[Path], None]) -> N
         assert not file.unchanged()
 
 
+@pytest.mark.parametrize("change", [grow, resize, rewrite])
+def test_changed_while_it_is_read_whole(
+    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"hola, enchufe")
+    source, entry = one(path)
+    whole = os.read
+
+    def read_then_change(descriptor: int, size: int) -> bytes:
+        data = whole(descriptor, size)
+        change(path)
+        return data
+
+    with contextlib.closing(source):
+        monkeypatch.setattr(os, "read", read_then_change)
+        assert reason(lambda: source.read_whole(entry)) is Reason.CHANGED
+
+
+def test_a_network_file_system_that_lost_an_open_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    source, entry = one(tmp_path / "file")
+    with contextlib.closing(source), contextlib.closing(source.open(entry)) as file:
+
+        def stale(_: int) -> os.stat_result:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", stale)
+            assert not file.unchanged()
+            assert reason(lambda: source.read_whole(entry)) is Reason.VANISHED
+
+
 def test_folder_swapped_for_a_link(tmp_path: Path) -> None:
     """What was offered is read, or nothing: never what a link put in the folder's place leads to."""
     (tmp_path / "t/d").mkdir(parents=True)
@@ -555,6 +592,224 @@ def test_out_of_descriptors_is_not_the_files_fault(tmp_path: Path) -> None:
     in_child(starve)
 
 
+def test_pieces_by_several_threads(tmp_path: Path) -> None:
+    data = random.Random(3).randbytes(1_000_000)
+    (tmp_path / "file").write_bytes(data)
+    source, entry = one(tmp_path / "file")
+
+    def part(offset: int) -> bytes:
+        view = memoryview(bytearray(10_000))
+        return bytes(view[: file.read_into(view, offset)])
+
+    with contextlib.closing(source), contextlib.closing(source.open(entry)) as file, ThreadPoolExecutor(8) as threads:
+        assert b"".join(threads.map(part, range(0, len(data), 10_000))) == data
+
+
+def test_files_by_several_threads_while_it_is_walked(tmp_path: Path) -> None:
+    """More folders than stay open at once, so that each thread has those closed that others were given."""
+    for folder in range(100):
+        (tmp_path / f"t/{folder}/in").mkdir(parents=True)
+        for name in ("x", "in/y"):
+            (tmp_path / f"t/{folder}/{name}").write_text(f"{folder}/{name}")
+    with contextlib.closing(Source([tmp_path / "t"])) as source, ThreadPoolExecutor(8) as threads:
+
+        def read(entry: Entry) -> None:
+            expected = b"/".join(source.path(entry)[1:])
+            assert source.read_whole(entry) == expected
+            with contextlib.closing(source.open(entry)) as file:
+                view = memoryview(bytearray(20))
+                assert view[: file.read_into(view, 0)] == expected
+
+        reading = []
+        for entry in source.walk():
+            if entry.kind is Kind.FILE:
+                reading += [threads.submit(read, entry) for _ in range(3)]
+        for each in reading:
+            each.result()
+        assert len(reading) == 600
+        assert source.left_out == []
+
+
+# Once more.
+
+
+@pytest.mark.parametrize("change", [grow, resize, rewrite])
+@pytest.mark.parametrize("as_root", [True, False], ids=["root", "inside"])
+def test_again(tmp_path: Path, change: Callable[[Path], None], as_root: bool) -> None:
+    file = tmp_path / "t/file"
+    file.parent.mkdir()
+    file.write_bytes(b"hola, enchufe")
+    source, entry = one(file if as_root else file.parent)
+    with contextlib.closing(source):
+        first = entry.id
+        for round_ in (1, 2):
+            change(file)
+            os.utime(file, ns=(1, round_))
+            file.chmod(0o600 + round_)
+            assert reason(lambda entry=entry: source.read_whole(entry)) is Reason.CHANGED  # type: ignore[misc]
+            changed = source.again(entry)
+            assert changed is not None
+            size = file.stat().st_size
+            assert changed == Entry(first + round_, entry.parent, b"file", Kind.FILE, size, 0o600 + round_, round_)
+            assert source.path(changed) == source.path(entry)
+            assert source.read_whole(changed) == file.read_bytes()
+            source.open(changed).close()
+            entry = changed
+        assert source.again(entry) is None  # a file that never rests would go on for ever
+        assert source.again(entry) is None
+
+
+def lose_folder(file: Path) -> None:
+    file.parent.rename(file.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize(
+    "change", [vanish, become_fifo, become_link, become_folder, become_device, become_socket, lose_folder]
+)
+@pytest.mark.parametrize("as_root", [True, False], ids=["root", "inside"])
+def test_never_again_what_is_no_file(tmp_path: Path, change: Callable[[Path], None], as_root: bool) -> None:
+    file = tmp_path / "t/file"
+    file.parent.mkdir()
+    file.write_bytes(b"x")
+    source, entry = one(file if as_root else file.parent)
+    with contextlib.closing(source):
+        source.close()  # so that the folder has to be opened again
+        change(file)
+        assert source.again(entry) is None
+
+
+def test_again_between_what_is_walked(tmp_path: Path) -> None:
+    """Ids stay those of the order in which things are offered, and folders keep theirs."""
+    for name in ("a/x", "b/y", "b/c/z"):
+        (tmp_path / "t" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "t" / name).write_text(name)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        offered = []
+        for entry in source.walk():
+            offered.append(entry)
+            if entry.kind is Kind.FILE:
+                changed = source.again(entry)
+                assert changed is not None
+                offered.append(changed)
+        assert [entry.id for entry in offered] == list(range(len(offered))) == list(range(10))
+        for entry in offered:
+            if entry.kind is Kind.FILE:
+                assert source.read_whole(entry) == b"/".join(source.path(entry)[1:])
+
+
+# Hard links.
+
+
+def test_hard_links(tmp_path: Path) -> None:
+    (tmp_path / "t/d").mkdir(parents=True)
+    (tmp_path / "alone").write_text("x")
+    for name in ("t/a", "t/d/b", "t/z"):
+        os.link(tmp_path / "alone", tmp_path / name)
+    os.link(tmp_path / "t/z", tmp_path / "last")
+    (tmp_path / "t/other").write_text("x")
+    os.link(tmp_path / "t/other", tmp_path / "t/d/other")
+    (tmp_path / "t/single").write_text("x")
+    os.symlink("x", tmp_path / "t/symlink")
+    os.link(tmp_path / "t/symlink", tmp_path / "t/symlink2", follow_symlinks=False)
+    found, _ = walked([tmp_path / "t", tmp_path / "last", tmp_path / "alone"])
+    first, second = found[b"t/a"].id, found[b"t/other"].id
+    assert {name: entry.linked for name, entry in found.items() if entry.linked != NO_LINK} == {
+        **{b"t/z": first, b"t/d/b": first, b"last": first, b"alone": first},
+        b"t/d/other": second,
+    }
+    for entry in found.values():
+        assert entry.linked == NO_LINK or entry.linked < entry.id
+
+
+def test_hard_link_of_a_file_that_changes_while_it_is_walked(tmp_path: Path) -> None:
+    """What is linked would be what was read before; so it goes as a file, and the next names are linked to that."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/a").write_text("x")
+    for name in "bcd":
+        os.link(tmp_path / "t/a", tmp_path / "t" / name)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        walk = source.walk()
+        entries = [next(walk), next(walk), next(walk)]
+        rewrite(tmp_path / "t/a")
+        entries += walk
+        assert [entry.linked for entry in entries] == [NO_LINK, NO_LINK, 1, NO_LINK, 3]
+
+
+def test_hard_links_again(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/a").write_text("x")
+    for name in "bc":
+        os.link(tmp_path / "t/a", tmp_path / "t" / name)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        _, a, b, c = source.walk()
+        assert (b.linked, c.linked) == (a.id, a.id)
+        rewrite(tmp_path / "t/a")
+        offered = [source.again(entry) for entry in (a, b, c)]
+        assert [entry and (entry.id, entry.linked) for entry in offered] == [(4, NO_LINK), (5, 4), (6, 4)]
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        _, a, b, c = source.walk()
+        (tmp_path / "t/a").unlink()  # the name that the others were to be linked to is what cannot be read
+        offered = [source.again(entry) for entry in (a, b, c)]
+        assert [entry and (entry.id, entry.linked) for entry in offered] == [None, (4, NO_LINK), (5, 4)]
+
+
+def test_hard_links_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "LINKS_LIMIT", 2)
+    (tmp_path / "t/d").mkdir(parents=True)
+    for name in "abc":
+        (tmp_path / "t" / name).write_text("x")
+        os.link(tmp_path / "t" / name, tmp_path / "t/d" / name)
+    found, _ = walked([tmp_path / "t"])
+    assert [found[b"t/d/" + name].linked for name in (b"a", b"b", b"c")] == [1, 2, NO_LINK]
+
+
+# Exclusion.
+
+
+def test_what_is_excluded_is_not_looked_at(public: Path) -> None:
+    root = public / "t"
+    for name in ("keep/a.c", "keep/a.o", "keep/cache/x", "cache/y", "build/z", "keep/build/z", "cache.o/deep/b.c"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    (root / "keep/file").mkdir()
+    (root / "file").touch()
+    os.mkfifo(root / "pipe.o")
+    (root / "cache").chmod(0)
+    (public / "root.o").touch()
+
+    def as_nobody() -> None:
+        with contextlib.closing(
+            Source([root, public / "root.o"], exclude=["*.o", "cache", "/build", b"file/"])
+        ) as source:
+            found = [b"/".join(source.path(entry)) for entry in source.walk()]
+            assert found == [b"t", b"t/file", b"t/keep", b"t/keep/a.c", b"t/keep/build", b"t/keep/build/z"]
+            assert source.left_out == []
+
+    try:
+        in_child(as_nobody, unprivileged=True)
+    finally:
+        (root / "cache").chmod(0o700)
+
+
+def test_exclude_strange_names(tmp_path: Path) -> None:
+    for name in STRANGE:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb"):
+            pass
+    for name in STRANGE:
+        pattern = name.replace(b"\\", b"\\\\")
+        with contextlib.closing(Source([tmp_path], exclude=[pattern])) as source:
+            assert {entry.name for entry in source.walk()} == {*STRANGE, os.fsencode(tmp_path.name)} - {name}
+    with contextlib.closing(Source([tmp_path], exclude=["*"])) as source:
+        assert list(source.walk()) == []
+    with contextlib.closing(Source([tmp_path], exclude=["/*"])) as source:
+        assert len(list(source.walk())) == 1
+
+
+def test_bad_exclusion(tmp_path: Path) -> None:
+    with pytest.raises(LocalProtocolError, match="no pattern"):
+        Source([tmp_path], exclude=["!x"])
+
+
 # Folders.
 
 
@@ -579,6 +834,37 @@ def test_folders_keep_few_open_and_never_mistake_one(tmp_path: Path, limit: int)
     folders.close()
     assert len(os.listdir("/proc/self/fd")) == before
     os.close(top)
+
+
+def test_shared_folders_are_each_threads_own(tmp_path: Path) -> None:
+    """What one thread was given stays good whatever the others are given, and is closed at the end."""
+    paths = {number: tmp_path / str(number) for number in range(1, 80)}
+    folders = SharedFolders()
+    for number, path in paths.items():
+        path.mkdir()
+        folders.add_top(number, b"x", os.fsencode(path))
+    before = len(os.listdir("/proc/self/fd"))
+    meeting = threading.Barrier(4)
+
+    def use(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(50):
+            number = rng.randrange(1, 80)
+            descriptor = folders.descriptor(number)
+            meeting.wait(30)
+            assert os.fstat(descriptor).st_ino == paths[number].stat().st_ino
+            assert folders.descriptor(number) == descriptor
+        folders.forget(seed)
+
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as threads:
+            for each in [threads.submit(use, seed) for seed in (1, 2, 3, 4)]:
+                each.result()
+        assert len(os.listdir("/proc/self/fd")) <= before + OPEN_LIMIT + 8  # one of every thread there ever was
+        folders.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+        for number in (1, 2, 3, 4):
+            folders.add_top(number, b"x", os.fsencode(paths[number]))
 
 
 def test_folders_forget(tmp_path: Path) -> None:
@@ -619,6 +905,8 @@ def test_pipe_source() -> None:
         assert file.read_into(rest, 4) == 9
         assert file.read_into(rest, 13) == 0
         assert file.unchanged()
+        assert file.holes(0, 100) == 0
+        assert source.again(entry) is None
         with pytest.raises(LocalProtocolError):
             source.read_whole(entry)
         file.close()
@@ -650,6 +938,45 @@ def test_pipe_source_faults(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot read the input: Is a directory"):
         PipeSource(folder, "x").read_into(memoryview(bytearray(1)), 0)
     os.close(folder)
-    for name in ("", ".", "..", "a/b"):
+    for name in BAD_NAMES:
         with pytest.raises(LocalProtocolError, match="cannot be the name"):
             PipeSource(0, name)
+
+
+BAD_NAMES: list[str | bytes] = ["", ".", "..", "a/b", "/", "a\0b", b"n" * 256]
+
+
+# Text.
+
+
+@pytest.mark.parametrize("text", ["", "hola, ñandú 🧦\n", "x" * 3_000_000], ids=["empty", "short", "long"])
+def test_text_source(text: str) -> None:
+    source: Sending = TextSource(text, "note.txt")
+    (entry,) = source.walk()
+    data = text.encode()
+    assert (entry.id, entry.parent, entry.name, entry.kind) == (0, NO_PARENT, b"note.txt", Kind.FILE)
+    assert (entry.size, entry.mode) == (len(data), 0o644)
+    assert source.path(entry) == (b"note.txt",)
+    assert source.read_whole(entry) == data
+    file = source.open(entry)
+    view = memoryview(bytearray(1 << 20))
+    parts = [bytes(view[: file.read_into(view, offset)]) for offset in range(0, len(data) + 1, len(view))]
+    assert b"".join(parts) == data
+    assert file.read_into(view, len(data) + 5) == 0
+    assert file.unchanged()
+    assert file.holes(0, len(data)) == 0
+    assert source.again(entry) is None
+    assert source.left_out == []
+    file.close()
+    source.close()
+
+
+def test_text_source_of_the_command_line() -> None:
+    source = TextSource(os.fsdecode(b"\xff\xfe"), "x")
+    (entry,) = source.walk()
+    assert source.read_whole(entry) == b"\xff\xfe"
+    with pytest.raises(LocalProtocolError, match="surrogate"):
+        TextSource("\ud800", "x")
+    for name in BAD_NAMES:
+        with pytest.raises(LocalProtocolError, match="cannot be the name"):
+            TextSource("x", name)

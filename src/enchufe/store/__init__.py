@@ -3,9 +3,12 @@
 from enchufe.store.delivery import Delivery
 from enchufe.store.interface import Receiving, Sending, SendingFile
 from enchufe.store.local import LocalStore
+from enchufe.store.partials import Partial, clean, partials
 from enchufe.store.pipe import PipeDelivery, PipeSource
 from enchufe.store.plan import IfExists, Links
-from enchufe.store.source import LeftOut, Source, SourceFile
+from enchufe.store.reading import LeftOut, SourceFile
+from enchufe.store.source import Source
+from enchufe.store.text import TextSource
 
 __all__ = [
     "Delivery",
@@ -13,6 +16,7 @@ __all__ = [
     "LeftOut",
     "Links",
     "LocalStore",
+    "Partial",
     "PipeDelivery",
     "PipeSource",
     "Receiving",
@@ -20,4 +24,7 @@ __all__ = [
     "SendingFile",
     "Source",
     "SourceFile",
+    "TextSource",
+    "clean",
+    "partials",
 ]

@@ -33,6 +33,9 @@ class Commit:
         written: the files.
         path: the destination, for messages.
         landed: filled with id of a root -> the name it got.
+
+    Attributes:
+        bare: path of each directory that did not get all of its attributes, and their names.
     """
 
     def __init__(self, plan: Plan, folders: Folders, written: Written, path: bytes, landed: dict[int, bytes]) -> None:
@@ -41,6 +44,7 @@ class Commit:
         self._written = written
         self._path = path
         self._landed = landed
+        self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
         self._placed: list[bytes] = []
         self._parents = {graft.parent for graft in plan.grafts.values()}
         self._live = [folder for folder in plan.live() if folder.id in self._parents or self._is_dressed(folder)]
@@ -81,7 +85,7 @@ class Commit:
         for folder in self._plan.staged():
             descriptor = self._folders.descriptor(folder.id)
             if folder.id not in self._plan.grafts:
-                dress_directory(descriptor, folder)
+                self._dress(descriptor, folder)
             if not at_once:
                 sync_directory(descriptor)
         if at_once:
@@ -101,7 +105,7 @@ class Commit:
         directory = os.open(graft.private, DIRECTORY, dir_fd=area)
         try:
             self._note(graft, graft.put(area, parent))
-            dress_directory(directory, self._plan.folders[graft.id])
+            self._dress(directory, self._plan.folders[graft.id])
             if self._few:
                 sync_directory(directory)
         finally:
@@ -117,7 +121,7 @@ class Commit:
         for folder in self._live:
             descriptor = self._folders.descriptor(folder.id)
             if self._is_dressed(folder):
-                dress_directory(descriptor, folder)
+                self._dress(descriptor, folder)
             if self._few:
                 sync_directory(descriptor)
         for folder in self._plan.live():
@@ -125,6 +129,10 @@ class Commit:
                 self._landed[folder.id] = self._folders.path(folder.id)[0]
         if not self._few:
             linux.syncfs(self._folders.descriptor(AREA))
+
+    def _dress(self, descriptor: int, folder: Folder) -> None:
+        if refused := dress_directory(descriptor, folder):
+            self.bare.append((self._folders.path(folder.id), refused))
 
     def _is_dressed(self, folder: Folder) -> bool:
         return self._plan.dresses_live and folder.id != TOP

@@ -6,68 +6,111 @@ import contextlib
 import errno
 import os
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.entry import NO_PARENT, Answer, Entry, Kind
-from enchufe.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StoreError
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.errors import ClosedError, LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
+from enchufe.store import delta, linux
+from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
 from enchufe.store.durable import Written
 from enchufe.store.faults import store_error
 from enchufe.store.folders import Folders
-from enchufe.store.metadata import dress
+from enchufe.store.hardlinks import HardLinks
+from enchufe.store.journal import Journal, Runs
+from enchufe.store.leftovers import Leftovers, blank_rest
+from enchufe.store.metadata import dress, granted_mode
 from enchufe.store.names import NameRules
+from enchufe.store.openfiles import OpenFile, OpenFiles
 from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
+from enchufe.store.space import Space
+from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
 
-OPEN_FILES: Final = 16
+# The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do.
+WRITE_BEHIND: Final = 8 << 20
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # What a file system says to a name, or to a symlink, that it cannot hold.
 _CANNOT_HOLD: Final = frozenset(
     {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 )
 
-_ALL, _DIRECTORY, _SYMLINK, _STAGED = Answer.ALL, Kind.DIRECTORY, Kind.SYMLINK, Standing.STAGED
+_ALL, _DELTA, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.DELTA, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
+_STAGED = Standing.STAGED
 
 
 class Delivery:
-    """What arrives in one transfer. Use it from one thread at a time; `LocalStore.begin()` makes it.
+    """What arrives in one transfer. `LocalStore.begin()` makes it; `Receiving` says what threads may do.
 
-    Nothing of it is visible before `commit()`, and nothing is left of it after `abandon()`. After either, every other
-    call raises ClosedError. After any error of the disk only `abandon()` is left.
+    Nothing of it is visible before `commit()`. After `abandon()` nothing is left of it; after `suspend()` what the next
+    delivery can use. After any of the three, every other call raises ClosedError. After any error of the disk only
+    `abandon()` and `suspend()` are left.
 
     Args:
         folder: descriptor of the destination, which the delivery closes in the end.
         path: the destination, for messages.
         staging: its own area.
         rules: what names the destination cannot hold.
-        if_exists, links: as `LocalStore` says.
+        if_exists, links, checksum, max_size: as `LocalStore` says.
 
     Attributes:
         landed: id of a root -> the name it got at the destination; full after the commit.
+        restarted: files of which another version was here in part; they start over.
+        bare: path of each file or folder that did not get all of its extended attributes, and the names of these;
+            full after the commit.
     """
 
     def __init__(
-        self, folder: int, path: bytes, staging: Staging, rules: NameRules, *, if_exists: IfExists, links: Links
+        self,
+        folder: int,
+        path: bytes,
+        staging: Staging,
+        rules: NameRules,
+        *,
+        if_exists: IfExists,
+        links: Links,
+        checksum: bool = False,
+        max_size: int | None = None,
     ) -> None:
         self.landed: dict[int, bytes] = {}
+        self.restarted: list[tuple[bytes, ...]] = []
+        self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
         self._path = path
         self._top = folder
         self._staging = staging
+        self._max_size = max_size
+        area = staging.area.descriptor
+        self._granted = granted_mode(area)
+        self._has_disk = linux.has_disk(area)
         self._folders = Folders()
         self._folders.pin(TOP, folder)
-        self._folders.pin(AREA, staging.descriptor)
-        self._plan = Plan(self._folders, rules, if_exists=if_exists, links=links)
-        self._written = Written(staging.descriptor)
+        self._folders.pin(AREA, area)
+        self._plan = Plan(self._folders, rules, if_exists=if_exists, links=links, checksum=checksum)
+        self._space = Space(folder, path)
+        self._written = Written(area)
+        self._journal = Journal(area)
+        self._hard_links = HardLinks(self._plan, self._written)
+        self._lock = threading.Lock()  # of all that follows, of the folders and of the plan
+        self._calmer = threading.Condition(self._lock)
+        self._size = 0  # bytes wanted
+        self._wanted = bytearray()  # by id, whether it is a file that was wanted
         self._begun: set[int] = set()
-        self._files: dict[int, int] = {}  # descriptors of files begun, those written last at the end
+        self._dropped: set[int] = set()
+        self._files = OpenFiles()
+        self._kept: dict[int, Runs] = {}
+        self._unchecked: set[int] = set()
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread
         self._failed = False
+        self._doubtful = False  # whether a sync has failed: then what reads well may not be on disk
         self._over = False
+        self._leftovers = Leftovers(staging.dead, self._folders)
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
@@ -81,17 +124,66 @@ class Delivery:
         Raises:
             RemoteProtocolError: its name is unsafe or was offered already, or it is in no folder that was offered.
             Refused: it exists already and the store was told to fail then.
+            NoSpaceError: what is wanted by now does not fit on the disk.
             StoreError: the disk said no.
         """
         if self._over:
             raise _closed()
         try:
-            answer = self._plan.answer(entry)
-            if answer is _ALL and (entry.kind is _DIRECTORY or entry.kind is _SYMLINK):
-                return self._make(entry)
+            with self._lock:
+                answer = self._plan.answer(entry)
+                if answer is not _ALL and answer is not _DELTA:
+                    return answer
+                if not self._journal.root:
+                    self._journal.root = entry.name  # a root comes before what is in it
+                if entry.kind is not _FILE:
+                    return self._make(entry)
+                return self._admit_file(entry, answer)
+        except FileExistsError as error:
+            raise self._twice(entry) from error
         except OSError as error:
             raise self._error(error, "look at", entry) from error
+
+    def _admit_file(self, entry: Entry, answer: Answer) -> Answer:
+        """What is answered to a wanted file."""
+        size = 0 if entry.size == UNKNOWN_SIZE else entry.size
+        if self._max_size is not None and self._size + size > self._max_size:
+            self._plan.refuse(entry)
+            return Answer.TOO_BIG
+        wanted = self._wanted
+        if len(wanted) <= entry.id:
+            wanted.extend(bytes(entry.id + 1024 - len(wanted)))
+        wanted[entry.id] = 1
+        if entry.linked != NO_LINK and entry.linked < entry.id and wanted[entry.linked]:
+            return Answer.LINK
+        self._size += size
+        if self._leftovers and entry.size != UNKNOWN_SIZE and self._take_over(entry):
+            return Answer.REST
+        if not entry.sparse:
+            self._space.want(size)
         return answer
+
+    def _take_over(self, entry: Entry) -> bool:
+        """Whether some of a file is here from before; then it is in its place now."""
+        runs = self._leftovers.take(entry, self._plan.identity(entry), self._plan, self._journal)
+        if not runs:
+            if entry.size >= BLOCK_SIZE and self._leftovers.has_other(entry, self._plan):
+                self.restarted.append(self.path(entry))
+            return False
+        self._kept[entry.id] = runs
+        self._unchecked.add(entry.id)
+        self._begun.add(entry.id)
+        if entry.sparse:
+            directory, name = self._plan.place(entry)
+            descriptor = _opened(name, directory, _AGAIN)
+            try:
+                blank_rest(descriptor, runs)
+            finally:
+                os.close(descriptor)
+        else:
+            here = sum(len(digests) for _, digests in runs) // DIGEST_SIZE * BLOCK_SIZE
+            self._space.want(max(entry.size - here, 0))
+        return True
 
     def _make(self, entry: Entry) -> Answer:
         if entry.kind is _DIRECTORY and self._plan.folders[entry.id].standing is not _STAGED:
@@ -103,8 +195,8 @@ class Delivery:
                 self._written.count_directory()
             else:
                 _make_symlink(entry, name, directory)
-        except FileExistsError as error:
-            raise self._twice(entry) from error
+        except FileExistsError:
+            raise
         except OSError as error:
             if error.errno not in _CANNOT_HOLD:
                 raise self._error(error, "make", entry) from error
@@ -112,8 +204,26 @@ class Delivery:
             return Answer.CANNOT_STORE
         return _ALL
 
-    def write_whole(self, entry: Entry, data: Buffer) -> None:
-        """Store a wanted file that is in memory, complete with mode and time.
+    def kept(self, entry: Entry) -> Runs:
+        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
+        return self._kept.get(entry.id, ())
+
+    def own(self, entry: Entry) -> Iterator[bytes]:
+        """After DELTA: the digests of the full blocks of the version that is here, in order, some at a time.
+
+        It reads, and ends early where that cannot be done.
+        """
+        with contextlib.suppress(OSError):
+            descriptor = self._old_version(entry)
+            try:
+                yield from delta.digests(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
+        """Store a wanted file that is in memory and of this digest, complete with mode and time.
+
+        One that was dropped goes nowhere.
 
         Raises:
             RemoteProtocolError: its name was offered already.
@@ -121,57 +231,190 @@ class Delivery:
         """
         if self._over:
             raise _closed()
+        mode = entry.mode & 0o777
         try:
-            directory, name = self._plan.place(entry)
-            descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
+            with self._lock:
+                while self._folders.crowded:
+                    self._calmer.wait()
+                if entry.id in self._dropped:
+                    return
+                directory, name = self._plan.place(entry)
+                self._space.stored += len(data)
+                again = entry.id in self._kept
+                first = 0o600 if entry.attributes else mode  # a mode may keep us from giving it these
+                self._folders.hold()
+            try:  # to make a file takes long: others need not wait for it
+                descriptor = (
+                    _opened(name, directory, _AGAIN | os.O_TRUNC)
+                    if again
+                    else os.open(name, _NEW, first, dir_fd=directory)
+                )
+            finally:
+                with self._lock:
+                    self._folders.release()
+                    self._calmer.notify_all()
             try:
                 written = os.write(descriptor, data)
                 if written != len(data):
                     _write_all(descriptor, memoryview(data)[written:], written)
-                dress(descriptor, entry.mode, entry.mtime_ns)
+                if again or mode & ~self._granted or entry.attributes:
+                    self._dress(descriptor, entry)
+                else:
+                    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
             except BaseException:
                 os.close(descriptor)
                 raise
-            self._written.keep(descriptor, entry.mode)
+            self._written.keep(descriptor, mode)
+            self._journal.add(self._plan.identity(entry), 0, len(data), digest)
         except FileExistsError as error:
             raise self._twice(entry) from error
         except OSError as error:
             raise self._error(error, "write", entry) from error
 
-    def write(self, entry: Entry, offset: int, data: Buffer) -> None:
-        """Write a piece of a wanted file; any order will do, and `complete()` ends it.
+    def write(self, entry: Entry, offset: int, data: Buffer, digest: bytes) -> None:
+        """Write a piece of a wanted file, of this digest; any order will do, and `complete()` ends it.
+
+        What still comes of a file that was dropped goes nowhere.
 
         Raises:
             RemoteProtocolError: its name was offered already.
+            Refused: it is of unknown size, and with it there is more than the store takes.
             StoreError: the disk said no.
         """
         self._check_open()
+        size = len(data)
         try:
-            _write_all(self._descriptor(entry), memoryview(data), offset)
+            file = self._taken(entry, size)
+            if file is None:
+                return
+            try:
+                if entry.sparse:
+                    write_sparse(file.descriptor, data, offset)
+                else:
+                    _write_all(file.descriptor, memoryview(data), offset)
+                if self._has_disk:
+                    file.dirty += size
+                    if file.dirty >= WRITE_BEHIND:
+                        file.dirty = 0
+                        linux.begin_writing(file.descriptor)
+            finally:
+                with self._lock:
+                    self._files.give_back(file)
+            self._note(entry, offset, size, digest)
+            if entry.id in self._kept and entry.id not in self._begun:
+                self._finish_again(entry)
         except OSError as error:
             raise self._error(error, "write", entry) from error
 
+    def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:
+        """Take blocks from the version that is here; returns the numbers of those that are not so any more.
+
+        Raises:
+            StoreError: the disk said no.
+        """
+        self._check_open()
+        numbers = range(first, first + len(digests))
+        try:
+            descriptor = self._old_version(entry)
+        except OSError:
+            return list(numbers)
+        changed = []
+        buffer = memoryview(bytearray(BLOCK_SIZE))
+        try:
+            for number, digest in zip(numbers, digests, strict=True):
+                try:
+                    block = delta.read_block(descriptor, buffer, number * BLOCK_SIZE)
+                except OSError:
+                    block = buffer[:0]
+                if delta.is_block(block, BLOCK_SIZE, digest):
+                    self.write(entry, number * BLOCK_SIZE, block, digest)
+                else:
+                    changed.append(number)
+        finally:
+            os.close(descriptor)
+        return changed
+
+    def link(self, entry: Entry, to: Entry) -> None:
+        """Make a file a hard link to another, which is complete; it is made at the commit.
+
+        Raises:
+            LocalProtocolError: one of them was not wanted.
+        """
+        self._check_open()
+        if not (self._is_wanted(entry) and self._is_wanted(to)):
+            raise LocalProtocolError(f"'{self._shown(entry)}' cannot be a link to what was not wanted")
+        self._hard_links.add(entry, to)
+
     def complete(self, entry: Entry, size: int) -> None:
-        """Finish a file that came in pieces: it has `size` bytes now, and gets its mode and time.
+        """Finish a file that came in pieces: it has `size` bytes, and gets its mode and time.
 
         Raises:
             StoreError: it has another size on disk, or the disk said no.
         """
         self._check_open()
         try:
-            descriptor = self._descriptor(entry)
-            on_disk = os.fstat(descriptor).st_size
-            if on_disk != size:
-                raise StoreError(
-                    f"'{self._shown(entry)}' has {on_disk:,} bytes on disk, not {size:,}",
-                    hint="Something else wrote to it, or the disk is failing: send it again.",
-                )
-            dress(descriptor, entry.mode, entry.mtime_ns)
-            del self._files[entry.id]
-            self._begun.discard(entry.id)
+            file = self._taken(entry, 0)
+            if file is None:
+                raise LocalProtocolError(f"'{self._shown(entry)}' was dropped")
+            descriptor = file.descriptor
+            try:
+                on_disk = os.fstat(descriptor).st_size
+                if on_disk < size and entry.sparse:
+                    os.ftruncate(descriptor, size)
+                elif on_disk != size:
+                    raise StoreError(
+                        f"'{self._shown(entry)}' has {on_disk:,} bytes on disk, not {size:,}",
+                        hint="Something else wrote to it, or the disk is failing: send it again.",
+                    )
+                self._dress(descriptor, entry)
+            except BaseException:
+                with self._lock:
+                    self._files.give_back(file)
+                raise
+            with self._lock:
+                descriptor = self._files.release(entry.id, file)
+                self._begun.discard(entry.id)
             self._written.keep(descriptor, entry.mode)
         except OSError as error:
             raise self._error(error, "write", entry) from error
+
+    def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
+        """Read again what `kept` told of an entry, unless `stopped`; returns the numbers of blocks that are not so.
+
+        Others may write other blocks of it meanwhile.
+
+        Raises:
+            StoreError: the disk said no when a damaged block was made zeros.
+        """
+        self._check_open()
+        runs = self._kept.get(entry.id, ())
+        bad: list[int] = []
+        try:
+            descriptor = self._reading(entry)
+        except OSError:
+            descriptor = -1
+        buffer = memoryview(bytearray(min(BLOCK_SIZE, entry.size)))
+        try:
+            for first, digests in runs:
+                for index in range(len(digests) // DIGEST_SIZE):
+                    if stopped():
+                        return bad
+                    offset = (first + index) * BLOCK_SIZE
+                    size = min(BLOCK_SIZE, entry.size - offset)
+                    digest = digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+                    try:
+                        block = delta.read_block(descriptor, buffer[:size], offset)
+                    except OSError:  # EBADF where it could not be opened
+                        block = buffer[:0]
+                    if descriptor < 0 or not delta.is_block(block, size, digest):
+                        bad.append(first + index)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        if bad and entry.sparse:
+            self._blank(entry, bad)
+        self._unchecked.discard(entry.id)
+        return bad
 
     def drop(self, entry: Entry) -> None:
         """Forget a file that its sender left out, with what was received of it.
@@ -181,16 +424,23 @@ class Delivery:
         """
         self._check_open()
         try:
-            descriptor = self._files.pop(entry.id, None)
-            if descriptor is not None:
-                os.close(descriptor)
-            if entry.id in self._begun:
-                directory, name = self._plan.place(entry)
-                os.unlink(name, dir_fd=directory)
-                self._begun.discard(entry.id)
+            with self._lock:
+                self._files.close(entry.id)
+                if entry.id in self._begun:
+                    directory, name = self._plan.place(entry)
+                    os.unlink(name, dir_fd=directory)
+                    self._begun.discard(entry.id)
+                self._dropped.add(entry.id)
+                self._unchecked.discard(entry.id)
+                self._kept.pop(entry.id, None)
+                if self._is_wanted(entry):
+                    self._wanted[entry.id] = 0
+                    size = 0 if entry.size == UNKNOWN_SIZE else entry.size
+                    self._size -= size
+                    self._space.give_up(0 if entry.sparse else size)
+                self._plan.refuse(entry)
         except OSError as error:
             raise self._error(error, "remove", entry) from error
-        self._plan.refuse(entry)
 
     def commit(self) -> None:
         """Have everything on disk, then make it visible, then have that on disk too. It may take long.
@@ -201,7 +451,7 @@ class Delivery:
         Raises:
             StoreError: the disk said no, or something else changed the destination meanwhile.
             ClosedError: something failed before; what is missing then must not pass for delivered.
-            LocalProtocolError: a file was begun and neither completed nor dropped.
+            LocalProtocolError: a file was begun and neither completed nor dropped, or one from before not read again.
         """
         with self._ending:
             self._check_open()
@@ -209,47 +459,127 @@ class Delivery:
                 raise ClosedError("this delivery has failed", hint="Abandon it and receive everything again.")
             if self._begun:
                 raise LocalProtocolError(f"{len(self._begun)} files are not complete")
+            if self._unchecked:
+                raise LocalProtocolError(f"{len(self._unchecked)} files from before were not read again")
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
-            Commit(self._plan, self._folders, self._written, self._path, self.landed).run()
-            self._end()
+            self._doubtful = True
+            try:
+                self._hard_links.make()
+            except OSError as error:
+                raise store_error(error, "link files in", self._path) from error
+            commit = Commit(self._plan, self._folders, self._written, self._path, self.landed)
+            commit.run()
+            self.bare += commit.bare
+            self._end(keep=False, delivered=True)
+
+    def suspend(self) -> None:
+        """End, and keep what the next delivery can use; nothing where there is nothing, or where it is in doubt."""
+        with self._ending:
+            if not self._over:
+                with contextlib.suppress(OSError):  # the disk is full: what was written before counts
+                    self._journal.flush()
+                self._end(keep=self._staging.area.locked and not self._doubtful and not self._journal.empty)
 
     def abandon(self) -> None:
         """Remove all that was received and not committed. What cannot be removed now, the next delivery will remove."""
         with self._ending:
             if not self._over:
-                self._end()
+                self._end(keep=False)
 
-    def _end(self) -> None:
+    def _end(self, *, keep: bool, delivered: bool = False) -> None:
         self._over = True
         self._written.close()
         self._folders.close()
-        while self._files:
-            with contextlib.suppress(OSError):  # they are removed
-                os.close(self._files.popitem()[1])
-        self._staging.remove()
+        self._files.close_all()
+        self._leftovers.close(delivered=delivered, kept=keep)
+        self._journal.close()
+        if keep:
+            self._staging.leave()
+        else:
+            self._staging.remove()
         os.close(self._top)
 
     def _check_open(self) -> None:
         if self._over:
             raise _closed()
 
-    def _descriptor(self, entry: Entry) -> int:
-        """The descriptor of a file that comes in pieces; it is made at the first use and opened again if it must be."""
-        descriptor = self._files.pop(entry.id, None)
-        if descriptor is None:
-            if len(self._files) >= OPEN_FILES:
-                os.close(self._files.pop(next(iter(self._files))))
+    def _is_wanted(self, entry: Entry) -> bool:
+        return entry.id < len(self._wanted) and bool(self._wanted[entry.id])
+
+    def _taken(self, entry: Entry, more: int) -> OpenFile | None:
+        """A file that comes in pieces, to be given back; made at the first use, None where it was dropped."""
+        with self._lock:
+            if entry.id in self._dropped:
+                return None
+            if entry.size == UNKNOWN_SIZE:
+                self._size += more
+                if self._max_size is not None and self._size > self._max_size:
+                    raise Refused(f"'{self._shown(entry)}' is bigger than {self._max_size:,} bytes")
+            self._space.stored += more
+            file = self._files.take(entry.id)
+            if file is not None:
+                return file
+            self._files.make_room()
             directory, name = self._plan.place(entry)
-            if entry.id in self._begun:
-                descriptor = os.open(name, _AGAIN, dir_fd=directory)
-            else:
-                try:
-                    descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
-                except FileExistsError as error:
-                    raise self._twice(entry) from error
-                self._begun.add(entry.id)
-        self._files[entry.id] = descriptor
-        return descriptor
+            if entry.id in self._begun or entry.id in self._kept:
+                return self._files.add(entry.id, _opened(name, directory, _AGAIN))
+            try:
+                descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
+            except FileExistsError as error:
+                raise self._twice(entry) from error
+            self._begun.add(entry.id)
+            return self._files.add(entry.id, descriptor)
+
+    def _note(self, entry: Entry, offset: int, size: int, digest: bytes) -> None:
+        """Remember a block, if it is one and the file can be known again."""
+        if entry.size == UNKNOWN_SIZE or offset % BLOCK_SIZE or size != min(BLOCK_SIZE, entry.size - offset):
+            return
+        self._journal.add(self._plan.identity(entry), offset // BLOCK_SIZE, size, digest)
+        self._journal.flush()
+
+    def _old_version(self, entry: Entry) -> int:
+        with self._lock:
+            directory, name = self._plan.old_place(entry)
+            return delta.open_file(name, directory)
+
+    def _reading(self, entry: Entry) -> int:
+        with self._lock:
+            directory, name = self._plan.place(entry)
+            return _opened(name, directory, _READ)
+
+    def _blank(self, entry: Entry, blocks: Sequence[int]) -> None:
+        """Make zeros of damaged blocks, since runs of zeros in them will not be written."""
+        try:
+            file = self._taken(entry, 0)
+            if file is None:
+                return
+            try:
+                for block in blocks:
+                    offset = block * BLOCK_SIZE
+                    linux.blank(file.descriptor, offset, min(BLOCK_SIZE, entry.size - offset))
+            finally:
+                with self._lock:
+                    self._files.give_back(file)
+        except OSError as error:
+            raise self._error(error, "write", entry) from error
+
+    def _finish_again(self, entry: Entry) -> None:
+        """A file from before was complete, and then a damaged block of it was written."""
+        with self._lock:
+            directory, name = self._plan.place(entry)
+            descriptor = _opened(name, directory, _AGAIN)
+        try:
+            self._dress(descriptor, entry)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._written.keep(descriptor, entry.mode)
+
+    def _dress(self, descriptor: int, entry: Entry) -> None:
+        """Give a file all that it has besides its content."""
+        if entry.attributes and (refused := set_attributes(descriptor, entry.attributes)):
+            self.bare.append((self.path(entry), refused))
+        dress(descriptor, entry.mode, entry.mtime_ns)
 
     def _shown(self, entry: Entry) -> str:
         return printable(b"/".join(self.path(entry)))
@@ -274,6 +604,20 @@ def _make_symlink(entry: Entry, name: bytes, directory: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_HOLD:  # a file system whose symlinks have no times
             raise
+
+
+def _opened(name: bytes, directory: int, flags: int) -> int:
+    """Open a file of ours, even if its mode keeps us out."""
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except PermissionError:
+        # A symlink cannot have taken its place: only we get into the area.
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode & 0o777
+        os.chmod(name, mode | 0o600, dir_fd=directory)
+        try:
+            return os.open(name, flags, dir_fd=directory)
+        finally:
+            os.chmod(name, mode, dir_fd=directory)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

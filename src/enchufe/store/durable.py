@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from typing import Final
 
@@ -23,7 +24,7 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Written:
-    """The files of a delivery that are complete, and how they get to the disk.
+    """The files of a delivery that are complete, and how they get to the disk. Several threads may tell it.
 
     Args:
         file_system: a descriptor in the file system, opened before the first write to it.
@@ -33,6 +34,7 @@ class Written:
         self._file_system = file_system
         self._kept: list[int] = []
         self._few = True
+        self._lock = threading.Lock()
         self._directories = 0
         self.syncfs = linux.has_syncfs()
 
@@ -43,9 +45,11 @@ class Written:
             OSError: it could not be written after all.
         """
         if self._few:
-            self._kept.append(descriptor)
-            self._recount()
-            return
+            with self._lock:
+                if self._few:
+                    self._kept.append(descriptor)
+                    self._recount()
+                    return
         try:
             if not self.syncfs and not mode & stat.S_IRUSR:
                 os.fsync(descriptor)  # it could not be opened again
@@ -54,8 +58,9 @@ class Written:
 
     def count_directory(self) -> None:
         """Tell that one more directory will have to be synced."""
-        self._directories += 1
-        self._recount()
+        with self._lock:
+            self._directories += 1
+            self._recount()
 
     def _recount(self) -> None:
         if self._few and len(self._kept) + self._directories > ONE_BY_ONE:

@@ -51,3 +51,17 @@ def check_path(path: bytes) -> None:
     """
     if not path or b"\0" in path:
         raise LocalProtocolError(f"'{printable(path)}' is no path", hint="Name a file or a folder; here is `.`.")
+
+
+def check_name(name: str | bytes) -> bytes:
+    """The name that a user gives a file that has none here, as bytes.
+
+    Raises:
+        LocalProtocolError: no file can be called so.
+    """
+    given = os.fsencode(name)
+    if not given or given in (b".", b"..") or b"/" in given or b"\0" in given or len(given) > 255:
+        raise LocalProtocolError(
+            f"'{printable(given)}' cannot be the name of a file", hint="Give it a short one without a slash."
+        )
+    return given

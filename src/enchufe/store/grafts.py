@@ -28,6 +28,7 @@ class Graft:
         name: what it wants to be called there.
         kind: what it is.
         replaces: whether it takes the place of a file or symlink there.
+        private: its name in the staging area, which its path alone makes, so that the next delivery finds it.
     """
 
     id: int
@@ -35,11 +36,7 @@ class Graft:
     name: bytes
     kind: Kind
     replaces: bool
-
-    @property
-    def private(self) -> bytes:
-        """Its name in the staging area."""
-        return b"%d" % self.id
+    private: bytes
 
     def put(self, area: int, parent: int) -> bytes:
         """Rename it from the staging area into `parent` (descriptors); return the name it got.

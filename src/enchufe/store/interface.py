@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from enchufe.buffer import Buffer
@@ -10,10 +10,13 @@ from enchufe.entry import Answer, Entry
 
 
 class SendingFile(Protocol):
-    """A file that is being read; `SourceFile` tells more."""
+    """A file that is being read, by several threads at once; `SourceFile` tells more."""
 
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` from `offset` on; fewer bytes only at the end."""
+
+    def holes(self, start: int, stop: int) -> int:
+        """How many bytes from `start` on, before `stop`, are known to be zeros without reading them."""
 
     def unchanged(self) -> bool:
         """Whether it still is what was offered."""
@@ -30,6 +33,9 @@ class Sending(Protocol):
     def walk(self) -> Iterator[Entry]:
         """Every entry, numbered from 0, a directory before what is in it."""
 
+    def again(self, entry: Entry) -> Entry | None:
+        """The entry as it is now, under a new id, where one that changed can be sent again; else None."""
+
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, for people."""
 
@@ -44,9 +50,15 @@ class Sending(Protocol):
 
 
 class Receiving(Protocol):
-    """Where a receiver writes; `Delivery` tells more."""
+    """Where a receiver writes; `Delivery` tells more.
+
+    `write`, `write_whole`, `same` and `recheck` may be called from several threads at once, for different blocks; all
+    the rest from one thread at a time, and not while `commit`, `suspend` or `abandon` runs.
+    """
 
     landed: dict[int, bytes]
+    restarted: list[tuple[bytes, ...]]
+    bare: list[tuple[tuple[bytes, ...], list[bytes]]]
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, for people."""
@@ -54,20 +66,41 @@ class Receiving(Protocol):
     def admit(self, entry: Entry) -> Answer:
         """Decide about an entry; directories and symlinks are made at once."""
 
-    def write_whole(self, entry: Entry, data: Buffer) -> None:
-        """Store a file that is in memory."""
+    def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
+        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
 
-    def write(self, entry: Entry, offset: int, data: Buffer) -> None:
-        """Write a piece of a file."""
+    def own(self, entry: Entry) -> Iterator[bytes]:
+        """After DELTA: the digests of the full blocks of the version that is here, in order, some at a time.
+
+        Reading it takes long; ends early where it cannot be read.
+        """
+
+    def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
+        """Store a file that is in memory and of this digest."""
+
+    def write(self, entry: Entry, offset: int, data: Buffer, digest: bytes) -> None:
+        """Write a block of a file, which is of this digest."""
+
+    def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:
+        """Take blocks from the version that is here; returns the numbers of those that are not so any more."""
+
+    def link(self, entry: Entry, to: Entry) -> None:
+        """Make a file a hard link to another, which is complete."""
 
     def complete(self, entry: Entry, size: int) -> None:
-        """Finish a file that came in pieces."""
+        """Finish a file that came in pieces: what was not written of it is zeros."""
+
+    def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
+        """Read again what `kept` told of an entry, unless `stopped`; returns the numbers of blocks that are not so."""
 
     def drop(self, entry: Entry) -> None:
         """Forget a file that its sender left out."""
 
     def commit(self) -> None:
         """Have everything on disk, then visible."""
+
+    def suspend(self) -> None:
+        """End, and keep what the next attempt can use."""
 
     def abandon(self) -> None:
         """Remove what was not committed."""

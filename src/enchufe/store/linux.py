@@ -1,4 +1,4 @@
-"""The two system calls of Linux that Python lacks, through ctypes, and what to do where they are missing."""
+"""The system calls of Linux that Python lacks, through ctypes, and what to do where they are missing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any, Final
 # Tests turn them off to see that nothing depends on them.
 use_renameat2 = True
 use_syncfs = True
+use_sync_file_range = True
+use_fallocate = True
 
 _RENAME_NOREPLACE: Final = 1
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_PUNCH_HOLE: Final = 3  # with FALLOC_FL_KEEP_SIZE
+# Where there is no disk to begin writing to: tmpfs, ramfs (statfs(2)).
+_IN_MEMORY: Final = frozenset({0x01021994, 0x858458F6})
 
 # Not in this kernel; not on this file system; or a sandbox that says EPERM to what it does not know. A real EPERM
 # comes again from what is tried instead.
@@ -31,6 +37,9 @@ def _function(name: str, *arguments: Any) -> Any:
 
 _renameat2: Final = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs: Final = _function("syncfs", ctypes.c_int)
+_sync_file_range: Final = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_fallocate: Final = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_fstatfs: Final = _function("fstatfs", ctypes.c_int, ctypes.c_char_p)
 
 
 def rename_noreplace(source_dir: int, source: bytes, target_dir: int, target: bytes) -> None:
@@ -94,3 +103,35 @@ def syncfs(descriptor: int) -> None:
     if _syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def has_disk(descriptor: int) -> bool:
+    """Whether it makes sense to `begin_writing()` to the file system of `descriptor`."""
+    if not use_sync_file_range or _sync_file_range is None or _fstatfs is None:
+        return False
+    info = ctypes.create_string_buffer(512)  # more than struct statfs has anywhere; f_type comes first
+    if _fstatfs(descriptor, info) != 0:
+        return False
+    return ctypes.c_ulong.from_buffer(info).value & 0xFFFF_FFFF not in _IN_MEMORY
+
+
+def begin_writing(descriptor: int) -> None:
+    """Have the disk begin with what was written to a file, and do not wait; only where it `has_disk()`.
+
+    What it says is not looked at: it is no promise, and an error shows in the fsync.
+    """
+    _sync_file_range(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+
+def blank(descriptor: int, offset: int, size: int) -> None:
+    """Make a part of a file zeros: a hole, where the file system knows them.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    if use_fallocate and _fallocate is not None and _fallocate(descriptor, _PUNCH_HOLE, offset, size) == 0:
+        return
+    while size > 0:
+        written = os.pwrite(descriptor, bytes(min(size, 1 << 20)), offset)
+        offset += written
+        size -= written

@@ -29,6 +29,8 @@ class LocalStore:
             `update`: as `overwrite`, except that a file of the same size and time stays.
             `fail`: the whole delivery is refused.
         links: which symlinks are taken: those that lead nowhere but `inside` their own tree, `any`, or `none`.
+        checksum: with `update`, the same size and time are no proof that a file is the same: its content is.
+        max_size: bytes that one delivery may bring; a file that would go over is refused.
 
     Raises:
         StoreError: the folder cannot be made, or is not one.
@@ -36,7 +38,13 @@ class LocalStore:
     """
 
     def __init__(
-        self, folder: str | bytes | os.PathLike[str], *, if_exists: IfExists = "rename", links: Links = "inside"
+        self,
+        folder: str | bytes | os.PathLike[str],
+        *,
+        if_exists: IfExists = "rename",
+        links: Links = "inside",
+        checksum: bool = False,
+        max_size: int | None = None,
     ) -> None:
         if if_exists not in get_args(IfExists) or links not in get_args(Links):
             raise LocalProtocolError(f"a store takes no if_exists={if_exists!r}, links={links!r}")
@@ -46,6 +54,8 @@ class LocalStore:
         self._path = os.path.realpath(path) if b".." in path.split(b"/") else os.path.abspath(path)
         self._if_exists: IfExists = if_exists
         self._links: Links = links
+        self._checksum = checksum
+        self._max_size = max_size
         self._rules: names.NameRules | None = None
         try:
             _make_durably(self._path)
@@ -53,7 +63,10 @@ class LocalStore:
             raise store_error(error, "make the folder", self._path) from error
 
     def begin(self) -> Delivery:
-        """Start a delivery, with a staging area of its own; those whose owners died are removed on the way.
+        """Start a delivery, with a staging area of its own.
+
+        What it can take over from one that was cut it will; areas of dead owners with nothing to take over, or that
+        have expired, are removed on the way.
 
         Raises:
             StoreError: the folder cannot be written to.
@@ -66,9 +79,20 @@ class LocalStore:
             staging = Staging(folder, self._path)
             try:
                 if self._rules is None:
-                    self._rules = names.probe(staging.descriptor)
-                return Delivery(folder, self._path, staging, self._rules, if_exists=self._if_exists, links=self._links)
+                    self._rules = names.probe(staging.area.descriptor)
+                return Delivery(
+                    folder,
+                    self._path,
+                    staging,
+                    self._rules,
+                    if_exists=self._if_exists,
+                    links=self._links,
+                    checksum=self._checksum,
+                    max_size=self._max_size,
+                )
             except BaseException:
+                for area in staging.dead:
+                    area.close()
                 staging.remove()
                 raise
         except OSError as error:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 
+from enchufe.store.attributes import set_attributes
 from enchufe.store.plan import Folder
 
 
@@ -24,8 +25,23 @@ def dress(descriptor: int, mode: int, mtime_ns: int) -> None:
     os.utime(descriptor, ns=(mtime_ns, mtime_ns))
 
 
-def dress_directory(descriptor: int, folder: Folder) -> None:
-    """Give a directory its permission bits and time.
+def granted_mode(area: int) -> int:
+    """Which permission bits a new file in an empty directory of ours gets when it asks for all: umask, default ACL.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    name = b"granted"
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o777, dir_fd=area)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        os.unlink(name, dir_fd=area)
+
+
+def dress_directory(descriptor: int, folder: Folder) -> list[bytes]:
+    """Give a directory its attributes, permission bits and time; returns the names of attributes that it did not get.
 
     Of setgid and sticky it keeps what it has: inherited, or set by its owner to share it. A live one may be somebody
     else's; then it stays as it is.
@@ -33,8 +49,10 @@ def dress_directory(descriptor: int, folder: Folder) -> None:
     Raises:
         OSError: it was refused for another reason.
     """
+    refused = set_attributes(descriptor, folder.attributes)
     special = stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o7000
     with contextlib.suppress(PermissionError):
         os.fchmod(descriptor, special | folder.mode & 0o777)
     with contextlib.suppress(PermissionError):
         os.utime(descriptor, ns=(folder.mtime_ns, folder.mtime_ns))
+    return refused

@@ -63,6 +63,8 @@ def folded(name: bytes) -> str:
 
     Characters that show nothing are dropped, since HFS+ ignores them (CVE-2014-9390).
     """
+    if name.isascii():
+        return name.decode().lower()
     text = unicodedata.normalize("NFKC", name.decode("utf-8", "surrogateescape")).casefold()
     return unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c) != "Cf"))
 

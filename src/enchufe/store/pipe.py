@@ -7,13 +7,13 @@ import errno
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, StoreError
-from enchufe.store.faults import store_error
+from enchufe.store.faults import check_name, store_error
 from enchufe.store.names import safe_name
 
 _OUTPUT: Final = "the output"
@@ -33,14 +33,16 @@ class PipeSource:
     def __init__(self, descriptor: int, name: str | bytes) -> None:
         self.left_out: list[tuple[tuple[bytes, ...], str]] = []
         self._descriptor = descriptor
-        self._name = os.fsencode(name)
-        if not self._name or self._name in (b".", b"..") or b"/" in self._name:
-            raise LocalProtocolError(f"{name!r} cannot be the name of a file", hint="Give it one without a slash.")
+        self._name = check_name(name)
         self._offset = 0
 
     def walk(self) -> Iterator[Entry]:
         """The one entry, modified now."""
         yield Entry(0, NO_PARENT, self._name, Kind.FILE, UNKNOWN_SIZE, 0o644, time.time_ns())
+
+    def again(self, entry: Entry) -> Entry | None:  # noqa: ARG002 (a Source takes it)
+        """What was read of a pipe cannot be read again."""
+        return None
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The name, for people."""
@@ -83,6 +85,10 @@ class PipeSource:
         self._offset += filled
         return filled
 
+    def holes(self, start: int, stop: int) -> int:  # noqa: ARG002 (a SourceFile takes them)
+        """A pipe tells of none."""
+        return 0
+
     def unchanged(self) -> bool:
         """A pipe has no earlier state to differ from."""
         return True
@@ -102,10 +108,13 @@ class PipeDelivery:
 
     Attributes:
         landed: the id of the one file -> its name as offered, after the commit.
+        restarted, bare: empty: nothing is kept, and there is nothing but content.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.landed: dict[int, bytes] = {}
+        self.restarted: list[tuple[bytes, ...]] = []
+        self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
         self._descriptor = descriptor
         self._taken: Entry | None = None
         self._offset = 0
@@ -126,11 +135,19 @@ class PipeDelivery:
         self._taken = entry
         return Answer.ALL
 
-    def write_whole(self, entry: Entry, data: Buffer) -> None:
-        """Write the file; raises as `write()` does."""
-        self.write(entry, 0, data)
+    def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:  # noqa: ARG002 (a Delivery takes it)
+        """Nothing: what went into a pipe is gone."""
+        return ()
 
-    def write(self, entry: Entry, offset: int, data: Buffer) -> None:
+    def own(self, entry: Entry) -> Iterator[bytes]:  # noqa: ARG002 (a Delivery takes it)
+        """Nothing: there is no other version."""
+        return iter(())
+
+    def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
+        """Write the file; raises as `write()` does."""
+        self.write(entry, 0, data, digest)
+
+    def write(self, entry: Entry, offset: int, data: Buffer, digest: bytes) -> None:  # noqa: ARG002 (a Delivery takes it)
         """Write what comes next, `offset` being how much came before.
 
         Raises:
@@ -161,6 +178,18 @@ class PipeDelivery:
         except OSError as error:
             raise store_error(error, "write to", _OUTPUT) from error
 
+    def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:  # noqa: ARG002 (a Delivery takes it)
+        """None of them is here."""
+        return list(range(first, first + len(digests)))
+
+    def link(self, entry: Entry, to: Entry) -> None:  # noqa: ARG002 (a Delivery takes it)
+        """Never right for a pipe.
+
+        Raises:
+            LocalProtocolError: always.
+        """
+        raise LocalProtocolError("there are no links in a pipe")
+
     def complete(self, entry: Entry, size: int) -> None:  # noqa: ARG002 (a Delivery takes it)
         """The file is all there.
 
@@ -169,6 +198,10 @@ class PipeDelivery:
         """
         if size != self._offset:
             raise StoreError(f"{self._offset:,} bytes were written to {_OUTPUT}, not {size:,}")
+
+    def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:  # noqa: ARG002 (a Delivery takes them)
+        """Nothing was kept, so nothing of it is damaged."""
+        return []
 
     def drop(self, entry: Entry) -> None:  # noqa: ARG002 (a Delivery takes it)
         """The file was left out by its sender.
@@ -196,6 +229,9 @@ class PipeDelivery:
                 raise store_error(error, "write to", _OUTPUT) from error
         if self._taken is not None:
             self.landed[self._taken.id] = self._taken.name
+
+    def suspend(self) -> None:
+        """Nothing to keep: what was written is out."""
 
     def abandon(self) -> None:
         """Nothing to do: what was written is out."""

@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
 
-from enchufe.entry import MAX_DEPTH, NO_PARENT, Answer, Entry, Kind
+from blake3 import blake3
+
+from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
+from enchufe.store import journal
+from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
 from enchufe.store.names import STAGING, TARGET_MAX, NameRules, folded, safe_link, safe_name
@@ -52,7 +56,8 @@ class Folder:
         id: of the entry, or TOP.
         standing: how it stands.
         depth: directories above what is in it, inside its root.
-        mode, mtime_ns: as offered, for the end.
+        path: of it, packed as identities want it.
+        mode, mtime_ns, attributes: as offered, for the end.
         seen: names offered in it by what makes them equal; None where the file system finds out.
         plain: whether any file with a safe name may go in, without another look.
     """
@@ -60,8 +65,10 @@ class Folder:
     id: int
     standing: Standing
     depth: int
+    path: bytes = b""
     mode: int = 0o755
     mtime_ns: int = 0
+    attributes: Attributes = ()
     seen: dict[bytes | str, bytes] | None = field(default=None, repr=False)
     plain: bool = False
 
@@ -74,6 +81,7 @@ class Plan:
         rules: what names the destination cannot hold.
         if_exists: what happens where the destination has an entry's name already.
         links: which symlinks are taken.
+        checksum: whether the same size and time are no proof of the same content.
 
     Attributes:
         grafts: what the commit renames, by id.
@@ -81,11 +89,14 @@ class Plan:
         dresses_live: whether directories that are merged into get the mode and time of the offer.
     """
 
-    def __init__(self, folders: Folders, rules: NameRules, *, if_exists: IfExists, links: Links) -> None:
+    def __init__(
+        self, folders: Folders, rules: NameRules, *, if_exists: IfExists, links: Links, checksum: bool = False
+    ) -> None:
         self._descriptors = folders
         self._rules = rules
         self._if_exists = if_exists
         self._links = links
+        self._checksum = checksum
         self._device = os.fstat(folders.descriptor(TOP)).st_dev
         self._top = Folder(TOP, _LIVE, 0, seen={})
         self._writable = {TOP}  # the staging area could be made in it
@@ -114,15 +125,22 @@ class Plan:
         return answer
 
     def refuse(self, entry: Entry) -> None:
-        """Take back what was decided: the entry is not taken after all."""
+        """Take back what was decided: the entry is not taken after all, and another may have its name."""
         self.grafts.pop(entry.id, None)
+        above = self._top if entry.parent == NO_PARENT else self.folders[entry.parent]
+        if above.seen is not None:
+            above.seen.pop(self._key(entry.name), None)
         folder = self.folders.get(entry.id)
         if folder is not None:
             folder.standing = _REFUSED
             folder.plain = False
 
-    def place(self, entry: Entry) -> tuple[int, bytes]:
+    def place(self, entry: Entry, folders: Folders | None = None) -> tuple[int, bytes]:
         """Where a wanted entry is staged: a descriptor, good until the next call, and a name in it.
+
+        Args:
+            entry: what is wanted.
+            folders: those of another staging area, for its place there.
 
         Raises:
             OSError: the directory cannot be opened.
@@ -130,11 +148,28 @@ class Plan:
         """
         folder = self.folders.get(entry.parent)
         if folder is not None and folder.standing is _STAGED:
-            return self._descriptors.descriptor(folder.id), entry.name
+            return (folders or self._descriptors).descriptor(folder.id), entry.name
         graft = self.grafts.get(entry.id)
         if graft is None:
             raise LocalProtocolError(f"'{printable(entry.name)}' was not wanted")
-        return self._descriptors.descriptor(AREA), graft.private
+        return (folders or self._descriptors).descriptor(AREA), graft.private
+
+    def identity(self, entry: Entry) -> bytes:
+        """Which version of which file an entry is, for the journal."""
+        above = b"" if entry.parent == NO_PARENT else self.folders[entry.parent].path
+        return journal.identity(above, entry.name, entry.size, entry.mtime_ns)
+
+    def old_place(self, entry: Entry) -> tuple[int, bytes]:
+        """Where the version is that the destination has: a descriptor, good until the next call, and a name in it.
+
+        Raises:
+            OSError: the directory cannot be opened.
+            LocalProtocolError: there is none.
+        """
+        graft = self.grafts.get(entry.id)
+        if graft is None or not graft.replaces:
+            raise LocalProtocolError(f"'{printable(entry.name)}' has no other version there")
+        return self._descriptors.descriptor(graft.parent), graft.name
 
     def staged(self) -> Iterator[Folder]:
         """The staged directories, what is deeper first."""
@@ -173,12 +208,15 @@ class Plan:
         """Whether the file system would take the name for another that was offered in the same directory."""
         if folder.seen is None:
             return False
-        key = folded(name) if self._rules.folds else name
+        key = self._key(name)
         first = folder.seen.get(key)
         if first == name:
             raise RemoteProtocolError(f"'{printable(name)}' was offered twice in the same folder")
         folder.seen.setdefault(key, name)
         return first is not None
+
+    def _key(self, name: bytes) -> bytes | str:
+        return folded(name) if self._rules.folds else name
 
     def _link_refusal(self, target: bytes, depth: int) -> Answer | None:
         if self._links == "none":
@@ -209,9 +247,11 @@ class Plan:
             return _SKIP, _REFUSED
         if directory or not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             return Answer.IN_THE_WAY, _REFUSED
-        if self._if_exists == "update" and _same(entry, found, descriptor):
+        believed = not self._checksum or entry.kind is _SYMLINK
+        if self._if_exists == "update" and believed and _same(entry, found, descriptor):
             return _SKIP, _REFUSED
-        return self._graft(entry, folder, replaces=True)
+        answer, standing = self._graft(entry, folder, replaces=True)
+        return Answer.DELTA if _have_blocks(entry, found) else answer, standing
 
     def _graft(self, entry: Entry, folder: Folder, *, replaces: bool) -> tuple[Answer, Standing]:
         if folder.id not in self._writable:
@@ -221,7 +261,8 @@ class Plan:
                 path = b"/".join(self._descriptors.path(folder.id))
                 raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
             self._writable.add(folder.id)
-        self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces=replaces)
+        private = blake3(journal.packed(folder.path, entry.name)).digest(length=16).hex().encode()
+        self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
         return _ALL, _STAGED
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
@@ -236,11 +277,19 @@ class Plan:
             entry.id,
             standing,
             depth,
+            journal.packed(folder.path, entry.name),
             entry.mode,
             entry.mtime_ns,
+            entry.attributes,
             seen={} if counted else None,
             plain=standing is _STAGED and self._rules.none and depth <= MAX_DEPTH,
         )
+
+
+def _have_blocks(entry: Entry, found: os.stat_result) -> bool:
+    """Whether a file and the version of it that is there have full blocks to compare."""
+    both = entry.kind is _FILE and stat.S_ISREG(found.st_mode)
+    return both and found.st_size >= BLOCK_SIZE <= entry.size != UNKNOWN_SIZE
 
 
 def _same(entry: Entry, found: os.stat_result, descriptor: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import stat
@@ -13,24 +12,14 @@ from typing import Final
 from enchufe.entry import MAX_DEPTH, NO_PARENT, Entry, Kind, Reason
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store.faults import OUT_OF_MEANS, check_path, store_error
-from enchufe.store.folders import Folders
+from enchufe.store.attributes import LIMIT, Attributes, get_attributes
+from enchufe.store.exclude import Exclude
+from enchufe.store.faults import check_path, store_error
+from enchufe.store.reading import READ, LeftOut, SourceFile, is_as_offered, reason_for
+from enchufe.store.shared_folders import SharedFolders
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-# O_NONBLOCK: a FIFO that took a file's place must not hold us up. O_NOCTTY: nor a terminal become ours.
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-
-_REASONS: Final = {
-    errno.ENOENT: Reason.VANISHED,
-    errno.ENOTDIR: Reason.VANISHED,
-    errno.ESTALE: Reason.VANISHED,
-    errno.ELOOP: Reason.CHANGED,  # a symlink by now
-    errno.EISDIR: Reason.CHANGED,
-    errno.ENXIO: Reason.CHANGED,  # a socket
-    errno.ENODEV: Reason.CHANGED,
-    errno.EAGAIN: Reason.CHANGED,  # a FIFO that somebody writes to
-}
 _TOLD: Final = {
     stat.S_IFIFO: "a named pipe, not a file",
     stat.S_IFSOCK: "a socket, not a file",
@@ -42,17 +31,8 @@ _ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemenco
 
 _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
-
-class LeftOut(StoreError):
-    """An entry that was offered cannot be sent; all the others can.
-
-    Attributes:
-        reason: why, as the protocol says it.
-    """
-
-    def __init__(self, reason: Reason, path: tuple[bytes, ...]) -> None:
-        super().__init__(f"'{printable(b'/'.join(path))}' is left out: {reason.told}")
-        self.reason = reason
+AGAIN_LIMIT: Final = 2  # times that a file is offered once more
+LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
 
 
 class Source:
@@ -62,23 +42,36 @@ class Source:
     for the folder they lead to. A root that is a symlink is followed, since the user named it, and keeps its name; the
     symlinks in a folder stay symlinks.
 
+    A file that has several names is offered once as a file, then as linked to that, wherever the names are; beyond
+    `LINKS_LIMIT` such files the next ones are files of their own. One of which less is on disk than its size is sparse.
+
+    `open()`, `read_whole()` and `path()` may be called from several threads at once, also while another walks. `walk()`
+    and `again()` number entries: only one of them goes on at a time. Each thread that reads keeps a folder open.
+
     Args:
         paths: files and folders; all of them must be there.
+        exclude: patterns of what is not offered of them; see `Exclude`. It is not in `left_out`.
+        attributes: whether the extended attributes that belong to users (`user.*`) go along, at most 4 KiB of them for
+            one entry; which costs opening every file while it walks.
 
     Attributes:
         left_out: path and reason, both for a person, of what the walk could not offer.
 
     Raises:
         StoreError: one is not there, or is neither a file nor a folder.
-        LocalProtocolError: two would have one name, or one has none (`/`), or is no path.
+        LocalProtocolError: two would have one name, or one has none (`/`), or is no path; or a pattern is none.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], *, exclude: Sequence[str | bytes] = (), attributes: bool = False) -> None:
         self.left_out: list[tuple[tuple[bytes, ...], str]] = []
+        self._exclude = Exclude(exclude) if exclude else None
+        self._attributes = attributes
         self._roots: dict[bytes, bytes] = {}  # name -> where it really is
         self._files: dict[int, bytes] = {}  # id of a root that is a file -> where it really is
-        self._folders = Folders()
+        self._folders = SharedFolders()
         self._count = 0
+        self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
+        self._times: dict[int, int] = {}  # id of what was offered again -> how many times
         for path in paths:
             self._name_root(os.fsencode(path))
 
@@ -122,14 +115,15 @@ class Source:
             except OSError as error:
                 self._leave_out((name,), error)
                 continue
-            if stat.S_ISDIR(info.st_mode):
+            folder = stat.S_ISDIR(info.st_mode)
+            if self._exclude is not None and self._exclude.excludes(os.fsdecode(name), folder=folder):
+                continue
+            if folder:
                 self._folders.add_top(self._count, name, where)
                 yield from self._walk_tree(name, info)  # one level deep, whatever the depth of the tree
             elif stat.S_ISREG(info.st_mode):
                 self._files[self._count] = where
-                yield Entry(
-                    self._take_id(), NO_PARENT, name, _FILE, info.st_size, stat.S_IMODE(info.st_mode), info.st_mtime_ns
-                )
+                yield self._file(NO_PARENT, name, info)
             else:
                 self.left_out.append(((name,), Reason.CHANGED.told))
 
@@ -138,39 +132,94 @@ class Source:
         names = self._listed(NO_PARENT, root_name)
         if names is None:
             return
-        root = Entry(self._take_id(), NO_PARENT, root_name, _DIRECTORY, 0, info.st_mode & 0o7777, info.st_mtime_ns)
+        root = self._folder(NO_PARENT, root_name, info)
         yield root
         stack = [(root.id, names)]  # the folders that we are in, each with its names yet to come
         while stack:
             parent, names = stack[-1]
-            for name in names:
-                try:
-                    info = os.stat(name, dir_fd=self._folders.descriptor(parent), follow_symlinks=False)
-                    mode = info.st_mode
-                    kind = mode & 0o170000
-                    if kind == stat.S_IFREG:
-                        entry = Entry(self._count, parent, name, _FILE, info.st_size, mode & 0o7777, info.st_mtime_ns)
-                    elif kind == stat.S_IFDIR:
-                        inside = self._entered(parent, name, len(stack))
-                        if inside is None:
-                            continue
-                        stack.append((self._count, inside))
-                        entry = Entry(self._count, parent, name, _DIRECTORY, 0, mode & 0o7777, info.st_mtime_ns)
-                    elif kind == stat.S_IFLNK:
-                        target = os.readlink(name, dir_fd=self._folders.descriptor(parent))
-                        entry = Entry(self._count, parent, name, _SYMLINK, 0, mode & 0o7777, info.st_mtime_ns, target)
-                    else:
-                        self.left_out.append(((*self._folders.path(parent), name), _TOLD[kind]))
-                        continue
-                except OSError as error:
+            try:
+                here = self._folders.dup(parent)
+            except OSError as error:
+                for name in names:
                     self._leave_out((*self._folders.path(parent), name), error)
-                    continue
-                self._count += 1
-                yield entry
-                if entry.kind is _DIRECTORY:
-                    break
-            else:
                 stack.pop()
+                continue
+            try:
+                for name in names:
+                    try:
+                        info = os.stat(name, dir_fd=here, follow_symlinks=False)
+                        kind = info.st_mode & 0o170000
+                        if kind == stat.S_IFREG:
+                            yield self._file(parent, name, info)
+                        elif kind == stat.S_IFDIR:
+                            inside = self._entered(parent, name, len(stack))
+                            if inside is not None:
+                                stack.append((self._count, inside))
+                                yield self._folder(parent, name, info)
+                                break
+                        elif kind == stat.S_IFLNK:
+                            target = os.readlink(name, dir_fd=here)
+                            mode = info.st_mode & 0o7777
+                            yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, info.st_mtime_ns, target)
+                        else:
+                            self.left_out.append(((*self._folders.path(parent), name), _TOLD[kind]))
+                    except OSError as error:
+                        self._leave_out((*self._folders.path(parent), name), error)
+                else:
+                    stack.pop()
+            finally:
+                os.close(here)
+
+    def _file(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
+        """The next entry, which is a file."""
+        size = info.st_size
+        entry = Entry(self._count, parent, name, _FILE, size, info.st_mode & 0o7777, info.st_mtime_ns)
+        if info.st_blocks * 512 < size:
+            entry.sparse = True
+        if info.st_nlink > 1:
+            self._link(entry, info)
+        if self._attributes:
+            entry.attributes = self._attributes_of(entry)
+        self._count += 1
+        return entry
+
+    def _folder(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
+        """The next entry, which is a folder that was added."""
+        entry = Entry(self._count, parent, name, _DIRECTORY, 0, info.st_mode & 0o7777, info.st_mtime_ns)
+        if self._attributes:
+            entry.attributes = self._attributes_of(entry)
+        self._count += 1
+        return entry
+
+    def _link(self, entry: Entry, info: os.stat_result) -> None:
+        """Have a file that was offered under another name linked to that, if that was offered as it is now."""
+        key = (info.st_dev, info.st_ino)
+        first = self._links.get(key)
+        if first is not None and first.size == entry.size and first.mtime_ns == entry.mtime_ns:
+            entry.linked = first.id
+        elif first is not None or len(self._links) < LINKS_LIMIT:
+            self._links[key] = entry
+            entry.shared = True
+
+    def _attributes_of(self, entry: Entry) -> Attributes:
+        """The extended attributes of a file, or of a folder that was added."""
+        try:
+            descriptor = self._folders.dup(entry.id) if entry.kind is _DIRECTORY else self._opened(entry)
+        except OSError as error:
+            self._reason(error, entry)
+            return ()  # which is told when it is to be read
+        try:
+            attributes, beyond = get_attributes(descriptor)
+        except OSError as error:
+            attributes, beyond = (), []
+            self._reason(error, entry)
+            self.left_out.append((self.path(entry), f"its extended attributes: {os.strerror(error.errno or 0)}"))
+        finally:
+            os.close(descriptor)
+        if beyond:
+            told = printable(b", ".join(beyond))
+            self.left_out.append((self.path(entry), f"extended attributes beyond {LIMIT:,} bytes: {told}"))
+        return attributes
 
     def _take_id(self) -> int:
         self._count += 1
@@ -189,19 +238,55 @@ class Source:
         leaves: list[str] = []
         folders: list[str] = []
         try:
-            with os.scandir(self._folders.descriptor(self._count)) as listing:
-                for found in listing:
-                    (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
+            descriptor = self._folders.dup(self._count)
+            try:
+                with os.scandir(descriptor) as listing:
+                    for found in listing:
+                        (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             self._folders.forget(self._count)
             self._leave_out((*self._folders.path(parent), name), error)
             return None
+        if self._exclude is not None:
+            place = "/".join(["", *map(os.fsdecode, self._folders.path(self._count)[1:]), ""])
+            excludes = self._exclude.excludes
+            leaves = [leaf for leaf in leaves if not excludes(place + leaf, folder=False)]
+            folders = [folder for folder in folders if not excludes(place + folder, folder=True)]
         return itertools.chain(_sorted(leaves), _sorted(folders))
 
     def _leave_out(self, path: tuple[bytes, ...], error: OSError) -> None:
-        reason = self._reason(error, path)
+        reason = reason_for(error, path)
         told = f"{reason.told} ({os.strerror(error.errno or 0)})" if reason is Reason.UNREADABLE else reason.told
         self.left_out.append((path, told))
+
+    def again(self, entry: Entry) -> Entry | None:
+        """A file that could not be sent as it was offered, as it is now, under the next id.
+
+        One that was to be linked is linked to another id then, or to none. None where it is no file any more, or was
+        offered again `AGAIN_LIMIT` times.
+
+        Raises:
+            StoreError: no descriptors or memory left.
+        """
+        times = self._times.get(entry.id, 0) + 1
+        if times > AGAIN_LIMIT:
+            return None
+        try:
+            info = self._stat(entry)
+        except OSError as error:
+            self._reason(error, entry)
+            return None
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        first = self._links.get((info.st_dev, info.st_ino))
+        if first is not None and first.id in (entry.id, entry.linked):
+            del self._links[info.st_dev, info.st_ino]
+        self._times[self._count] = times
+        if entry.parent == NO_PARENT:
+            self._files[self._count] = self._files[entry.id]
+        return self._file(entry.parent, entry.name, info)
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, for people."""
@@ -220,7 +305,7 @@ class Source:
         try:
             file = SourceFile(self._opened(entry), entry, path)
         except OSError as error:
-            raise self._left_out(error, entry) from error
+            raise LeftOut(self._reason(error, entry), self.path(entry)) from error
         if not file.unchanged():
             file.close()
             raise LeftOut(Reason.CHANGED, path)
@@ -246,8 +331,8 @@ class Source:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise self._left_out(error, entry) from error
-        if len(data) != size or not _is(entry, info):
+            raise LeftOut(self._reason(error, entry), self.path(entry)) from error
+        if len(data) != size or not is_as_offered(entry, info):
             raise LeftOut(Reason.CHANGED, self.path(entry))
         return data
 
@@ -257,66 +342,16 @@ class Source:
 
     def _opened(self, entry: Entry) -> int:
         if entry.parent == NO_PARENT:
-            return os.open(self._files[entry.id], _READ)
-        return os.open(entry.name, _READ, dir_fd=self._folders.descriptor(entry.parent))
+            return os.open(self._files[entry.id], READ)
+        return os.open(entry.name, READ, dir_fd=self._folders.descriptor(entry.parent))
 
-    def _left_out(self, error: OSError, entry: Entry) -> LeftOut:
-        path = self.path(entry)
-        return LeftOut(self._reason(error, path), path)
+    def _stat(self, entry: Entry) -> os.stat_result:
+        if entry.parent == NO_PARENT:
+            return os.stat(self._files[entry.id], follow_symlinks=False)
+        return os.stat(entry.name, dir_fd=self._folders.descriptor(entry.parent), follow_symlinks=False)
 
-    @staticmethod
-    def _reason(error: OSError, path: tuple[bytes, ...]) -> Reason:
-        if error.errno in OUT_OF_MEANS:
-            raise store_error(error, "read", b"/".join(path)) from error
-        return _REASONS.get(error.errno or 0, Reason.UNREADABLE)
-
-
-class SourceFile:
-    """A file that was offered, open for reading.
-
-    Args:
-        descriptor: becomes this object's to close.
-        entry: what was offered.
-        path: its names, for messages.
-    """
-
-    __slots__ = ("_descriptor", "_entry", "_path")
-
-    def __init__(self, descriptor: int, entry: Entry, path: tuple[bytes, ...]) -> None:
-        self._descriptor = descriptor
-        self._entry = entry
-        self._path = path
-
-    def read_into(self, view: memoryview, offset: int) -> int:
-        """Fill `view` from `offset` on; returns how many bytes there were, fewer only at the end of the file.
-
-        Raises:
-            LeftOut: it could not be read.
-        """
-        filled = 0
-        try:
-            while filled < len(view):
-                count = os.preadv(self._descriptor, [view[filled:]], offset + filled)
-                if count == 0:
-                    break
-                filled += count
-        except OSError as error:
-            raise LeftOut(Reason.UNREADABLE, self._path) from error
-        return filled
-
-    def unchanged(self) -> bool:
-        """Whether it still is what was offered, by size and modification time."""
-        return _is(self._entry, os.fstat(self._descriptor))
-
-    def close(self) -> None:
-        """Close it; more than once does no harm."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _is(entry: Entry, info: os.stat_result) -> bool:
-    return info.st_size == entry.size and info.st_mtime_ns == entry.mtime_ns and info.st_mode & 0o170000 == stat.S_IFREG
+    def _reason(self, error: OSError, entry: Entry) -> Reason:
+        return reason_for(error, self.path(entry))
 
 
 def _sorted(names: list[str]) -> list[bytes]:

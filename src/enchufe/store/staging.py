@@ -3,6 +3,8 @@
 `<folder>/.enchufe/<random>/`, both 0700. Whoever made the inner one keeps an flock on it, so that a lock that can be
 had means a dead owner; a short lock on `.enchufe` keeps a new one from being looked at before it is locked. On file
 systems without flock (NFS has none for directories) nobody's death can be told, and what the dead leave stays.
+
+An area is left on purpose where a cut transfer may go on later: then it has a journal in it (`leftovers.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from typing import Any, Final
 
 from enchufe.errors import StoreError
@@ -31,15 +34,57 @@ _NAME: Final = re.compile(r"[0-9a-f]{16}")
 _ATTEMPTS: Final = 100
 
 
+class Area:
+    """One area, open.
+
+    Attributes:
+        name: what it is called in `.enchufe`.
+        descriptor: of it.
+        locked: whether we have its lock.
+    """
+
+    def __init__(self, home: int, name: bytes, descriptor: int, *, locked: bool) -> None:
+        self._home = home
+        self.name = name
+        self.descriptor = descriptor
+        self.locked = locked
+
+    def lock(self) -> bool:
+        """Have its lock; False where somebody else has it, or where there are no locks."""
+        self.locked = self.locked or _lock(self.descriptor, wait=False)
+        return self.locked
+
+    def unlock(self) -> None:
+        """Let others have it."""
+        _unlock(self.descriptor)
+        self.locked = False
+
+    def close(self) -> None:
+        """Leave it as it is, to whoever comes."""
+        os.close(self.descriptor)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it, and close it; its lock is kept until it is gone."""
+        self.empty()
+        os.close(self.descriptor)
+
+    def empty(self) -> None:
+        """Remove it with all that is in it, as far as it can be, and leave it open."""
+        _empty(self.descriptor)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.name, dir_fd=self._home)
+
+
 class Staging:
-    """A fresh staging area in the destination; making it removes those of dead owners.
+    """A fresh staging area in the destination.
 
     Args:
         folder: descriptor of the destination, which stays the caller's.
         path: the destination, for messages.
 
     Attributes:
-        descriptor: of the area.
+        area: the area.
+        dead: those of dead owners, each locked by us now; whoever takes them has them to close or remove, before this.
 
     Raises:
         StoreError: it cannot be made.
@@ -48,39 +93,42 @@ class Staging:
     def __init__(self, folder: int, path: bytes) -> None:
         self._folder = folder
         try:
-            self._home, self._name, self.descriptor, dead = self._made(path)
+            self._home, self.area, self.dead = self._made(path)
         except OSError as error:
             raise store_error(error, "write into", path) from error
-        for name, descriptor in dead:
-            _remove_area(self._home, name, descriptor)
 
     def remove(self) -> None:
         """Remove the area with all that is in it, and `.enchufe` with the last one; what cannot be removed is left.
 
         What is left is found dead and removed by the next delivery.
         """
-        _remove_area(self._home, self._name, self.descriptor)
+        self.area.remove()
         os.close(self._home)
-        _remove_home(self._folder)
+        remove_home(self._folder)
 
-    def _made(self, path: bytes) -> tuple[int, bytes, int, list[tuple[bytes, int]]]:
+    def leave(self) -> None:
+        """Close the area, and leave what is in it for the next delivery."""
+        self.area.close()
+        os.close(self._home)
+
+    def _made(self, path: bytes) -> tuple[int, Area, list[Area]]:
         for attempt in range(_ATTEMPTS):
             with contextlib.ExitStack() as unwound:
                 try:
                     home = _home(self._folder, path)
-                    unwound.callback(_remove_home, self._folder)
+                    unwound.callback(remove_home, self._folder)
                     unwound.callback(os.close, home)
-                    dead = _dead(home) if _lock(home, wait=True) else []
-                    for _, descriptor in dead:
-                        unwound.callback(os.close, descriptor)
-                    name, area = _area(home)
+                    dead = dead_areas(home) if _lock(home, wait=True) else []
+                    for each in dead:
+                        unwound.callback(each.close)
+                    area = _new_area(home)
                 except FileNotFoundError:  # its last delivery ended and removed it while we were coming in
                     if attempt == _ATTEMPTS - 1:
                         raise
                     continue
                 _unlock(home)
                 unwound.pop_all()
-                return home, name, area, dead
+                return home, area, dead
         raise AssertionError("the last attempt returns or raises")
 
 
@@ -88,6 +136,24 @@ def _home(folder: int, path: bytes) -> int:
     """Open `.enchufe`, made if need be: a real directory of ours that only we can look into."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(STAGING, 0o700, dir_fd=folder)
+    return _opened_home(folder, path)
+
+
+def locked_home(folder: int, path: bytes) -> int | None:
+    """Open `.enchufe` and keep others from beginning until it is closed; None where there is none.
+
+    Raises:
+        OSError, StoreError: it cannot be opened, or is not ours.
+    """
+    try:
+        home = _opened_home(folder, path)
+    except FileNotFoundError:
+        return None
+    _lock(home, wait=True)
+    return home
+
+
+def _opened_home(folder: int, path: bytes) -> int:
     shown = f"{printable(path)}/{STAGING.decode()}"
     try:
         home = os.open(STAGING, DIRECTORY, dir_fd=folder)
@@ -110,34 +176,36 @@ def _home(folder: int, path: bytes) -> int:
     return home
 
 
-def _remove_home(folder: int) -> None:
+def remove_home(folder: int) -> None:
+    """Remove `.enchufe` if nothing is in it."""
     with contextlib.suppress(OSError):  # not empty: others are at work
         os.rmdir(STAGING, dir_fd=folder)
 
 
-def _area(home: int) -> tuple[bytes, int]:
+def _new_area(home: int) -> Area:
     name = secrets.token_hex(8).encode()
     os.mkdir(name, 0o700, dir_fd=home)
-    area = os.open(name, DIRECTORY, dir_fd=home)
-    _lock(area, wait=False)
-    return name, area
+    descriptor = os.open(name, DIRECTORY, dir_fd=home)
+    return Area(home, name, descriptor, locked=_lock(descriptor, wait=False))
 
 
-def _dead(home: int) -> list[tuple[bytes, int]]:
+def areas(home: int) -> Iterator[Area]:
+    """All areas, each open; whoever takes them has them to close."""
+    for entry in os.listdir(home):
+        if _NAME.fullmatch(entry):
+            name = entry.encode()
+            with contextlib.suppress(OSError):  # gone meanwhile, or not ours
+                yield Area(home, name, os.open(name, DIRECTORY, dir_fd=home), locked=False)
+
+
+def dead_areas(home: int) -> list[Area]:
     """The areas whose owners are dead, each open and locked by us now."""
     dead = []
-    for entry in os.listdir(home):
-        if not _NAME.fullmatch(entry):
-            continue
-        name = entry.encode()
-        try:
-            area = os.open(name, DIRECTORY, dir_fd=home)
-        except OSError:  # gone meanwhile
-            continue
-        if _lock(area, wait=False):
-            dead.append((name, area))
+    for area in areas(home):
+        if area.lock():
+            dead.append(area)
         else:
-            os.close(area)
+            area.close()
     return dead
 
 
@@ -156,14 +224,6 @@ def _unlock(descriptor: int) -> None:
     if fcntl is not None:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def _remove_area(home: int, name: bytes, area: int) -> None:
-    """Remove the directory `name`, open as `area`, and close it; its lock is kept until it is gone."""
-    _empty(area)
-    with contextlib.suppress(OSError):
-        os.rmdir(name, dir_fd=home)
-    os.close(area)
 
 
 def _empty(directory: int) -> None:

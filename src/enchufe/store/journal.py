@@ -1,0 +1,237 @@
+"""Journal: which blocks of which files were verified and written (docs/protocol.md, "What is kept").
+
+Nothing of it is synced: whoever believes it reads the blocks again before the commit.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Final
+from zlib import crc32
+
+from blake3 import blake3
+
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
+
+NAME: Final = b"journal"
+ROOT: Final = b"root"  # beside it: the name of the first root, for people
+RECORD_SIZE: Final = 64
+MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks, whose index takes some 64 MiB; what comes after is not read
+
+_BODY: Final = struct.Struct(">16sII32sI")
+_CRC: Final = struct.Struct(">I")
+_LENGTH: Final = struct.Struct(">H")
+_VERSION: Final = struct.Struct(">Qq")
+_TOGETHER: Final = 1024  # records, 64 KiB
+_CHUNK: Final = 1 << 20
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+Runs = tuple[tuple[int, bytes], ...]
+"""Blocks of a file: number of the first, digests of it and of those after it."""
+
+
+def packed(above: bytes, name: bytes) -> bytes:
+    """The path of `name` in a folder whose path is `above`, empty for a root, as identities are made of."""
+    return above + _LENGTH.pack(len(name)) + name
+
+
+def identity(above: bytes, name: bytes, size: int, mtime_ns: int) -> bytes:
+    """Which version of which file: 16 bytes; `above` is its folder's packed path, empty for a root."""
+    return blake3(above + _LENGTH.pack(len(name)) + name + _VERSION.pack(size, mtime_ns)).digest(16)
+
+
+class Journal:
+    """Takes records, from several threads at once, and writes them when what they tell of makes up a block.
+
+    So what a death costs is a block.
+
+    Args:
+        area: descriptor of the directory that it is made in, with the first record.
+
+    Attributes:
+        root: the name of the first root, for people.
+
+    Raises (every method):
+        OSError: it could not be written.
+    """
+
+    def __init__(self, area: int) -> None:
+        self.root = b""
+        self._area = area
+        self._descriptor = -1
+        self._lock = threading.Lock()
+        self._pending: list[bytes] = []
+        self._weight = 0
+        self._written = 0
+
+    def add(self, file: bytes, block: int, size: int, digest: bytes) -> None:
+        """Block number `block` of the file of this identity has `size` bytes, and is written."""
+        # Without the lock: small files come by the ten thousand a second. A sum that two threads make wrong is no harm.
+        self._pending.append(_record(file, block, size, digest))
+        self._weight += size
+        if self._weight >= BLOCK_SIZE or len(self._pending) >= _TOGETHER:
+            self.flush()
+
+    def add_runs(self, file: bytes, size: int, runs: Runs) -> None:
+        """All these blocks of the file of this identity, which has `size` bytes, are written; it flushes."""
+        for first, digests in runs:
+            for at in range(0, len(digests), DIGEST_SIZE):
+                block = first + at // DIGEST_SIZE
+                length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
+                self._pending.append(_record(file, block, length, digests[at : at + DIGEST_SIZE]))
+                if len(self._pending) >= _TOGETHER:
+                    self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        with self._lock:
+            self._flush()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was written."""
+        return not self._written
+
+    def close(self) -> None:
+        """Close it; what was not flushed is lost."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _flush(self) -> None:
+        count = len(self._pending)
+        if not count:
+            return
+        if self._descriptor < 0:
+            descriptor = os.open(ROOT, _NEW, 0o600, dir_fd=self._area)
+            try:
+                os.write(descriptor, self.root)
+            finally:
+                os.close(descriptor)
+            self._descriptor = os.open(NAME, _NEW, 0o600, dir_fd=self._area)
+        data = memoryview(b"".join(self._pending[:count]))
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, data[done:], self._written + done)
+        # Only now: after an error the next record goes over what was written of this one.
+        self._written += done
+        del self._pending[:count]
+        self._weight = 0
+
+
+class Records:
+    """What a journal says; records that are damaged or torn are not there.
+
+    It keeps where each record is, not the record, so that a journal of 100,000 files costs some 20 MB.
+
+    Args:
+        descriptor: of the journal, which becomes this object's to close.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._where: dict[bytes, int | array[int]] = {}
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, file: bytes) -> bool:
+        return file in self._where
+
+    def runs(self, file: bytes, size: int, there: int) -> Runs:
+        """The blocks of the file of this identity, which has `size` bytes, and `there` of them on the disk.
+
+        Raises:
+            OSError: the journal cannot be read any more.
+        """
+        where = self._where.get(file, ())
+        blocks = array("I")
+        digests = bytearray()
+        for found, block, length, digest, _ in self._bodies((where,) if isinstance(where, int) else where):
+            start = block * BLOCK_SIZE
+            right = length == min(BLOCK_SIZE, size - start) and (length or not size)
+            if right and found == file and start + length <= there:
+                blocks.append(block)
+                digests += digest
+        return tuple(_runs(blocks, digests))
+
+    def close(self) -> None:
+        """Close the journal."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _read(self) -> None:
+        where = self._where
+        number = 0
+        while number < MAX_RECORDS:
+            chunk = os.pread(self._descriptor, _CHUNK, number * RECORD_SIZE)
+            if len(chunk) < RECORD_SIZE:
+                return
+            for start in range(0, len(chunk) - RECORD_SIZE + 1, RECORD_SIZE):
+                if _is_good(chunk, start):
+                    file = chunk[start : start + 16]
+                    before = where.get(file)
+                    if before is None:
+                        where[file] = number
+                    elif isinstance(before, int):
+                        where[file] = array("I", (before, number))
+                    else:
+                        before.append(number)
+                number += 1
+
+    def _bodies(self, numbers: Iterable[int]) -> Iterator[tuple[bytes, int, int, bytes, int]]:
+        chunk, first = b"", 0
+        for number in numbers:
+            start = (number - first) * RECORD_SIZE
+            if not 0 <= start <= len(chunk) - RECORD_SIZE:
+                # The one record of a small file is read alone, those of a big one many at a time.
+                size = _CHUNK if chunk else RECORD_SIZE
+                chunk, first, start = os.pread(self._descriptor, size, number * RECORD_SIZE), number, 0
+                if len(chunk) < RECORD_SIZE:
+                    return
+            yield _BODY.unpack_from(chunk, start)
+
+
+def _runs(blocks: array[int], digests: bytearray) -> Iterator[tuple[int, bytes]]:
+    """Blocks in any order, as runs; of those that are told twice the later is right."""
+    order = sorted(range(len(blocks)), key=blocks.__getitem__)
+    run = bytearray()
+    first = 0
+    for at in order:
+        block = blocks[at]
+        after = first + len(run) // DIGEST_SIZE
+        if run and block == after - 1:
+            del run[-DIGEST_SIZE:]
+        elif block != after:
+            if run:
+                yield first, bytes(run)
+                run.clear()
+            first = block
+        run += digests[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
+    if run:
+        yield first, bytes(run)
+
+
+def _record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
+    body = _BODY.pack(file, block, size, digest, 0)
+    return body + _CRC.pack(crc32(body))
+
+
+def _is_good(data: bytes, start: int) -> bool:
+    end = start + _BODY.size
+    return len(data) >= start + RECORD_SIZE and _CRC.unpack_from(data, end)[0] == crc32(data[start:end])

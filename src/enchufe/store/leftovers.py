@@ -1,0 +1,200 @@
+"""Leftovers: what deliveries that were cut have left in the destination, and how the next one takes it over."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import Final
+
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
+from enchufe.store import journal, linux
+from enchufe.store.folders import Folders
+from enchufe.store.journal import Journal, Records, Runs
+from enchufe.store.plan import AREA, Plan
+from enchufe.store.staging import Area
+
+EXPIRY: Final = 7 * 24 * 3600.0  # seconds after the last change of a journal: docs/protocol.md, "What is kept"
+MOST: Final = 32  # areas that are looked into, those changed last; each costs two descriptors
+_OPEN_FOLDERS: Final = 4  # in each
+
+_JOURNAL: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class _Leftover:
+    """One area that nobody works in, with a journal.
+
+    Attributes:
+        offered: how many of its files were offered; once all were, there is nothing more to take from it.
+        touched: whether anything of it was offered, be it in another version.
+    """
+
+    def __init__(self, area: Area, records: Records, folders: Folders) -> None:
+        self.area = area
+        self.records = records
+        self.folders = folders
+        self.folders.pin(AREA, area.descriptor)
+        self.offered = 0
+        self.touched = False
+
+    def close(self) -> None:
+        self.folders.close()
+        self.records.close()
+
+
+class Leftovers:
+    """What can be taken over in one delivery. Areas with nothing in them, and those that are too old, are removed.
+
+    Nobody else is kept out of an area before something is taken from it: who does not want it does not hold it.
+
+    Args:
+        dead: areas of dead owners, locked; they become this object's.
+        folders: the directories of the delivery.
+    """
+
+    def __init__(self, dead: list[Area], folders: Folders) -> None:
+        self._left: list[_Leftover] = []
+        found = []
+        for area in dead:
+            changed = last_change(area)
+            if changed is None or time.time() - changed > EXPIRY:
+                area.remove()
+            else:
+                found.append((changed, area))
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        for number, (_, area) in enumerate(found):
+            records = _records(area) if number < MOST else None
+            if records is not None and not len(records):
+                records.close()
+                area.remove()
+            elif records is None:
+                area.close()
+            else:
+                area.unlock()
+                self._left.append(_Leftover(area, records, folders.mirror(_OPEN_FOLDERS)))
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
+        """Move what is there of a file to where the delivery wants it.
+
+        Args:
+            entry: the file.
+            file: its identity.
+            plan: knows the places, here and there.
+            kept: is told what it brings, before it is moved.
+
+        Returns:
+            The blocks that are said to be there; nothing where nothing was moved.
+
+        Raises:
+            FileExistsError: there is something in its place already.
+            OSError: it could not be written.
+        """
+        having = [left for left in self._left if file in left.records]
+        for left in having:
+            left.offered += 1
+            left.touched = True
+        for left in having:
+            runs = self._runs(left, entry, file, plan)
+            if not runs:
+                continue
+            kept.add_runs(file, entry.size, runs)
+            try:
+                _move(entry, left, plan)
+            except FileNotFoundError:  # what the journal says now is wrong, and the next one finds no file for it
+                continue
+            return runs
+        return ()
+
+    def has_other(self, entry: Entry, plan: Plan) -> bool:
+        """Whether there is something of another version of a file; it is not used, and removed in the end."""
+        other = False
+        for left in self._left:
+            if _found(entry, left, plan) is not None:
+                left.touched = other = True
+        return other
+
+    def close(self, *, delivered: bool, kept: bool) -> None:
+        """Leave what the next delivery can use.
+
+        Args:
+            delivered: what was offered is complete: whatever areas had of it is not needed any more.
+            kept: what was taken is in another area now: those with nothing else are not needed any more.
+        """
+        while self._left:
+            left = self._left.pop()
+            left.close()
+            used = (delivered and left.touched) or (kept and left.offered >= len(left.records))
+            if used and left.area.lock():
+                left.area.remove()
+            else:
+                left.area.close()
+
+    @staticmethod
+    def _runs(left: _Leftover, entry: Entry, file: bytes, plan: Plan) -> Runs:
+        """The blocks that the journal has, and that the file is long enough for."""
+        if not left.area.lock():
+            return ()
+        info = _found(entry, left, plan)
+        # A second name may be one in the destination: a commit was killed between two steps.
+        if info is None or info.st_nlink != 1 or info.st_size > entry.size or info.st_uid != os.geteuid():
+            return ()
+        try:
+            if info.st_mode & 0o600 != 0o600:
+                directory, name = plan.place(entry, left.folders)
+                os.chmod(name, 0o600, dir_fd=directory)  # its last mode, which would keep us out
+            return left.records.runs(file, entry.size, info.st_size)
+        except OSError:
+            return ()
+
+
+def last_change(area: Area) -> float | None:
+    """When the journal of an area was written last, in seconds since 1970; None where there is none."""
+    try:
+        info = os.stat(journal.NAME, dir_fd=area.descriptor, follow_symlinks=False)
+    except OSError:
+        return None
+    return info.st_mtime if stat.S_ISREG(info.st_mode) and info.st_size >= journal.RECORD_SIZE else None
+
+
+def blank_rest(descriptor: int, runs: Runs) -> None:
+    """Make zeros of all in a file that is not in `runs`: what is there may be anything, and holes are not written.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    size = os.fstat(descriptor).st_size
+    end = 0
+    for first, digests in (*runs, (-(-size // BLOCK_SIZE), b"")):
+        start = min(first * BLOCK_SIZE, size)
+        if start > end:
+            linux.blank(descriptor, end, start - end)
+        end = start + len(digests) // DIGEST_SIZE * BLOCK_SIZE
+
+
+def _records(area: Area) -> Records | None:
+    try:
+        return Records(os.open(journal.NAME, _JOURNAL, dir_fd=area.descriptor))
+    except OSError:
+        return None
+
+
+def _found(entry: Entry, left: _Leftover, plan: Plan) -> os.stat_result | None:
+    try:
+        directory, name = plan.place(entry, left.folders)
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None
+    return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _move(entry: Entry, left: _Leftover, plan: Plan) -> None:
+    source_dir, source = plan.place(entry, left.folders)
+    target_dir, target = plan.place(entry)
+    try:
+        linux.rename_noreplace(source_dir, source, target_dir, target)
+    except PermissionError:
+        os.fchmod(source_dir, 0o700)  # it had its last mode when its commit was killed
+        linux.rename_noreplace(source_dir, source, target_dir, target)

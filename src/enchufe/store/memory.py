@@ -1,0 +1,345 @@
+"""MemoryStore: files in memory, sent from and received into as from a disk; for programs and for tests."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from enchufe.buffer import Buffer
+from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.errors import ClosedError, LocalProtocolError, NoSpaceError, RemoteProtocolError
+from enchufe.store.grafts import free_names
+from enchufe.store.names import safe_link, safe_name
+from enchufe.store.reading import LeftOut
+
+Path = tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class Node:
+    """A file, directory or symlink in memory.
+
+    Attributes:
+        data: of a file; two names of one file share it.
+    """
+
+    kind: Kind = Kind.FILE
+    data: bytearray = field(default_factory=bytearray)
+    mode: int = 0o644
+    mtime_ns: int = 0
+    target: bytes = b""
+    attributes: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(slots=True)
+class _Partial:
+    """What is kept of a file that a cut transfer had begun."""
+
+    data: bytearray
+    blocks: dict[int, bytes] = field(default_factory=dict)
+
+
+_Key = tuple[Path, int, int]  # path, size, mtime_ns
+
+
+class MemoryStore:
+    """A tree in memory.
+
+    Args:
+        limit: bytes of all files together; None: as many as there is memory.
+
+    Attributes:
+        nodes: all that is in it by path, directories before what is in them.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.nodes: dict[Path, Node] = {}
+        self.limit = limit
+        self.partials: dict[_Key, _Partial] = {}
+
+    def add(self, path: str, data: bytes, *, mode: int = 0o644, mtime_ns: int = 0) -> None:
+        """Put a file at `path`, with the directories it needs."""
+        parts = tuple(part.encode() for part in path.split("/"))
+        for depth in range(1, len(parts)):
+            self.nodes.setdefault(parts[:depth], Node(Kind.DIRECTORY, mode=0o755))
+        self.nodes[parts] = Node(Kind.FILE, bytearray(data), mode, mtime_ns)
+
+    def contents(self) -> Mapping[str, bytes]:
+        """The content of every file by its path."""
+        return {
+            b"/".join(path).decode(errors="surrogateescape"): bytes(node.data)
+            for path, node in self.nodes.items()
+            if node.kind is Kind.FILE
+        }
+
+    def source(self) -> MemorySource:
+        """All of it, to be sent."""
+        return MemorySource(self)
+
+    def begin(self) -> MemoryDelivery:
+        """Start a delivery: what has a name already gets a number, as `LocalStore` does by default."""
+        return MemoryDelivery(self)
+
+
+class MemorySource:
+    """What a sender reads of a MemoryStore: its nodes as they are now, roots and what is below them.
+
+    Attributes:
+        left_out: nothing is ever left out.
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.left_out: list[tuple[Path, str]] = []
+        self._nodes = dict(store.nodes)
+        self._paths: list[Path] = []
+        self._sent: dict[int, tuple[int, int]] = {}  # as offered: size and time
+
+    def walk(self) -> Iterator[Entry]:
+        """Every entry, in the order of the store."""
+        ids: dict[Path, int] = {}
+        firsts: dict[int, int] = {}
+        names = Counter(id(node.data) for node in self._nodes.values())
+        for path, node in self._nodes.items():
+            number = len(self._paths)
+            parent = ids[path[:-1]] if len(path) > 1 else NO_PARENT
+            entry = Entry(number, parent, path[-1], node.kind, len(node.data), node.mode, node.mtime_ns, node.target)
+            entry.attributes = node.attributes
+            if node.kind is Kind.FILE:
+                entry.linked = firsts.get(id(node.data), NO_LINK)
+                entry.shared = firsts.setdefault(id(node.data), number) == number and names[id(node.data)] > 1
+            self._note(entry, path)
+            ids[path] = number
+            yield entry
+
+    def _note(self, entry: Entry, path: Path) -> None:
+        self._paths.append(path)
+        self._sent[entry.id] = (entry.size, entry.mtime_ns)
+
+    def again(self, entry: Entry) -> Entry | None:
+        """The entry as it is now."""
+        path = self._paths[entry.id]
+        node = self._nodes[path]
+        now = Entry(len(self._paths), entry.parent, entry.name, Kind.FILE, len(node.data), node.mode, node.mtime_ns)
+        self._note(now, path)
+        return now
+
+    def path(self, entry: Entry) -> Path:
+        """The entry's names from its root on."""
+        return self._paths[entry.id]
+
+    def open(self, entry: Entry) -> MemoryFile:
+        """A file that was offered, to be read.
+
+        Raises:
+            LeftOut: it is another by now.
+        """
+        file = MemoryFile(self._nodes[self._paths[entry.id]], self._sent[entry.id])
+        if not file.unchanged():
+            raise LeftOut(Reason.CHANGED, self.path(entry))
+        return file
+
+    def read_whole(self, entry: Entry) -> bytes:
+        """All of a small file. Raises as `open`."""
+        file = self.open(entry)
+        return bytes(file.node.data)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class MemoryFile:
+    """A file of a MemorySource, being read."""
+
+    def __init__(self, node: Node, offered: tuple[int, int]) -> None:
+        self.node = node
+        self._offered = offered
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset` on."""
+        piece = self.node.data[offset : offset + len(view)]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def holes(self, start: int, stop: int) -> int:  # noqa: ARG002 (a SendingFile takes them)
+        """Memory has none."""
+        return 0
+
+    def unchanged(self) -> bool:
+        """Whether it still has the size and time that were offered."""
+        return (len(self.node.data), self.node.mtime_ns) == self._offered
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """A file that is arriving, or has arrived."""
+
+    key: _Key
+    partial: _Partial
+    node: Node
+    whole: bool = False
+
+
+class MemoryDelivery:
+    """One transfer's way into a MemoryStore.
+
+    Attributes:
+        landed: id of a root -> its name there, after the commit.
+        restarted: files of which another version was here in part; they start over.
+        bare: empty: every attribute can be kept.
+    """
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.landed: dict[int, bytes] = {}
+        self.restarted: list[Path] = []
+        self.bare: list[tuple[Path, list[bytes]]] = []
+        self._store = store
+        self._lock: Final = threading.Lock()
+        self._paths: dict[int, Path] = {}
+        self._depths: dict[int, int] = {NO_PARENT: 0}
+        self._names: set[Path] = set()
+        self._nodes: dict[int, tuple[Path, Node]] = {}
+        self._parts: dict[int, _Part] = {}
+        self._taken = sum(len(node.data) for node in store.nodes.values())
+        self._over = False
+
+    def path(self, entry: Entry) -> Path:
+        """The entry's names from its root on."""
+        return (*self._paths.get(entry.parent, ()), entry.name)
+
+    def admit(self, entry: Entry) -> Answer:
+        """Take it, if it has room and its name is safe."""
+        self._check_open()
+        safe_name(entry.name)
+        path = self.path(entry)
+        if path in self._names:
+            raise RemoteProtocolError("a name was offered twice in the same folder")
+        if entry.parent != NO_PARENT and entry.parent not in self._paths:
+            raise RemoteProtocolError("an entry was offered in a folder that was never offered")
+        depth = self._depths[entry.parent]
+        if entry.kind is Kind.SYMLINK and not safe_link(entry.target, depth):
+            return Answer.UNSAFE_LINK
+        self._names.add(path)
+        self._paths[entry.id] = path
+        self._depths[entry.id] = depth + 1
+        node = Node(entry.kind, bytearray(), entry.mode & 0o777, entry.mtime_ns, entry.target, entry.attributes)
+        if entry.kind is not Kind.FILE:
+            self._nodes[entry.id] = (path, node)
+            return Answer.ALL
+        if entry.linked in self._nodes:
+            return Answer.LINK
+        self._taken += 0 if entry.size == UNKNOWN_SIZE else entry.size
+        if self._store.limit is not None and self._taken > self._store.limit:
+            raise NoSpaceError(f"the store takes {self._store.limit:,} bytes, and {self._taken:,} are wanted")
+        key = (path, entry.size, entry.mtime_ns)
+        partial = self._store.partials.pop(key, None)
+        if others := [kept for kept in self._store.partials if kept[0] == path]:
+            self.restarted.append(path)
+        for other in others:
+            del self._store.partials[other]
+        self._nodes[entry.id] = (path, node)
+        self._parts[entry.id] = _Part(key, partial or _Partial(bytearray()), node)
+        return Answer.REST if partial is not None else Answer.ALL
+
+    def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
+        """The blocks that an attempt before has left."""
+        return sorted(self._parts[entry.id].partial.blocks.items())
+
+    def own(self, entry: Entry) -> Iterator[bytes]:
+        """Never asked for: what is there gets another name."""
+        raise LocalProtocolError(f"entry {entry.id} has no other version here")
+
+    def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
+        """Store a file."""
+        self.write(entry, 0, data, digest)
+        self.complete(entry, len(data))
+
+    def write(self, entry: Entry, offset: int, data: Buffer, digest: bytes) -> None:
+        """Store a block."""
+        self._check_open()
+        with self._lock:
+            partial = self._parts[entry.id].partial
+            grown = offset + len(data) - len(partial.data)
+            if grown > 0:
+                partial.data.extend(bytes(grown))
+            partial.data[offset : offset + len(data)] = data
+            if len(data):
+                partial.blocks[offset // BLOCK_SIZE] = digest
+
+    def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:  # noqa: ARG002
+        """Never asked for; see `own`."""
+        raise LocalProtocolError(f"entry {entry.id} has no other version here")
+
+    def link(self, entry: Entry, to: Entry) -> None:
+        """Give a file another name."""
+        _, node = self._nodes[to.id]
+        self._nodes[entry.id] = (self._paths[entry.id], node)
+
+    def complete(self, entry: Entry, size: int) -> None:
+        """A file is all there."""
+        self._check_open()
+        part = self._parts[entry.id]
+        data = part.partial.data
+        data.extend(bytes(max(0, size - len(data))))
+        part.node.data = data
+        part.whole = True
+
+    def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
+        """Compare what was kept with its digests."""
+        partial = self._parts[entry.id].partial
+        bad = []
+        for block, digest in list(partial.blocks.items()):
+            if stopped():
+                break
+            data = bytes(partial.data[block * BLOCK_SIZE : min((block + 1) * BLOCK_SIZE, entry.size)])
+            if blake3(data).digest() != digest:
+                bad.append(block)
+        return bad
+
+    def drop(self, entry: Entry) -> None:
+        """Forget a file."""
+        self._parts.pop(entry.id, None)
+        self._nodes.pop(entry.id, None)
+        self._names.discard(self._paths.pop(entry.id))
+
+    def commit(self) -> None:
+        """Have it all in the store.
+
+        Raises:
+            LocalProtocolError: a file was neither completed nor dropped.
+        """
+        self._check_open()
+        if not all(part.whole for part in self._parts.values()):
+            raise LocalProtocolError("files are not complete")
+        self._over = True
+        nodes = self._store.nodes
+        for number, (path, node) in sorted(self._nodes.items()):
+            if len(path) == 1:
+                free = free_names(path[0], directory=node.kind is Kind.DIRECTORY)
+                self.landed[number] = next(name for name in free if (name,) not in nodes)
+        names = {self._paths[number][0]: name for number, name in self.landed.items()}
+        for _, (path, node) in sorted(self._nodes.items()):
+            nodes[names[path[0]], *path[1:]] = node
+
+    def suspend(self) -> None:
+        """Keep what has arrived for the next attempt."""
+        if not self._over:
+            self._over = True
+            for part in self._parts.values():
+                if part.partial.blocks and part.key[1] != UNKNOWN_SIZE:
+                    self._store.partials[part.key] = part.partial
+
+    def abandon(self) -> None:
+        """Forget it all."""
+        self._over = True
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise ClosedError("this delivery is over")

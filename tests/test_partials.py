@@ -1,0 +1,143 @@
+"""What cut transfers left, listed and cleaned: by the library and by the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import BusyError, LocalProtocolError, StoreError
+from enchufe.store import LocalStore, clean, partials
+from enchufe.store.leftovers import EXPIRY
+from tests.test_resume import ALL, areas, finish, receive
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+def leave(inbox: Path, size: int = 2 * BLOCK_SIZE) -> Path:
+    before = areas(inbox)
+    begun = LocalStore(inbox).begin()
+    receive(begun, until=size)
+    begun.suspend()
+    (left,) = set(areas(inbox)) - set(before)
+    return left
+
+
+def age(area: Path, seconds: float) -> None:
+    os.utime(area / "journal", (time.time() - seconds,) * 2)
+
+
+def test_listed(inbox: Path) -> None:
+    assert partials(inbox) == []
+    area = leave(inbox)
+    (left,) = partials(inbox)
+    assert (left.name, left.root, left.files, left.in_use) == (area.name, b"tree", 1, False)
+    assert left.changed == (area / "journal").stat().st_mtime
+    assert 2 * BLOCK_SIZE <= left.size < 3 * BLOCK_SIZE
+    begun = LocalStore(inbox).begin()
+    fresh = next(each for each in partials(inbox) if each.name != area.name)
+    assert (fresh.root, fresh.files, fresh.changed, fresh.in_use) == (None, 0, None, True)
+    begun.abandon()
+    assert partials(inbox) == [left]
+
+
+def test_cleaned(inbox: Path) -> None:
+    area = leave(inbox)
+    busy = LocalStore(inbox).begin()
+    (name,) = {each.name for each in partials(inbox) if each.in_use}
+    with pytest.raises(BusyError):
+        clean(inbox, name)
+    with pytest.raises(LocalProtocolError):
+        clean(inbox, "0" * 16)
+    assert [each.name for each in clean(inbox)] == [area.name]
+    assert [path.name for path in areas(inbox)] == [name]
+    busy.abandon()
+    assert os.listdir(inbox) == []
+
+
+def test_one_is_cleaned(inbox: Path) -> None:
+    left = leave(inbox)
+    assert [each.name for each in clean(inbox, left.name)] == [left.name]
+    assert os.listdir(inbox) == []
+
+
+@pytest.mark.parametrize("by", ["begin", "clean"])
+def test_expired(inbox: Path, by: str) -> None:
+    area = leave(inbox)
+    age(area, EXPIRY - 3600)
+    assert clean(inbox, expired=True) == []
+    LocalStore(inbox).begin().abandon()
+    assert areas(inbox) == [area]
+    age(area, EXPIRY + 3600)
+    if by == "begin":
+        LocalStore(inbox).begin().abandon()
+    else:
+        assert [each.name for each in clean(inbox, expired=True)] == [area.name]
+    assert os.listdir(inbox) == []
+    assert finish(inbox) == ALL
+
+
+def test_cleaned_while_somebody_has_looked_at_it(inbox: Path) -> None:
+    """A delivery that began before knows of what is gone: it is received anew."""
+    leave(inbox)
+    begun = LocalStore(inbox).begin()
+    assert len(clean(inbox)) == 1
+    assert receive(begun) == ALL
+    begun.commit()
+    assert sorted(os.listdir(inbox)) == ["tree"]
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        partials(tmp_path / "missing")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/.enchufe").symlink_to("/tmp")
+    with pytest.raises(StoreError, match="not a folder"):
+        clean(tmp_path / "odd")
+    with pytest.raises(LocalProtocolError):
+        partials("")
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "enchufe", "store", "partials", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command(inbox: Path) -> None:
+    area = leave(inbox)
+    told = run(inbox)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith(f"{area.name}  tree  2.1 MB in 1 file  ")
+    (only,) = json.loads(run(inbox, "--json").stdout)["partials"]
+    assert (only["name"], only["root"], only["in_use"], only["removed"]) == (area.name, "tree", False, False)
+    wrong = run(inbox, "--clean", "nothing")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "nothing called nothing" in wrong.stderr
+    assert area.exists()
+    told = run(inbox, "--clean", area.name)
+    assert (told.returncode, told.stdout.split()[-1]) == (0, "removed")
+    assert os.listdir(inbox) == []
+    leave(inbox)
+    (only,) = json.loads(run(inbox, "--clean", "--json").stdout)["partials"]
+    assert only["removed"]
+    assert run(inbox).stdout == ""
+    assert run(inbox / "missing").returncode == 6

@@ -1,0 +1,594 @@
+"""What is kept of a cut delivery: suspended, killed, damaged, changed; never wrong, and nothing sent twice."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+from blake3 import blake3
+
+from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
+from enchufe.store import Delivery, LocalStore, linux, staging
+from enchufe.store.journal import Records
+from tests.test_delivery import Snapshot, T, snapshot
+
+BIG = random.Random(1).randbytes(5 * BLOCK_SIZE + 12_345)
+TREE = Entry(0, NO_PARENT, b"tree", Kind.DIRECTORY, mode=0o755, mtime_ns=T)
+FILES: dict[bytes, bytes] = {b"big": BIG, b"small": b"small one", b"empty": b"", b"locked": b"mode 0"}
+MODES = {b"locked": 0}
+
+
+@pytest.fixture(autouse=True)
+def no_descriptor_stays() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(params=["renameat2", "link"], autouse=True)
+def either_rename(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever renames without replacing; the one without also lacks all else."""
+    for name in ("use_renameat2", "use_syncfs", "use_sync_file_range", "use_fallocate"):
+        monkeypatch.setattr(linux, name, request.param == "renameat2")
+
+
+def digest(data: bytes) -> bytes:
+    return blake3(data).digest()
+
+
+def blocks(data: bytes) -> list[bytes]:
+    """A file in blocks; one block where it is empty."""
+    return [data[start : start + BLOCK_SIZE] for start in range(0, max(len(data), 1), BLOCK_SIZE)]
+
+
+def entries(files: dict[bytes, bytes] = FILES, mtime_ns: int = T, *, sparse: bool = False) -> Iterator[Entry]:
+    for number, (name, data) in enumerate(files.items(), 1):
+        yield Entry(number, 0, name, Kind.FILE, len(data), MODES.get(name, 0o644), mtime_ns=mtime_ns, sparse=sparse)
+
+
+def receive(
+    begun: Delivery, files: dict[bytes, bytes] = FILES, mtime_ns: int = T, *, until: int = 1 << 62, sparse: bool = False
+) -> int:
+    """Do what a session does with an offer, up to so many bytes; returns how many bytes were sent."""
+    sent = 0
+    assert begun.admit(TREE) is Answer.ALL
+    wanted = [(entry, begun.admit(entry)) for entry in entries(files, mtime_ns, sparse=sparse)]
+    for entry, answer in wanted:
+        pieces = blocks(files[entry.name])
+        kept = {
+            first + index
+            for first, digests in begun.kept(entry)
+            for index in range(len(digests) // 32)
+            if digest(pieces[first + index]) == digests[32 * index : 32 * index + 32]
+        }
+        assert bool(kept) == (answer is Answer.REST)
+        for number, piece in enumerate(pieces):
+            if number in kept:
+                continue
+            if sent >= until:
+                return sent
+            if len(pieces) == 1:
+                begun.write_whole(entry, piece, digest(piece))
+            else:
+                begun.write(entry, number * BLOCK_SIZE, piece, digest(piece))
+            sent += max(len(piece), 1)
+        if answer is Answer.REST or len(pieces) > 1:
+            begun.complete(entry, entry.size)
+    for entry, answer in wanted:
+        if answer is Answer.REST:
+            pieces = blocks(files[entry.name])
+            for number in begun.recheck(entry, lambda: False):
+                if len(pieces) == 1:
+                    begun.write_whole(entry, pieces[0], digest(pieces[0]))
+                else:
+                    begun.write(entry, number * BLOCK_SIZE, pieces[number], digest(pieces[number]))
+                sent += max(len(pieces[number]), 1)
+    return sent
+
+
+def expected(files: dict[bytes, bytes] = FILES, mtime_ns: int = T) -> Snapshot:
+    tree: Snapshot = {b"tree": (stat.S_IFDIR, 0o755, None, T)}
+    for name, data in files.items():
+        tree[b"tree/" + name] = (stat.S_IFREG, MODES.get(name, 0o644), data, mtime_ns)
+    return tree
+
+
+def areas(inbox: Path) -> list[Path]:
+    return sorted((inbox / ".enchufe").iterdir()) if (inbox / ".enchufe").exists() else []
+
+
+def finish(inbox: Path, files: dict[bytes, bytes] = FILES, mtime_ns: int = T, *, sparse: bool = False) -> int:
+    """The next attempt, up to the commit; everything is right, and nothing left over."""
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, files, mtime_ns, sparse=sparse)
+    begun.commit()
+    assert snapshot(inbox, times=True) == expected(files, mtime_ns)
+    return sent
+
+
+ALL = sum(max(len(data), 1) for data in FILES.values())
+
+
+@pytest.mark.parametrize("until", [0, 1, BLOCK_SIZE, 3 * BLOCK_SIZE, len(BIG), len(BIG) + 9, ALL])
+def test_suspended(inbox: Path, until: int) -> None:
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, until=until)
+    begun.suspend()
+    begun.suspend()
+    begun.abandon()
+    assert os.listdir(inbox) == ([".enchufe"] if sent else [])
+    assert sent + finish(inbox) == ALL
+
+
+def test_suspended_again_and_again(inbox: Path) -> None:
+    sent = 0
+    for _ in range(20):
+        begun = LocalStore(inbox).begin()
+        some = receive(begun, until=BLOCK_SIZE)
+        begun.suspend()
+        sent += some
+        assert len(areas(inbox)) == 1
+    assert sent == ALL
+    assert finish(inbox) == 0
+
+
+def test_abandoned_leaves_what_it_did_not_take(inbox: Path) -> None:
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, until=2 * BLOCK_SIZE)
+    begun.suspend()
+    LocalStore(inbox).begin().abandon()
+    assert len(areas(inbox)) == 1
+    assert sent + finish(inbox) == ALL
+
+
+# Killed, at any moment.
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {project!r})
+from pathlib import Path
+from enchufe.store import LocalStore, linux
+from tests.test_resume import kill_at, receive
+kill_at(int(sys.argv[2]))
+if sys.argv[3] != "renameat2":
+    linux.use_renameat2 = linux.use_syncfs = False
+begun = LocalStore(sys.argv[1]).begin()
+receive(begun)
+begun.commit()
+begun.abandon()
+print("done")
+"""
+CALLS = ("open", "write", "pwrite", "utime", "fchmod", "close", "mkdir", "rename", "link", "unlink", "rmdir", "fsync")
+
+
+def kill_at(number: int) -> None:
+    """Have this process die before its `number`-th call that changes something."""
+    count = 0
+
+    def counted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal count
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    linux.rename_noreplace = counted(linux.rename_noreplace)  # type: ignore[assignment]
+
+
+def run_killed(inbox: Path, number: int, how: str) -> bool:
+    """Receive in a process that dies; whether it came to its end before."""
+    project = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", KILLED.format(project=project), str(inbox), str(number), how]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (0, -signal.SIGKILL)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_any_call(inbox: Path, request: pytest.FixtureRequest, seed: int) -> None:
+    """One attempt after the other is killed: nothing shows half done, and the last one has all."""
+    rng = random.Random(seed)
+    how = "renameat2" if "renameat2" in request.node.name else "link"
+    for _ in range(6):
+        ended = run_killed(inbox, rng.randrange(1, 140), how)
+        shown = [name for name in os.listdir(inbox) if name != ".enchufe"]
+        for name in shown:  # killed after the rename: it is whole, and the next attempt's is another
+            found = {path: told[2] for path, told in snapshot(inbox / name).items()}
+            assert found == {path.removeprefix(b"tree/"): told[2] for path, told in expected().items() if b"/" in path}
+            subprocess.run(["rm", "-r", inbox / name], check=True)
+        assert shown or not ended
+    finish(inbox)
+
+
+def test_killed_after_each_block(inbox: Path) -> None:
+    """What the receiver had written is not sent again."""
+    project = str(Path(__file__).parent.parent)
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {project!r})
+from enchufe.store import LocalStore
+from tests.test_resume import receive
+receive(LocalStore(sys.argv[1]).begin(), until=int(sys.argv[2]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for turn in range(3):
+        subprocess.run([sys.executable, "-c", program, inbox, str(2 * BLOCK_SIZE)], check=False)
+        assert len(areas(inbox)) == turn + 1
+    assert finish(inbox) == ALL - len(BIG)  # small files count once they make up a block
+
+
+# Damaged.
+
+
+def cut(inbox: Path, until: int = ALL, *, sparse: bool = False) -> Path:
+    begun = LocalStore(inbox).begin()
+    receive(begun, until=until, sparse=sparse)
+    begun.suspend()
+    (area,) = areas(inbox)
+    return area
+
+
+def part(area: Path, name: str) -> Path:
+    (found,) = area.rglob(name)
+    return found
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 0x10]))
+
+
+def test_flipped_bits_in_the_journal(inbox: Path) -> None:
+    area = cut(inbox)
+    journal = area / "journal"
+    records = journal.stat().st_size // 64
+    assert records == 9
+    rng = random.Random(5)
+    for number in (1, 4):
+        flip(journal, number * 64 + rng.randrange(64))
+    assert finish(inbox) == 2 * BLOCK_SIZE
+
+
+def test_every_flipped_bit_costs_one_record(inbox: Path) -> None:
+    area = cut(inbox, BLOCK_SIZE)
+    journal = area / "journal"
+    good = journal.read_bytes()
+    assert len(good) == 64
+    for bit in range(0, 512, 7):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        with closing_records(journal, bytes(bad)) as records:
+            assert len(records) == 0
+    with closing_records(journal, bytes(64) + good + good[:63]) as records:
+        assert len(records) == 1
+
+
+@contextlib.contextmanager
+def closing_records(path: Path, data: bytes) -> Iterator[Records]:
+    path.write_bytes(data)
+    records = Records(os.open(path, os.O_RDONLY))
+    try:
+        yield records
+    finally:
+        records.close()
+
+
+def test_torn_journal(inbox: Path) -> None:
+    area = cut(inbox, len(BIG))
+    journal = area / "journal"
+    os.truncate(journal, 64 * 3 + 17)
+    assert ALL - finish(inbox) == 3 * BLOCK_SIZE
+
+
+def test_journal_that_lies(inbox: Path) -> None:
+    """Records that are well formed and say what cannot be, of a file that is too short, or another's content."""
+    area = cut(inbox, len(BIG))
+    journal = area / "journal"
+    first = journal.read_bytes()[:64]
+    file, _, size, right, _ = struct.unpack_from(">16sII32sI", first)
+    for block, length, told in (
+        (77, BLOCK_SIZE, right),
+        (0xFFFF_FFFF, BLOCK_SIZE, right),
+        (5, BLOCK_SIZE, right),
+        (2, 5, right),
+        (2, 0, right),
+        (3, BLOCK_SIZE, right),  # only this one can only be found by reading
+    ):
+        body = struct.pack(">16sII32sI", file, block, length, told, 0)
+        with open(journal, "ab") as out:
+            out.write(body + struct.pack(">I", crc32(body)))
+    assert size == BLOCK_SIZE
+    begun = LocalStore(inbox).begin()
+    begun.admit(TREE)
+    wanted = list(entries())
+    assert [begun.admit(entry) for entry in wanted] == [Answer.REST, Answer.ALL, Answer.ALL, Answer.ALL]
+    assert begun.kept(wanted[0])[0][0] == 0
+    assert len(begun.kept(wanted[0])[0][1]) == 6 * 32
+    assert begun.recheck(wanted[0], lambda: False) == [3]
+    begun.write(wanted[0], 3 * BLOCK_SIZE, blocks(BIG)[3], digest(blocks(BIG)[3]))
+    begun.complete(wanted[0], len(BIG))
+    for entry in wanted[1:]:
+        begun.write_whole(entry, FILES[entry.name], digest(FILES[entry.name]))
+    begun.commit()
+    assert snapshot(inbox, times=True) == expected()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_flipped_bits_in_part_files(inbox: Path, sparse: bool) -> None:
+    area = cut(inbox, sparse=sparse)
+    flip(part(area, "big"), 2 * BLOCK_SIZE + 77)
+    flip(part(area, "big"), 5 * BLOCK_SIZE + 12_344)
+    flip(part(area, "small"), 0)
+    assert finish(inbox, sparse=sparse) == BLOCK_SIZE + 12_345 + len(FILES[b"small"])
+
+
+def test_part_files_cut_short(inbox: Path) -> None:
+    area = cut(inbox)
+    os.truncate(part(area, "big"), 2 * BLOCK_SIZE + 5)
+    os.truncate(part(area, "small"), 3)
+    part(area, "empty").unlink()
+    assert finish(inbox) == len(BIG) - 2 * BLOCK_SIZE + len(FILES[b"small"]) + 1
+
+
+def test_part_files_that_grew(inbox: Path) -> None:
+    area = cut(inbox)
+    os.truncate(part(area, "big"), len(BIG) + 1)
+    assert finish(inbox) == len(BIG)
+
+
+@pytest.mark.parametrize("planted", ["link", "dangling", "folder", "fifo", "hard link", "folder link"])
+def test_planted_in_a_dead_area(inbox: Path, tmp_path: Path, planted: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "big").write_bytes(BIG)
+    (outside / "small").write_bytes(FILES[b"small"])
+    before = snapshot(outside, times=True)
+    area = cut(inbox)
+    big = part(area, "big")
+    if planted == "folder link":
+        big.parent.rename(tmp_path / "moved")
+        big.parent.symlink_to(outside)
+    else:
+        big.unlink()
+        if planted == "link":
+            big.symlink_to(outside / "big")
+        elif planted == "dangling":
+            big.symlink_to("/nowhere")
+        elif planted == "folder":
+            big.mkdir()
+        elif planted == "fifo":
+            os.mkfifo(big)
+        else:
+            big.hardlink_to(outside / "big")
+    assert finish(inbox) == (ALL if planted == "folder link" else len(BIG))
+    assert snapshot(outside, times=True) == before
+
+
+@pytest.mark.parametrize("planted", ["link", "folder", "fifo"])
+def test_planted_for_a_journal(inbox: Path, tmp_path: Path, planted: str) -> None:
+    area = cut(inbox)
+    journal = area / "journal"
+    journal.rename(tmp_path / "journal")
+    if planted == "link":
+        journal.symlink_to(tmp_path / "journal")
+    elif planted == "folder":
+        journal.mkdir()
+    else:
+        os.mkfifo(journal)
+    assert finish(inbox) == ALL
+
+
+# Changed meanwhile.
+
+
+def test_changed_source_starts_over(inbox: Path) -> None:
+    cut(inbox, len(BIG) + 9)
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, mtime_ns=T + 1)
+    assert sent == ALL
+    assert begun.restarted == [(b"tree", b"big")]
+    begun.commit()
+    assert snapshot(inbox, times=True) == expected(mtime_ns=T + 1)
+
+
+def test_other_files_are_left_alone(inbox: Path) -> None:
+    """A delivery of something else neither takes nor removes what another left, nor keeps it from a third."""
+    area = cut(inbox)
+    busy = LocalStore(inbox).begin()
+    entry = Entry(0, NO_PARENT, b"other", Kind.FILE, 5)
+    for _ in range(3):
+        other = LocalStore(inbox).begin()
+        assert other.admit(entry) is Answer.ALL
+        other.write_whole(entry, b"12345", digest(b"12345"))
+        other.commit()
+        assert area.exists()
+    begun = LocalStore(inbox).begin()
+    assert receive(begun) == 0
+    begun.commit()
+    busy.abandon()
+    assert sorted(os.listdir(inbox)) == ["other", "other (1)", "other (2)", "tree"]
+
+
+def test_two_want_the_same(inbox: Path) -> None:
+    """Who comes first takes it over; the other receives all."""
+    cut(inbox)
+    first, second = LocalStore(inbox).begin(), LocalStore(inbox).begin()
+    assert receive(first) == 0
+    assert receive(second) == ALL
+    second.commit()
+    first.commit()
+    assert sorted(os.listdir(inbox)) == ["tree", "tree (1)"]
+    for name in ("tree", "tree (1)"):
+        assert (inbox / name / "big").read_bytes() == BIG
+
+
+def test_mode_changed_meanwhile(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(inbox)
+    for name in FILES:
+        monkeypatch.setitem(MODES, name, 0o640)
+    assert finish(inbox) == 0
+
+
+def test_nothing_is_committed_unread(inbox: Path) -> None:
+    cut(inbox)
+    begun = LocalStore(inbox).begin()
+    begun.admit(TREE)
+    for entry in entries():
+        assert begun.admit(entry) is Answer.REST
+        begun.complete(entry, entry.size)
+    with pytest.raises(LocalProtocolError, match="4 files from before were not read again"):
+        begun.commit()
+    begun.suspend()
+    assert finish(inbox) == 0
+
+
+def test_offered_twice_after_a_cut(inbox: Path) -> None:
+    cut(inbox)
+    begun = LocalStore(inbox).begin()
+    begun.admit(TREE)
+    one = next(entries())
+    assert begun.admit(one) is Answer.REST
+    again = Entry(9, 0, one.name, Kind.FILE, one.size, mtime_ns=T)
+    assert begun.admit(again) is Answer.ALL
+    with pytest.raises(RemoteProtocolError, match="twice"):
+        begun.write(again, 0, b"x" * BLOCK_SIZE, bytes(32))
+    begun.abandon()
+
+
+def test_unknown_size_is_not_kept(inbox: Path) -> None:
+    begun = LocalStore(inbox).begin()
+    entry = Entry(0, NO_PARENT, b"pipe", Kind.FILE, UNKNOWN_SIZE)
+    begun.admit(entry)
+    for number in range(3):
+        begun.write(entry, number * BLOCK_SIZE, BIG[:BLOCK_SIZE], digest(BIG[:BLOCK_SIZE]))
+    begun.suspend()
+    assert os.listdir(inbox) == []
+
+
+def test_after_a_failed_sync_nothing_is_kept(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel has dropped still reads well: it must come anew."""
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    begun = LocalStore(inbox).begin()
+    receive(begun)
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="Input/output error"):
+        patched.setattr(os, "fsync", fail)
+        begun.commit()
+    begun.suspend()
+    assert os.listdir(inbox) == []
+
+
+def test_without_locks_nothing_is_kept(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can tell the dead from the living, nobody could ever take it over or clean it up."""
+    monkeypatch.setattr(staging, "fcntl", None)
+    begun = LocalStore(inbox).begin()
+    receive(begun)
+    begun.suspend()
+    assert os.listdir(inbox) == []
+
+
+# Holes.
+
+
+def test_garbage_under_a_hole_is_gone(inbox: Path) -> None:
+    """A block that was written and not noted is a hole next time: what is not written must be zeros."""
+    size = 4 * BLOCK_SIZE + 100
+    sparse = Entry(0, NO_PARENT, b"image", Kind.FILE, size, mtime_ns=T, sparse=True)
+    begun = LocalStore(inbox).begin()
+    begun.admit(sparse)
+    data = BIG[:BLOCK_SIZE]
+    for block in (0, 1, 2):
+        begun.write(sparse, block * BLOCK_SIZE, data, digest(data))
+    begun.suspend()
+    (area,) = areas(inbox)
+    flip(area / "journal", 64)
+    (image,) = (path for path in area.iterdir() if len(path.name) == 32)
+    flip(image, 2 * BLOCK_SIZE)
+    begun = LocalStore(inbox).begin()
+    assert begun.admit(sparse) is Answer.REST
+    assert [first for first, _ in begun.kept(sparse)] == [0, 2]
+    assert begun.recheck(sparse, lambda: False) == [2]
+    begun.complete(sparse, size)
+    begun.commit()
+    assert (inbox / "image").read_bytes() == data + bytes(size - BLOCK_SIZE)
+
+
+# Several threads.
+
+
+def test_blocks_from_many_threads(inbox: Path) -> None:
+    """Many files in pieces and whole, from several threads; some of the pieces read again while others are written."""
+    files = {b"%d" % number: BIG[: BLOCK_SIZE * (number % 4) + number] for number in range(60)}
+    begun = LocalStore(inbox).begin()
+    receive(begun, files, until=40 * BLOCK_SIZE)
+    begun.suspend()
+    begun = LocalStore(inbox).begin()
+    begun.admit(TREE)
+    jobs: list[Callable[[], object]] = []
+    wanted = list(entries(files))
+    answers = {entry.id: begun.admit(entry) for entry in wanted}
+    assert {Answer.REST, Answer.ALL} == set(answers.values())
+    for entry in wanted:
+        pieces = blocks(files[entry.name])
+        kept = {first + index for first, told in begun.kept(entry) for index in range(len(told) // 32)}
+        for number, piece in enumerate(pieces):
+            if number not in kept and len(pieces) == 1:
+                jobs.append(functools.partial(begun.write_whole, entry, piece, digest(piece)))
+            elif number not in kept:
+                jobs.append(functools.partial(begun.write, entry, number * BLOCK_SIZE, piece, digest(piece)))
+        if kept:
+            jobs.append(functools.partial(begun.recheck, entry, lambda: False))
+    random.Random(2).shuffle(jobs)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while True:
+                job = jobs.pop()
+                assert not job()
+        except IndexError:
+            pass
+        except BaseException as error:  # noqa: BLE001 (it is raised below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    for entry in wanted:
+        if answers[entry.id] is Answer.REST or len(blocks(files[entry.name])) > 1:
+            begun.complete(entry, entry.size)
+    begun.commit()
+    assert snapshot(inbox, times=True) == expected(files)

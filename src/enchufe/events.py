@@ -140,7 +140,7 @@ class Progress(Event):
 
     Attributes:
         bytes: verified and written on the receiving side; not durable before the receipt.
-        total: bytes offered so far; all of them once `offer` was told.
+        total: bytes offered so far, all of them once `offer` was told, but for what is skipped, refused or left out.
         files: files that are whole.
         rate: bytes per second, over the last seconds.
     """
@@ -157,9 +157,10 @@ class File(Event):
     """What became of one file, directory or link.
 
     Attributes:
-        action: "sent", "received", "skipped", "refused", "left out".
+        action: "sent", "received", "skipped", "refused", "left out"; "started over" where what was kept of it is of
+            another version.
         digest: a file's root digest where it travelled.
-        reason: why it was refused or left out.
+        reason: why it was refused or left out, or starts over.
     """
 
     event = "file"
@@ -200,6 +201,20 @@ class Receipt(Event):
     left_out: int
     seconds: float
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying(Event):
+    """It was cut, and will be tried again.
+
+    Attributes:
+        message: what happened.
+        seconds: until the next attempt.
+    """
+
+    event = "retrying"
+    message: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
+import random
+import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Final, TextIO
+from typing import Final, Literal, TextIO, TypeVar
 
-from enchufe import events, session, transports
-from enchufe.errors import EnchufeError, LocalProtocolError, StoreError
+from blake3 import blake3
+
+from enchufe import events, transports
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
-from enchufe.session import Options
-from enchufe.store import IfExists, Links, LocalStore, PipeDelivery, PipeSource, Receiving, Sending, Source
+from enchufe.session import Door, Greeted, Options, ReceivingSession, SendingSession, Session
+from enchufe.store import IfExists, Links, LocalStore, PipeDelivery, PipeSource, Receiving, Sending, Source, TextSource
+from enchufe.transfer.machine import InterruptedThere, Machine
+from enchufe.transfer.receiver import Receiver
+from enchufe.transfer.sender import Sender
 from enchufe.transports import Listener, Transport, parse_address
 from enchufe.waiting import BlockingWaiter, drive
 
 PIPE: Final = "-"
 TIMEOUT: Final = 30.0  # seconds: docs/protocol.md, Limits
+RETRY: Final = 30.0  # seconds: a link that is gone for longer is somebody's business
+
+_FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each next one twice that
+_LONGEST_PAUSE: Final = 5.0
 
 Path = str | bytes | os.PathLike[str]
+Compress = Literal["auto", "always", "never"]
+M = TypeVar("M", bound=Machine)
 
 
 def _ignore(_event: events.Event) -> None:
@@ -27,32 +42,47 @@ def _ignore(_event: events.Event) -> None:
 
 
 def send_files(
-    paths: Sequence[Path],
+    paths: Sequence[Path] = (),
     *,
     to: str | None = None,
     listen: str | None = None,
     plain: bool = False,
-    name: str = "stdin",
-    timeout: float = TIMEOUT,
+    text: str | None = None,
+    name: str | None = None,
+    exclude: Sequence[str] = (),
+    attributes: bool = False,
+    streams: int | None = None,
+    compress: Compress = "auto",
     limit: float | None = None,
+    timeout: float = TIMEOUT,
+    retry: float = RETRY,
     each_file: bool = False,
     on_event: OnEvent = _ignore,
 ) -> events.Receipt:
     """Send files and folders to a receiver, and return once they are on its disk.
+
+    A cut ends nothing for `retry` seconds: what the receiver has by then is not sent again, nor when the same call is
+    made later.
 
     Args:
         paths: files and folders, at least one; or just "-", standard input.
         to: where a receiver listens: `host:port` or `unix:/path`.
         listen: in place of `to`: where to wait for a receiver to connect.
         plain: without encryption and authentication: for now the only way, and never silently.
-        name: what standard input is called at the destination.
+        text: in place of `paths`: a text, which arrives as a file.
+        name: what standard input or a text is called at the destination.
+        exclude: patterns of what is left at home, as `Source` says.
+        attributes: whether extended attributes go along.
+        streams: connections at the most; None: as many as pay on this link.
+        compress: what shrinks: "auto" where the link is slow, "always", or "never".
+        limit: bytes per second at the most, over all streams.
         timeout: seconds without a sign of life after which the other side counts as dead.
-        limit: bytes per second at the most.
+        retry: seconds after a cut for which to go on trying; 0 ends it at the first cut, as standard input always does.
         each_file: whether `on_event` is told of every file, not only of those left out.
-        on_event: called with each event (`enchufe.events`) as it happens.
+        on_event: called with each event (`enchufe.events`) as it happens; from several threads, one at a time.
 
     Raises:
-        StoreError: one of `paths` is not there. A file that cannot be read, or changes meanwhile, raises nothing:
+        StoreError: one of `paths` is not there. A file that cannot be read, or keeps changing, raises nothing:
             it is left out, told, and counted in the receipt.
         Refused: the other side said no, or its disk is full.
         BrokenError, DeadlineExceeded: it could not be reached, or was cut; nothing half-done is visible there.
@@ -60,25 +90,37 @@ def send_files(
         LocalProtocolError: the arguments make no sense.
     """
     _require_plain(plain)
+    begin, about = _source_of(paths, text, name, exclude, attributes)
+    is_pipe = text is None and _is_pipe(paths)
+    options = Options(timeout=timeout, limit=limit, each_file=each_file, streams=streams, compress=compress)
+
+    def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
+        return SendingSession(over, begin(), options, on_event)
+
+    return _run(Sender, make, to, listen, about, options, 0.0 if is_pipe else retry, on_event, once=True)
+
+
+def _is_pipe(paths: Sequence[Path]) -> bool:
+    return any(os.fspath(path) in (PIPE, b"-") for path in paths)
+
+
+def _source_of(
+    paths: Sequence[Path], text: str | None, name: str | None, exclude: Sequence[str], attributes: bool
+) -> tuple[Callable[[], Sending], bytes]:
+    """What makes the source of an attempt, and what tells this transfer from others."""
+    if text is not None:
+        if paths:
+            raise LocalProtocolError("a text goes alone", hint="Send the files in another run.")
+        return partial(TextSource, text, name or "text.txt"), b"text:" + text.encode()
     if not paths:
         raise LocalProtocolError("nothing to send", hint="Name a file or a folder.")
-    source: Sending
-    if any(os.fspath(path) in (PIPE, b"-") for path in paths):
+    if _is_pipe(paths):
         if len(paths) > 1:
             raise LocalProtocolError("standard input goes alone", hint="Send the files in another run.")
-        source = PipeSource(_standard(sys.stdin, "input"), name)
-    else:
-        source = Source(paths)
-
-    def run(transport: Transport) -> events.Receipt:
-        options = Options(dials=to is not None, timeout=timeout, limit=limit, each_file=each_file)
-        return drive(session.send(transport, source, options, on_event))
-
-    try:
-        # A walk happens once, so a sender that listens serves the first that comes, come what may.
-        return _dial_or_listen(to, listen, timeout, run, on_event, once=True)
-    finally:
-        source.close()
+        return partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin"), b"-"
+    begin = partial(Source, paths, exclude=exclude, attributes=attributes)
+    begin().close()  # what is not there is said before anybody is dialed
+    return begin, b"\0".join(os.path.realpath(os.fsencode(path)) for path in paths)
 
 
 def receive_files(
@@ -88,14 +130,19 @@ def receive_files(
     source: str | None = None,
     plain: bool = False,
     if_exists: IfExists = "rename",
+    checksum: bool = False,
     links: Links = "inside",
+    max_size: int | None = None,
+    streams: int | None = None,
     timeout: float = TIMEOUT,
+    retry: float = RETRY,
     each_file: bool = False,
     on_event: OnEvent = _ignore,
 ) -> events.Receipt:
     """Receive what one sender sends, and return once it is on disk.
 
     A sender that is cut or refused does not end it: `on_event` is told (`events.Failed`), and the next one may try.
+    What a cut transfer had brought is kept for the next attempt, today or within a week.
 
     Args:
         folder: where to; it is made if it is not there. "-" writes the one file to standard output.
@@ -103,9 +150,8 @@ def receive_files(
             `events.Listening` says which.
         source: in place of `listen`: where a sender listens.
         plain: without encryption and authentication: for now the only way, and never silently.
-        if_exists: see LocalStore.
-        links: see LocalStore.
-        timeout, each_file, on_event: as for `send_files`.
+        if_exists, checksum, links, max_size: see LocalStore.
+        streams, timeout, retry, each_file, on_event: as for `send_files`.
 
     Raises:
         StoreError: this side's disk said no; NoSpaceError: it is full.
@@ -115,53 +161,161 @@ def receive_files(
     """
     _require_plain(plain)
     begin: Callable[[], Receiving]
-    if os.fspath(folder) in (PIPE, b"-"):
+    about = os.path.abspath(os.fsencode(folder))
+    if _is_pipe([folder]):
         begin = partial(PipeDelivery, _standard(sys.stdout, "output"))
+        retry = 0.0
     else:
-        begin = LocalStore(folder, if_exists=if_exists, links=links).begin
+        store = LocalStore(folder, if_exists=if_exists, links=links, checksum=checksum, max_size=max_size)
+        begin = store.begin
+    options = Options(timeout=timeout, each_file=each_file, streams=streams)
 
-    def run(transport: Transport) -> events.Receipt:
-        options = Options(dials=source is not None, timeout=timeout, each_file=each_file)
-        return drive(session.receive(transport, begin, options, on_event))
+    def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
+        return ReceivingSession(over, begin, options, on_event)
 
-    return _dial_or_listen(source, listen, timeout, run, on_event, once=False)
+    return _run(Receiver, make, source, listen, about, options, retry, on_event, once=False)
 
 
-def _dial_or_listen(
+def _run(
+    machine: type[M],
+    make: Callable[[Transport | Greeted[M], Options], Session[M]],
     dial: str | None,
     listen: str | None,
-    timeout: float,
-    run: Callable[[Transport], events.Receipt],
+    about: bytes,
+    options: Options,
+    retry: float,
     on_event: OnEvent,
     *,
     once: bool,
 ) -> events.Receipt:
-    """Run one transfer over a connection made one way or the other."""
+    """Run one transfer over connections made one way or the other.
+
+    Args:
+        about: what tells this transfer from others that this machine may be about.
+        once: where we listen: whether the first that comes is served come what may, and nobody else.
+    """
     if (dial is None) == (listen is None):
         raise LocalProtocolError(
             "it takes one address: to connect to, or to listen on",
             hint="On one machine --listen :9000, on the other the first one's name and that port.",
         )
-    waiter = BlockingWaiter()
     if dial is not None:
-        with drive(transports.connect(parse_address(dial), waiter, waiter.now() + timeout)) as transport:
-            return run(transport)
+        return _dialing(make, dial, about, options, retry, on_event)
     assert listen is not None
-    with Listener(parse_address(listen)) as listener:
+    return _listening(machine, make, listen, options, retry, on_event, once=once)
+
+
+def _dialing(
+    make: Callable[[Transport | Greeted[M], Options], Session[M]],
+    where: str,
+    about: bytes,
+    options: Options,
+    retry: float,
+    on_event: OnEvent,
+) -> events.Receipt:
+    address = parse_address(where)
+    waiter = BlockingWaiter()
+
+    def dial() -> Transport:
+        return drive(transports.connect(address, waiter, waiter.now() + options.timeout))
+
+    identity = _identity(about)
+    patience = _Patience(retry, waiter.now)
+    while True:
+        attempt = replace(options, dial=dial, session=identity, epoch=time.time_ns())
+        session: Session[M] | None = None
+        try:
+            with dial() as transport:
+                session = make(transport, attempt)
+                return drive(session.complete())
+        except (BrokenError, DeadlineExceeded, BusyError) as error:
+            pause = patience.pause(error, met=session is not None, moved=session is not None and session.moved)
+            if pause is None:
+                raise
+            on_event(events.Retrying(str(error), round(pause, 3)))
+            time.sleep(pause)
+
+
+def _listening(
+    machine: type[M],
+    make: Callable[[Transport | Greeted[M], Options], Session[M]],
+    where: str,
+    options: Options,
+    retry: float,
+    on_event: OnEvent,
+    *,
+    once: bool,
+) -> events.Receipt:
+    with Listener(parse_address(where)) as listener, Door(listener, machine, options.timeout) as door:
         for address in listener.addresses:
             on_event(events.Listening(address))
+        cut: EnchufeError | None = None
         while True:
-            accepted = drive(listener.accept(waiter))
-            assert accepted is not None
+            greeted = door.next(retry if cut is not None else None)
+            if greeted is None:
+                assert cut is not None
+                raise cut
             try:
-                with accepted:
-                    return run(accepted)
+                with greeted.transport:
+                    session = make(greeted, options)
+                    door.entered(session)
+                    return drive(session.complete())
             except (StoreError, LocalProtocolError):
                 raise
             except EnchufeError as error:
-                if once:
+                may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
+                if once and not may_return:
                     raise
+                if once:
+                    cut = error
                 on_event(failed(error))
+            finally:
+                door.left(greeted)
+
+
+class _Patience:
+    """How long to go on after a cut, and when to try again.
+
+    Args:
+        retry: seconds from the last progress on.
+    """
+
+    def __init__(self, retry: float, now: Callable[[], float]) -> None:
+        self._retry = retry
+        self._now = now
+        self._met = False
+        self._since: float | None = None
+        self._next = _FIRST_PAUSE
+
+    def pause(self, error: EnchufeError, *, met: bool, moved: bool) -> float | None:
+        """Seconds until the next attempt; None where there is to be none.
+
+        Args:
+            met: whether somebody answered this time.
+            moved: whether something got across.
+        """
+        self._met = self._met or met
+        now = self._now()
+        if moved or self._since is None:
+            self._since, self._next = now, _FIRST_PAUSE
+        # Where nobody was ever there, the address is wrong rather than the link bad.
+        if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
+            return None
+        # Not in step with others that were cut by the same.
+        pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        self._next = min(2 * self._next, _LONGEST_PAUSE)
+        return min(pause, self._since + self._retry - now)
+
+
+def _identity(about: bytes) -> bytes:
+    """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
+    try:
+        with open("/etc/machine-id", "rb") as file:
+            machine = file.read().strip()
+    except OSError:
+        machine = socket.gethostname().encode()
+    user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""
+    return blake3(b"\0".join((machine, user, about))).digest()[:16]
 
 
 def _standard(stream: TextIO | None, what: str) -> int:

@@ -10,8 +10,10 @@ from typing import Final, NoReturn, TypeVar
 
 from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
+from enchufe.pace import Pace
 from enchufe.transfer.machine import Machine
-from enchufe.transfer.messages import Error, Message, Ping
+from enchufe.transfer.message import Message
+from enchufe.transfer.messages import Error, Ping
 from enchufe.transports import Transport, advance
 from enchufe.waiting import READ, WRITE, Doorbell, Interest
 
@@ -21,7 +23,6 @@ _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 _FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
 _READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
-_PACE: Final = 0.05  # seconds' worth of bytes that a rate limit lets go at once
 
 
 class Link:
@@ -32,19 +33,28 @@ class Link:
         transport: the connection; the caller closes it.
         machine: whose messages these are.
         timeout: seconds without a sign of life after which the peer counts as dead.
-        limit: bytes per second to send at the most; None: no limit.
+        pace: how fast it may send; None: as it can.
+        bell: whoever rings it has waiting here end.
     """
 
-    def __init__(self, transport: Transport, machine: Machine, *, timeout: float, limit: float | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        machine: Machine,
+        *,
+        timeout: float,
+        pace: Pace | None = None,
+        bell: Doorbell | None = None,
+    ) -> None:
         self.transport = transport
         self.machine = machine
         self.outgoing: list[Buffer] = []
         self.ended = False
         self._waiter = transport.waiter
         self._timeout = timeout
-        self._limit = limit
-        self._heard = self._said = self._filled = self._waiter.now()
-        self._budget = 0.0
+        self._pace = pace
+        self._bell = bell
+        self._heard = self._said = self._waiter.now()
         self._cut: BrokenError | None = None
         # A KeyboardInterrupt may come between the kernel's taking bytes and our noting how many.
         self._midway = False
@@ -181,19 +191,16 @@ class Link:
         if not self.outgoing:
             return False, None
         pieces = self.outgoing
-        if self._limit is not None:
-            now = self._waiter.now()
-            # An allowance that was not used is lost, but for a moment's worth.
-            least = max(self._limit * _PACE, 1.0)
-            self._budget = min(self._budget + (now - self._filled) * self._limit, 2 * least)
-            self._filled = now
-            if self._budget < least:
-                return False, now + (least - self._budget) / self._limit
-            pieces = _head(pieces, int(self._budget))
+        if self._pace is not None:
+            granted, paced = self._pace.grant(self._waiter.now())
+            if not granted:
+                return False, paced
+            pieces = head(pieces, granted)
         self._midway = True
         count = self.transport.try_send(pieces)
         if count:
-            self._budget -= count
+            if self._pace is not None:
+                self._pace.spend(count)
             self._said = self._waiter.now()
             self.outgoing = advance(self.outgoing, count)
         self._midway = False
@@ -217,7 +224,12 @@ class Link:
         quiet = self.outgoing or self.machine.peer is None
         ping = float("inf") if quiet else self._said + _PING_AFTER
         try:
-            await self.transport.wait(interest, min(silent, ping, until))
+            deadline = min(silent, ping, until)
+            if self._bell is None:
+                await self.transport.wait(interest, deadline)
+            else:
+                await self._waiter.wait([(self.transport, interest), (self._bell, READ)], deadline)
+                self._bell.clear()
         except DeadlineExceeded:
             now = self._waiter.now()
             if now >= silent:
@@ -227,7 +239,7 @@ class Link:
                 self._said = now
 
 
-def _head(pieces: list[Buffer], count: int) -> list[Buffer]:
+def head(pieces: list[Buffer], count: int) -> list[Buffer]:
     """The first `count` bytes of `pieces`."""
     head: list[Buffer] = []
     for piece in pieces:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
+from typing import TYPE_CHECKING
 
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import shared_memory, tcp, unix
-from enchufe.transports import tls as over_tls
 from enchufe.transports.addresses import Address, SharedMemoryAddress, TcpAddress, UnixAddress, parse_address
 from enchufe.transports.listeners import Listener
 from enchufe.transports.stream import Transport, advance
 from enchufe.waiting import Waiter
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = [
     "Address",
@@ -39,6 +41,8 @@ async def connect(
             raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
         return await shared_memory.connect(address, waiter, deadline)
     if tls is not None:
+        from enchufe.transports import tls as over_tls  # noqa: PLC0415 (slow to import, and few use it)
+
         return await over_tls.connect(address, waiter, deadline, context=tls, server_hostname=server_hostname)
     if isinstance(address, UnixAddress):
         return await unix.connect(address, waiter, deadline)

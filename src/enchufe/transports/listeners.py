@@ -6,18 +6,19 @@ import contextlib
 import errno
 import os
 import socket
-import ssl
 import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from enchufe.errors import BrokenError, BusyError, ClosedError, LocalProtocolError
 from enchufe.transports import shared_memory, tcp, unix
-from enchufe.transports import tls as over_tls
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, Interest, Waitable, Waiter
+
+if TYPE_CHECKING:
+    import ssl
 
 # What accept() says of a connection that died in the queue, or of the network under it: accept(2), "Error
 # handling". The listener itself is unharmed.
@@ -59,9 +60,11 @@ class Listener:
             self._unlink = address.path
         if tls is not None and kind is shared_memory:
             raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
-        self._transport: Callable[[socket.socket, Waiter], Transport] = (
-            kind.transport if tls is None else over_tls.server_side(kind.transport, tls)
-        )
+        self._transport: Callable[[socket.socket, Waiter], Transport] = kind.transport
+        if tls is not None:
+            from enchufe.transports import tls as over_tls  # noqa: PLC0415 (slow to import, and few use it)
+
+            self._transport = over_tls.server_side(kind.transport, tls)
         self._sockets = kind.listen(address, backlog)
         self.addresses = [kind.written(sock) for sock in self._sockets]
         self._closed = False

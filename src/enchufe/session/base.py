@@ -1,0 +1,343 @@
+"""What sending and receiving have in common: the greeting, the streams, the telling, the end."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from enchufe import events
+from enchufe.entry import UNKNOWN_SIZE
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, RemoteProtocolError
+from enchufe.events import OnEvent
+from enchufe.link import Link
+from enchufe.pace import Pace
+from enchufe.session.streams import Stream
+from enchufe.transfer.machine import Machine, told_to_peer
+from enchufe.transfer.message import Message, Role
+from enchufe.transfer.messages import STREAMS, Hello, Receipt
+from enchufe.transfer.receiver import WINDOW
+from enchufe.transfer.states import State
+from enchufe.transports import Transport, tcp
+from enchufe.waiting import Doorbell
+
+HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HELLO is whole: docs/protocol.md, Limits
+
+# How many streams, where nobody said: measured by benchmarks.files and benchmarks.wan.
+_NEAR_STREAMS: Final = 2
+_FAR_STREAMS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a transfer goes.
+
+    Attributes:
+        dial: opens another connection to where the first one went; None: this side listened.
+        session, epoch: what the dialer is about, and which attempt at it this is.
+        streams: connections at the most; None: as many as pay on this link.
+        timeout: seconds without a sign of life after which the other side counts as dead.
+        limit: bytes per second to send at the most; None: no limit.
+        compress: whether to compress what shrinks: "auto" does so where the link is slower than that.
+        each_file: whether to tell of every single file.
+    """
+
+    dial: Callable[[], Transport] | None = None
+    session: bytes = bytes(16)
+    epoch: int = 0
+    streams: int | None = None
+    timeout: float = 30.0
+    limit: float | None = None
+    compress: str = "auto"
+    each_file: bool = False
+
+
+M = TypeVar("M", bound=Machine)
+
+
+@dataclass(slots=True)
+class Greeted(Generic[M]):
+    """A connection whose dialer has said HELLO, and what it sent after that.
+
+    Attributes:
+        machine: has heard it.
+    """
+
+    transport: Transport
+    machine: M
+    hello: Hello
+
+
+async def hello_of(transport: Transport, machine: M, deadline: float) -> Greeted[M]:
+    """Hear who dialed us.
+
+    Raises:
+        DeadlineExceeded: it did not say so until `deadline`.
+        RemoteProtocolError: it speaks something else. BrokenError: it went away.
+    """
+    while (message := machine.next_event()) is None:
+        space = machine.buffer.space(machine.lacking)[: machine.lacking]
+        try:
+            count = await transport.receive_into(space, deadline)
+        except DeadlineExceeded as error:
+            raise _mute(HELLO_TIMEOUT) from error
+        if not count:
+            machine.end_of_stream()
+        machine.buffer.received(count)
+    if not isinstance(message, Hello):
+        raise RemoteProtocolError("the peer did not begin with HELLO")
+    return Greeted(transport, machine, message)
+
+
+def _mute(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the other side did not say who it is within {seconds:g} s",
+        hint="It may be busy with another transfer, or not be enchufe.",
+    )
+
+
+@dataclass(slots=True)
+class _Rates:
+    """Bytes per second, over the last few."""
+
+    marks: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def rate(self, now: float, size: int) -> float:
+        self.marks.append((now, size))
+        while now - self.marks[0][0] > 3.0 and len(self.marks) > 2:
+            self.marks.popleft()
+        since, before = self.marks[0]
+        return (size - before) / max(now - since, 1e-3)
+
+
+class Session(ABC, Generic[M]):
+    """One side of a transfer. Stream 0 is run by whoever calls `run`; each other stream by a thread of its own.
+
+    Attributes:
+        lock: of the machine.
+    """
+
+    role: Role
+
+    def __init__(self, over: Transport | Greeted[M], machine: type[M], options: Options, on_event: OnEvent) -> None:
+        transport = over.transport if isinstance(over, Greeted) else over
+        self.machine: M = over.machine if isinstance(over, Greeted) else machine()
+        self.waiter = transport.waiter
+        self.began = self.waiter.now()
+        self.pace = None if options.limit is None else Pace(options.limit, self.began)
+        self.bell = Doorbell()
+        self.link = Link(transport, self.machine, timeout=options.timeout, pace=self.pace, bell=self.bell)
+        self.options = options
+        self._on_event = on_event
+        self._telling = threading.RLock()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.left_out = 0
+        self.over = False
+        self._rates = _Rates()
+        self._rates.rate(self.began, 0)
+        self._streams: list[Stream] = []
+        self._used: set[int] = {0}
+        self._posted: deque[Message] = deque()
+        self._failure: BaseException | None = None
+        self._most = 1
+        self._closed = False
+        self.trip: float | None = None  # seconds of a round trip, where it is known
+
+    async def complete(self) -> events.Receipt:
+        """Do all of it, over a connection that the caller closes; what each kind of session raises it says itself."""
+        async with self.ending_well():
+            return await self.run()
+
+    @abstractmethod
+    async def run(self) -> events.Receipt:
+        """Do it; `complete` sees to how it ends."""
+
+    async def greet(self) -> None:
+        """Exchange HELLOs; the listener has heard the dialer's."""
+        machine, options = self.machine, self.options
+        streams = options.streams or STREAMS
+        window = WINDOW if self.role is Role.RECEIVER else 0
+        if options.dial is None:
+            heard = machine.peer
+            assert heard is not None
+            self.say(Hello(self.role, heard.session, heard.epoch, 0, streams, window, self.features))
+        else:
+            hello = Hello(self.role, options.session, options.epoch, 0, streams, window, self.features)
+            self.say(hello)
+            deadline = self.waiter.now() + options.timeout
+            while machine.next_event() is None:
+                with suppress(DeadlineExceeded):  # whichever comes first, it has said nothing
+                    await self.link.exchange(deadline)
+                if self.waiter.now() >= deadline:
+                    raise _mute(options.timeout)
+        assert machine.peer is not None
+        self._most = min(streams, machine.peer.streams)
+        trip = self.trip = tcp.tune(self.link.transport)
+        self.tell(events.Connected(self.link.transport.peer))
+        if options.dial is not None and options.streams is None:
+            # Without a round trip to measure it is a socket of this machine.
+            self._most = min(self._most, _NEAR_STREAMS if trip is None or trip < tcp.NEAR else _FAR_STREAMS)
+
+    @property
+    def features(self) -> int:
+        """What this side can do besides."""
+        return 0
+
+    # Streams other than 0.
+
+    def open_streams(self) -> None:
+        """Dial as many more as were agreed on; each begins by itself, and is missed by nobody if it fails."""
+        dial = self.options.dial
+        if dial is None:
+            return
+        hello = Hello(self.role, self.options.session, self.options.epoch, window=0)
+        for number in range(1, self._most):
+            self._start(Stream(self, number, dial=dial, hello=hello))
+
+    def attach(self, greeted: Greeted[M]) -> bool:
+        """Take a stream that was dialed to us; False where it is none of this transfer. From any thread."""
+        hello, machine = greeted.hello, self.machine
+        with self.lock:
+            first = machine.peer
+            if (
+                self.over
+                or first is None
+                or (hello.session, hello.epoch, hello.role) != (first.session, first.epoch, first.role)
+                or not 0 < hello.stream < self._most
+                or hello.stream in self._used
+            ):
+                return False
+            self._start(Stream(self, hello.stream, transport=greeted.transport, buffer=greeted.machine.buffer))
+            return True
+
+    def _start(self, stream: Stream) -> None:
+        self._used.add(stream.number)
+        self._streams.append(stream)
+        stream.start()
+
+    def end_streams(self, *, abort: bool) -> None:
+        """Have all of them end, and wait for them."""
+        with self.lock:
+            self.over = True
+            self.changed.notify_all()
+        for stream in self._streams:
+            stream.stop(abort=abort)
+        for stream in self._streams:
+            stream.join()
+
+    @abstractmethod
+    async def run_stream(self, stream: Stream) -> None:
+        """What a stream's thread does."""
+
+    def stream_ended(self, stream: Stream, error: BaseException | None) -> None:  # noqa: ARG002 (receivers use it)
+        """A stream's thread has ended: with an error of the connection, or one that ends everything."""
+        if error is not None and not isinstance(error, (BrokenError, ClosedError, DeadlineExceeded)):
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End everything; from any thread."""
+        with self.lock:
+            if self._failure is None and not self.over:
+                self._failure = error
+        self.ring()
+
+    def post(self, *messages: Message) -> None:
+        """Have stream 0 say something; from any thread."""
+        self._posted.extend(messages)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake stream 0; from any thread, at any time."""
+        with self.lock:
+            if not self._closed:
+                self.bell.ring()
+
+    def fence(self) -> None:
+        """A newer attempt at the same has come: end this one at once. From any thread."""
+        self.fail(BrokenError("a newer connection of the same transfer has taken over"))
+
+    # Stream 0.
+
+    def say(self, message: Message) -> None:
+        """Queue a message on stream 0."""
+        with self.lock:
+            self.link.say(message)
+
+    def next_event(self) -> Message | None:
+        """What the peer has said on stream 0."""
+        with self.lock:
+            message = self.machine.next_event()
+            if message is not None:
+                self.changed.notify_all()
+            return message
+
+    def say_posted(self) -> None:
+        """Say what other threads want said, or raise what went wrong there."""
+        if self._failure is not None:
+            raise self._failure
+        while self._posted:
+            self.say(self._posted.popleft())
+
+    @property
+    @abstractmethod
+    def moved(self) -> bool:
+        """Whether anything got across."""
+
+    # Telling.
+
+    def tell(self, event: events.Event) -> None:
+        """Tell it, one at a time."""
+        with self._telling:
+            self._on_event(event)
+
+    def tell_progress(self, stored: int, total: int, files: int) -> None:
+        """Tell how far we are."""
+        rate = self._rates.rate(self.waiter.now(), stored)
+        self.tell(events.Progress(stored, total, files, rate))
+
+    def tell_file(
+        self, path: events.Path, size: int, action: str, *, digest: bytes | None = None, reason: str = ""
+    ) -> None:
+        """Tell what became of one entry: always where it did not arrive, else where that is wanted."""
+        if action in ("refused", "left out"):
+            self.left_out += 1
+        elif action != "started over" and not self.options.each_file:
+            return
+        self.tell(events.File(path, 0 if size == UNKNOWN_SIZE else size, action, digest, reason or None))
+
+    def tell_receipt(self, receipt: Receipt, sent_bytes: int, skipped: int) -> events.Receipt:
+        """Tell that it is done."""
+        seconds = self.waiter.now() - self.began
+        told = events.Receipt(
+            receipt.files, receipt.size, sent_bytes, skipped, self.left_out, round(seconds, 6), receipt.digest
+        )
+        self.tell(told)
+        return told
+
+    @asynccontextmanager
+    async def ending_well(self) -> AsyncIterator[None]:
+        """Whatever ends the transfer early, tell the peer if it does not know yet; and end the other streams."""
+        try:
+            yield
+        except (BrokenError, ClosedError, DeadlineExceeded):
+            self.link.transport.abort()  # nobody there to tell
+            self.end_streams(abort=True)
+            raise
+        except BaseException as error:
+            if self.machine.state not in (State.FAILED, State.DONE):
+                with self.lock:
+                    self.over = True
+                await self.link.farewell(told_to_peer(error))
+            self.end_streams(abort=True)
+            raise
+        else:
+            self.end_streams(abort=True)  # all is there: what they may still be at matters to nobody
+        finally:
+            with self.lock:
+                self._closed = True
+                self.bell.close()

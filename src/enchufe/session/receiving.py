@@ -1,0 +1,372 @@
+"""The receiver's side of a transfer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+from enchufe import events
+from enchufe.buffer import Buffer
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, VerificationError
+from enchufe.events import OnEvent
+from enchufe.printable import printable
+from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.streams import Stream
+from enchufe.store import Receiving
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.digests import block_digest
+from enchufe.transfer.message import FILE_BLOCKS, Message, Role
+from enchufe.transfer.messages import ZSTD, Error, Have, LeftOut, OfferEnd, Ping, next_message
+from enchufe.transfer.offers import Offer
+from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
+from enchufe.transports import Transport
+
+_READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
+_MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
+
+
+class ReceivingSession(Session[Receiver]):
+    """Receives one transfer over a connection that was dialed from here, or whose dialer was heard.
+
+    When `complete` returns, everything is verified, durable and in place; when it raises, nothing half-done is visible,
+    and what had arrived is kept for the next attempt. It raises:
+        StoreError: this side's disk said no; NoSpaceError: it is full.
+        BrokenError, DeadlineExceeded: the other side is gone.
+        RemoteProtocolError: it broke the protocol; VerificationError: what arrived is not what was sent.
+        Refused: there is something here that the other side's files would collide with, or too many of them.
+
+    Args:
+        begin: opens the store, once somebody is there.
+    """
+
+    role = Role.RECEIVER
+    delivery: Receiving
+
+    def __init__(
+        self,
+        over: Transport | Greeted[Receiver],
+        begin: Callable[[], Receiving],
+        options: Options,
+        on_event: OnEvent,
+    ) -> None:
+        super().__init__(over, Receiver, options, on_event)
+        self._begin = begin
+        self._offers: deque[Sequence[Entry]] = deque()
+        self._readers: dict[str, _Reader] = {}
+        self._quiet = (-1, 0.0)  # frames taken, and since when no more
+
+    @property
+    def features(self) -> int:
+        """Opens what is compressed."""
+        return ZSTD
+
+    @property
+    def moved(self) -> bool:
+        """Whether any content got across."""
+        return self.machine.received_bytes > 0
+
+    async def run(self) -> events.Receipt:
+        """Receive everything, and return the receipt."""
+        await self.greet()
+        # Not before somebody is there, and not while there is nobody.
+        self.delivery = self._begin()
+        try:
+            self.open_streams()
+            return await self._receive()
+        except TreeMismatch:
+            self._stop_work()
+            self.delivery.abandon()
+            raise
+        except BaseException:
+            self._stop_work()
+            self.delivery.suspend()
+            raise
+
+    def _stop_work(self) -> None:
+        """Nobody touches the delivery after this."""
+        self.end_streams(abort=True)
+        for reader in self._readers.values():
+            reader.stop()
+
+    async def _receive(self) -> events.Receipt:
+        while True:
+            while (message := self.next_event()) is not None:
+                await self._heed(message)
+            self.say_posted()
+            await self._answer_offers()
+            await self._complete()
+            with self.lock:
+                finished = self.machine.finished
+                progress = self.machine.progress(self.waiter.now())
+                untold = self.machine.untold
+            if progress is not None:
+                self.say(progress)
+                self._tell_progress()
+            if finished:
+                return await self._finish()
+            until = self._lose_missing()
+            await self.link.exchange(self.waiter.now() + PROGRESS_SECONDS if untold else until)
+
+    def _lose_missing(self) -> float | None:
+        """All is said, and what was said on a stream that never came here is lost; returns when to look again."""
+        if self.options.dial is not None or not self.machine.lacks_data:
+            return None
+        now, taken = self.waiter.now(), self.machine.taken
+        if taken != self._quiet[0]:
+            self._quiet = taken, now
+        if now < (until := self._quiet[1] + _MISSING_AFTER):
+            return until
+        with self.lock:
+            for number in set(range(1, self._most)) - self._used:
+                self._used.add(number)
+                self.say(self.machine.lost(number))
+        return None
+
+    async def _heed(self, message: Message) -> None:
+        match message:
+            case Offer(entries):
+                self._offers.append(entries)
+                await self._answer_offers()
+            case OfferEnd(entries=count, size=size, left_out=left_out):
+                self.left_out += left_out
+                self.tell(events.Offered(count, size))
+            case LeftOut(reason=reason):
+                entry, _ = self.machine.left_out[-1]
+                if reason is not Reason.AGAIN:
+                    self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
+            case Block() | Batch() | Same() | Hole() | Packed():
+                await self.waiter.offload(self.take, 0, message)
+
+    # The offer.
+
+    async def _answer_offers(self) -> None:
+        """Answer what was offered, once the names of files that were left out are free for what they became."""
+        while self._offers:
+            self._drop()
+            if self.machine.dropping:
+                return  # whoever is at work on them rings the bell
+            await self.waiter.offload(self._answer, self._offers.popleft())
+
+    def _answer(self, entries: Sequence[Entry]) -> None:
+        answers = [
+            (
+                entry,
+                Answer.TOO_BIG if FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE else self.delivery.admit(entry),
+            )
+            for entry in entries
+        ]
+        self.say(self.machine.answer(answers))
+        while self.delivery.restarted:
+            path = self.delivery.restarted.pop()
+            self.tell_file(path, 0, "started over", reason="it is another than when it was cut")
+        for entry, answer in answers:
+            if answer.refusal:
+                self.tell_file(self.delivery.path(entry), entry.size, "refused", reason=answer.refusal)
+            elif answer is Answer.SKIP and entry.kind is Kind.FILE and self.options.each_file:
+                self.tell_file(self.delivery.path(entry), entry.size, "skipped")
+            elif answer is Answer.REST:
+                self._tell_rest(entry)
+            elif answer is Answer.DELTA:
+                self._reader("own").put(lambda entry=entry: self._tell_own(entry))  # type: ignore[misc]
+
+    def _tell_rest(self, entry: Entry) -> None:
+        """Say what is here of a file; and have that read again."""
+        for have in haves(entry.id, self.delivery.kept(entry)):
+            self.say(have)
+        with self.lock:
+            arriving = self.machine.arriving(entry.id)
+            assert arriving is not None
+            self.machine.hold(arriving)
+        self._reader("recheck").put(lambda: self._recheck(arriving))
+
+    def _recheck(self, arriving: Arriving) -> None:
+        bad = self.delivery.recheck(arriving.entry, lambda: self.over)
+        with self.lock:
+            self.post(*self.machine.damaged(arriving, bad))
+            self.machine.release(arriving)
+        self.ring()
+
+    def _tell_own(self, entry: Entry) -> None:
+        """Say the digests of the version that is here."""
+        first, most = 0, entry.size // BLOCK_SIZE
+        for digests in self.delivery.own(entry):
+            known = digests[: (most - first) * DIGEST_SIZE]
+            if self.over or not known:
+                break
+            self.post(Have(entry.id, first, False, known))
+            first += len(known) // DIGEST_SIZE
+        self.post(Have(entry.id, first, True, b""))
+
+    def _reader(self, name: str) -> _Reader:
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = _Reader(name, self.fail)
+        return reader
+
+    # Data, on any stream.
+
+    async def run_stream(self, stream: Stream) -> None:
+        """Take what comes on another stream, until it ends."""
+        transport, buffer, timeout = stream.transport, stream.buffer, self.options.timeout
+        while not self.over:
+            while not isinstance(message := next_message(buffer), int):
+                self.take(stream.number, message)
+            count = await transport.receive_into(
+                buffer.space(message)[: max(message, _READ_SIZE)], self.waiter.now() + timeout
+            )
+            if not count:
+                break
+            buffer.received(count)
+
+    def stream_ended(self, stream: Stream, error: BaseException | None) -> None:
+        """Say how much was taken of a stream that has ended."""
+        super().stream_ended(stream, error)
+        with self.lock:
+            if not self.over and stream.begun:
+                self.post(self.machine.lost(stream.number))
+
+    def take(self, stream: int, message: Message) -> None:
+        """Verify and write what came on a stream."""
+        if isinstance(message, Packed):
+            message = message.opened()
+        match message:
+            case Block():
+                self._store_block(message)
+            case Batch():
+                self._store_batch(message)
+            case Same() | Hole():
+                self._store_run(message)
+            case Ping():
+                return
+            case Error() if stream:
+                raise BrokenError("the other side has turned this stream away")
+            case _:
+                raise self.machine.misplaced(message)
+        with self.lock:
+            self.machine.took(stream)
+        if stream:
+            self.ring()
+
+    def _store_block(self, block: Block) -> None:
+        with self.lock:
+            arriving = self.machine.claim_block(block)
+        if arriving is None:
+            return
+        self._verify(arriving.entry, block.payload, block.digest)
+        self.delivery.write(arriving.entry, block.offset, block.payload, block.digest)
+        with self.lock:
+            self.machine.stored(arriving, len(block.payload))
+
+    def _store_batch(self, batch: Batch) -> None:
+        with self.lock:
+            claimed = self.machine.claim_batch(batch)
+        write_whole = self.delivery.write_whole
+        for arriving, digest, payload in claimed:
+            entry = arriving.entry
+            self._verify(entry, payload, digest)
+            write_whole(entry, payload, digest)
+        with self.lock:
+            for arriving, digest, payload in claimed:
+                self.machine.settle_small(arriving, len(payload), digest)
+        if self.options.each_file:
+            for arriving, digest, payload in claimed:
+                self.tell_file(self.delivery.path(arriving.entry), len(payload), "received", digest=digest)
+
+    def _store_run(self, run: Same | Hole) -> None:
+        with self.lock:
+            claimed = self.machine.claim_run(run)
+        if claimed is None:
+            return
+        arriving, digests = claimed
+        bad: list[int] = []
+        if isinstance(run, Same):
+            each = [digests[at : at + DIGEST_SIZE] for at in range(0, len(digests), DIGEST_SIZE)]
+            bad = self.delivery.same(arriving.entry, run.first, each)
+        with self.lock:
+            if bad:  # before it may be complete
+                self.post(*self.machine.damaged(arriving, bad))
+            self.machine.stored(arriving, run.count * BLOCK_SIZE)
+
+    def _verify(self, entry: Entry, payload: Buffer, digest: bytes) -> None:
+        if block_digest(payload) != digest:
+            name = printable(b"/".join(self.delivery.path(entry)))
+            raise VerificationError(
+                f"a block of '{name}' arrived damaged", hint="Send it again: what arrived undamaged is kept."
+            )
+
+    # The end.
+
+    def _drop(self) -> None:
+        while self.machine.dropped:
+            self.delivery.drop(self.machine.dropped.popleft())
+
+    async def _complete(self) -> None:
+        """Finish the files of which all has come, and forget those that were left out."""
+        self._drop()
+        machine = self.machine
+        while machine.whole:
+            arriving = machine.whole.popleft()
+            entry, end = arriving.entry, arriving.end
+            assert end is not None
+            if arriving.answer is Answer.LINK:
+                self.delivery.link(entry, machine.link_target(arriving))
+            else:
+                await self.waiter.offload(self.delivery.complete, entry, end.size)
+            with self.lock:
+                machine.settle(arriving, end.size, end.root)
+            self.tell_file(self.delivery.path(entry), end.size, "received", digest=end.root)
+
+    def _tell_progress(self) -> None:
+        machine = self.machine
+        self.tell_progress(machine.stored_bytes, machine.offered_bytes - machine.unwanted_bytes, machine.files)
+
+    async def _finish(self) -> events.Receipt:
+        self._tell_progress()
+        self._stop_work()
+        await self.link.beside(self.delivery.commit)
+        for path, names in self.delivery.bare:
+            told = printable(b", ".join(names))
+            self.tell_file(path, 0, "left out", reason=f"its extended attributes cannot be kept here: {told}")
+        for name in self.delivery.landed.values():
+            self.tell(events.Landed((name,)))
+        receipt = self.machine.receipt()
+        # From here on it is ours, whatever becomes of the other side.
+        with suppress(BrokenError, ClosedError, DeadlineExceeded):
+            self.say(receipt)
+            await self.link.flush()
+            await self.link.await_end()
+        return self.tell_receipt(receipt, self.machine.received_bytes, self.machine.skipped)
+
+
+class _Reader:
+    """A thread that reads what is on the disk, one thing after the other, beside all that arrives."""
+
+    def __init__(self, name: str, fail: Callable[[BaseException], None]) -> None:
+        self._fail = fail
+        self._stopped = False
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"enchufe {name}", daemon=True)
+        self._thread.start()
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have it done, after the others."""
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """End after what is being done now."""
+        self._stopped = True
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._stopped:
+            try:
+                job()
+            except BaseException as error:  # noqa: BLE001 (raised where the session is waited for)
+                self._fail(error)
+                return

@@ -1,0 +1,363 @@
+"""The sender's side of a transfer."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from enchufe import events
+from enchufe.buffer import Buffer
+from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry, Reason
+from enchufe.errors import EnchufeError
+from enchufe.events import OnEvent
+from enchufe.link import head
+from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.packing import Packer
+from enchufe.session.streams import Stream
+from enchufe.store import LeftOut, Sending, SendingFile
+from enchufe.transfer.data import Batch, Block, Hole, Same
+from enchufe.transfer.digests import ZERO_BLOCK, block_digest
+from enchufe.transfer.going import changed_since
+from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
+from enchufe.transfer.messages import ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
+from enchufe.transfer.messages import LeftOut as SaidLeftOut
+from enchufe.transfer.offers import Offer, offered_size
+from enchufe.transfer.sender import Sender, Small, Work
+from enchufe.transports import Transport, advance, tcp
+
+_OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs nothing, few enough to leave at once
+_PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
+
+
+class SendingSession(Session[Sender]):
+    """Sends all of a source over a connection that was dialed from here, or whose dialer was heard.
+
+    `complete` raises:
+        BrokenError, DeadlineExceeded: the other side is gone; nothing half-done is visible there.
+        Refused, BusyError: the other side said no, or its disk did.
+        RemoteProtocolError: the other side broke the protocol; VerificationError: what arrived is not what was sent.
+        StoreError: something here could not be read at all (single files are left out instead, and told).
+    """
+
+    role = Role.SENDER
+
+    def __init__(self, over: Transport | Greeted[Sender], source: Sending, options: Options, on_event: OnEvent) -> None:
+        super().__init__(over, Sender, options, on_event)
+        self.source = source
+        self._walk: Iterator[Entry] | None = source.walk()
+        self._pending: deque[Entry] = deque()  # numbered, and not offered yet
+        self._total = 0
+        self._block = memoryview(bytearray(BLOCK_SIZE))
+        self._files: dict[int, SendingFile] = {}
+        self._opening = threading.Lock()
+        self._unsendable: deque[tuple[Entry, Reason]] = deque()
+        self._refused_told = 0
+        # Small files cost the processor, not the link, and Python's threads have one between them: where the link is
+        # fast they all go on stream 0, which is a quarter faster than on two.
+        self._far = False
+        self._offered_last = False
+        self._packer: Packer | None = None
+        self._queued = 0  # bytes of data that were queued on stream 0 last
+
+    @property
+    def features(self) -> int:
+        """Compresses, unless it is told never to."""
+        return 0 if self.options.compress == "never" else ZSTD
+
+    @property
+    def moved(self) -> bool:
+        """Whether any content got across."""
+        return self.machine.sent_bytes > 0
+
+    async def run(self) -> events.Receipt:
+        """Send everything, and return the receipt."""
+        await self.greet()
+        self._far = self.trip is not None and self.trip >= tcp.NEAR
+        self._packer = self._agreed_packer()
+        self.open_streams()
+        try:
+            while True:
+                while (message := self.next_event()) is not None:
+                    if isinstance(message, Receipt):
+                        self.machine.stored_bytes = message.size
+                        self._tell_progress()
+                        return self.tell_receipt(message, self.machine.sent_bytes, self.machine.skipped)
+                    self._heed(message)
+                self.say_posted()
+                self._say_ends()
+                if not self.link.outgoing:
+                    await self._say_more()
+                await self.link.exchange()
+        finally:
+            with self._opening:
+                while self._files:
+                    self._files.popitem()[1].close()
+
+    def _heed(self, message: Message) -> None:
+        if isinstance(message, Want):
+            while self._refused_told < len(self.machine.refused):
+                entry, answer = self.machine.refused[self._refused_told]
+                self._refused_told += 1
+                self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
+        elif isinstance(message, Progress):
+            self._tell_progress()
+        elif isinstance(message, Lost):
+            # It may be dead on their side only, and we would send until nobody has answered for long.
+            for stream in self._streams:
+                if stream.number == message.stream:
+                    stream.stop(abort=True)
+
+    def _tell_progress(self) -> None:
+        machine = self.machine
+        self.tell_progress(machine.stored_bytes, self._total - machine.unwanted_bytes, machine.files)
+
+    async def _say_more(self) -> None:
+        """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""
+        machine = self.machine
+        may_offer = (self._walk is not None or self._pending) and machine.room > 0
+        if may_offer and not (self._offered_last and machine.has_work):
+            await self.waiter.offload(self._offer_some)
+            self._offered_last = True
+            return
+        with self.lock:
+            work = machine.take(0, small=True)
+        if work is not None:
+            self._offered_last = False
+            await self._send_work(work)
+        elif self._walk is None and not self._pending:
+            with self.lock:
+                if machine.all_sent:
+                    self.say(machine.finish())
+
+    # Offering.
+
+    def _offer_some(self) -> None:
+        """Walk on, as far as one message and the window reach; end the offer where the walk ends."""
+        entries: list[Entry] = []
+        room = CONTROL_SIZE - 4
+        most = min(_OFFER_ENTRIES, self.machine.room)
+        walks = self._walk is not None
+        while len(entries) < most:
+            entry = self._pending.popleft() if self._pending else next(self._walk, None) if self._walk else None
+            if entry is None:
+                self._walk = None
+                break
+            room -= offered_size(entry)
+            if room < 0:
+                self._pending.appendleft(entry)
+                break
+            entries.append(entry)
+        if entries:
+            self._total += sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
+            self.say(Offer(entries))
+        if walks and self._walk is None:
+            for path, reason in self.source.left_out:
+                self.tell_file(path, 0, "left out", reason=reason)
+            self.say(OfferEnd(self.machine.offered, self._total, len(self.source.left_out)))
+            self.tell(events.Offered(self.machine.offered, self._total))
+
+    # Data.
+
+    async def _send_work(self, work: Work) -> None:
+        """On stream 0: read it and queue what is said of it."""
+        if self._packer is not None:  # what was queued before is sent by now
+            self._packer.note(self._queued, self.waiter.now())
+        pipe = not isinstance(work, list) and work[0].size is None
+        # Whoever writes into a pipe may take any time.
+        pieces = await (
+            self.link.beside(partial(self.read, 0, work, self._block), leave=True)
+            if pipe
+            else self.waiter.offload(self.read, 0, work, self._block)
+        )
+        self._queued = sum(map(len, pieces))
+        self.link.outgoing += pieces
+
+    async def run_stream(self, stream: Stream) -> None:
+        """As `_send_work`, over and over on another stream."""
+        block = memoryview(bytearray(BLOCK_SIZE))
+        transport, timeout = stream.transport, self.options.timeout
+        while (pieces := self._next_pieces(stream.number, block)) is not None:
+            size = sum(map(len, pieces))
+            # A moment's worth at a time where there is a limit: a block may last longer than the other side's patience.
+            while pieces and (granted := self._granted()):
+                part = head(pieces, granted) if granted < sum(map(len, pieces)) else pieces
+                sent = sum(map(len, part))
+                await transport.send(part, self.waiter.now() + timeout)
+                pieces = advance(pieces, sent)
+                if self.pace is not None:
+                    self.pace.spend(sent)
+            if self._packer is not None:
+                self._packer.note(size, self.waiter.now())
+
+    def _next_pieces(self, stream: int, block: memoryview) -> list[Buffer] | None:
+        """What to send next on a stream, a ping where nothing comes for a while; None when all is over."""
+        with self.lock:
+            while not self.over:
+                work = self.machine.take(stream, small=self._far)
+                if work is not None:
+                    break
+                if not self.changed.wait(_PING_AFTER):
+                    return frame(Ping())
+            else:
+                return None
+        return self.read(stream, work, block)
+
+    def read(self, stream: int, work: Work, block: memoryview) -> list[Buffer]:
+        """Read what was taken, and register it as said on this stream: the bytes to send, good until the next call.
+
+        What cannot be read is left out.
+        """
+        if isinstance(work, list):
+            return self._read_batch(stream, work)
+        pieces = self._read_blocks(stream, work, block)
+        if self.machine.whole or self._unsendable:
+            self.ring()
+        return pieces
+
+    def _read_batch(self, stream: int, work: list[Small]) -> list[Buffer]:
+        files: list[tuple[int, bytes, Buffer]] = []
+        said: list[Small] = []
+        source = self.source
+        for small in work:
+            entry = small[0]
+            try:
+                data = source.read_whole(entry)
+            except LeftOut as left_out:
+                if small[1] is not None:  # it was said to be sent: too late to leave it out
+                    raise changed_since(entry) from left_out
+                self._unsendable.append((entry, left_out.reason))
+                continue
+            files.append((entry.id, block_digest(data), data))
+            said.append(small)
+        if self._unsendable:
+            self.ring()
+        if not files:
+            return []
+        batch = Batch(files)
+        message = batch if self._packer is None else self._packer.packed(batch)
+        with self.lock:
+            try:
+                pieces = self.machine.say_batch(stream, said, [digest for _, digest, _ in files], message)
+            except EnchufeError:
+                self.machine.give_back(said)
+                raise
+        if self.options.each_file:
+            for (entry, _), (_, root, _) in zip(said, files, strict=True):
+                self.tell_file(self.source.path(entry), entry.size, "sent", digest=root)
+        return pieces
+
+    def _read_blocks(self, stream: int, work: Work, block: memoryview) -> list[Buffer]:
+        assert not isinstance(work, list)
+        going, number, _ = work
+        entry, offset, count, got = going.entry, number * BLOCK_SIZE, 1, BLOCK_SIZE
+        message: Block | Hole | Same
+        try:
+            file = self._opened(entry)
+            size = BLOCK_SIZE if going.size is None else min(BLOCK_SIZE, entry.size - offset)
+            if entry.sparse and (zeros := file.holes(offset, entry.size) // BLOCK_SIZE):
+                with self.lock:
+                    count = going.extend(number, min(zeros, RUN_BLOCKS))
+                message, digests = Hole(entry.id, number, count), ZERO_BLOCK * count
+            else:
+                got = file.read_into(block[:size], offset)
+                if got < size and going.size is not None:
+                    raise LeftOut(Reason.CHANGED, self.source.path(entry))
+                digests = block_digest(block[:got])
+                if going.is_same(number, digests):
+                    message = Same(entry.id, number, 1)
+                else:
+                    message = Block(entry.id, offset, digests, block[:got])
+        except LeftOut as left_out:
+            if going.ended and not going.left_out:
+                raise changed_since(entry) from left_out
+            self._unsendable.append((entry, left_out.reason))
+            return []
+        packed = self._packer.packed(message) if self._packer is not None and isinstance(message, Block) else message
+        with self.lock:
+            if going.size is None and got < BLOCK_SIZE:
+                if not got:
+                    self.machine.pipe_ended(going, offset)
+                    return []
+                going.size = offset + got
+            try:
+                return self.machine.say_blocks(stream, going, number, digests, packed)
+            except EnchufeError:
+                self.machine.give_back((going, number, count))
+                raise
+
+    def _opened(self, entry: Entry) -> SendingFile:
+        with self._opening:
+            file = self._files.get(entry.id)
+            if file is None:
+                file = self._files[entry.id] = self.source.open(entry)
+            return file
+
+    def _close(self, entry: Entry) -> None:
+        with self._opening:
+            file = self._files.pop(entry.id, None)
+        if file is not None:
+            file.close()
+
+    def _granted(self) -> int:
+        """Wait until bytes may go, and say how many; 0 when all is over."""
+        if self.pace is None:
+            return sys.maxsize
+        with self.lock:
+            while not self.over:
+                granted, later = self.pace.grant(self.waiter.now())
+                if granted:
+                    return granted
+                assert later is not None
+                self.changed.wait(max(later - self.waiter.now(), 0.001))
+        return 0
+
+    # Ends.
+
+    def _say_ends(self) -> None:
+        """End the files of which all is said, and the links to them; and leave out what cannot be sent."""
+        machine = self.machine
+        while machine.whole:
+            going = machine.whole.popleft()
+            entry = going.entry
+            file = self._files.get(entry.id)
+            if file is not None and not file.unchanged():
+                self._unsendable.append((entry, Reason.CHANGED))
+                continue
+            with self.lock:
+                end = machine.file_end(going)
+                self.say(end)
+            self._close(entry)
+            self.tell_file(self.source.path(entry), end.size, "sent", digest=end.root)
+        while self._unsendable:
+            self._leave_out(*self._unsendable.popleft())
+        while (link := machine.link_end()) is not None:
+            entry = machine.wanted(link.id)
+            self.say(link)
+            if isinstance(link, SaidLeftOut):
+                self.tell_file(self.source.path(entry), entry.size, "left out", reason=link.reason.told)
+            else:
+                self.tell_file(self.source.path(entry), link.size, "sent", digest=link.root)
+
+    def _leave_out(self, entry: Entry, reason: Reason) -> None:
+        """A file cannot be sent as it was offered: offer it once more as it is now, or leave it out."""
+        if not self.machine.wants(entry):
+            return  # another stream found out too
+        self._close(entry)
+        again = self.source.again(entry) if reason is Reason.CHANGED else None
+        if again is not None:
+            self._pending.append(again)
+            reason = Reason.AGAIN
+        self.say(SaidLeftOut(entry.id, reason))
+        if again is None:
+            self.tell_file(self.source.path(entry), entry.size, "left out", reason=reason.told)
+
+    def _agreed_packer(self) -> Packer | None:
+        peer = self.machine.peer
+        assert peer is not None
+        if not self.features & peer.features & ZSTD:
+            return None
+        return Packer(always=self.options.compress == "always", slow=self._far, now=self.waiter.now())

@@ -1,0 +1,112 @@
+"""A stream other than 0: one more connection of a transfer, with a thread that moves data over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from enchufe.buffer import ReceiveBuffer
+from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import ClosedError
+from enchufe.transfer.message import CONTROL_SIZE
+from enchufe.transfer.messages import Hello, frame
+from enchufe.transports import Transport, tcp
+from enchufe.waiting import BlockingWaiter, drive
+
+
+class Owner(Protocol):
+    """The session of a stream."""
+
+    async def run_stream(self, stream: Stream) -> None:
+        """Move data over it until it ends."""
+
+    def stream_ended(self, stream: Stream, error: BaseException | None) -> None:
+        """It has ended."""
+
+
+class Stream:
+    """One connection and its thread.
+
+    Attributes:
+        begun: whether it is known at both ends.
+
+    Args:
+        owner: what it is a stream of.
+        number: from 1 on.
+        transport, buffer: where it was dialed to us, and what came after its HELLO.
+        dial, hello: where we are to dial it, and what to say then.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        number: int,
+        *,
+        transport: Transport | None = None,
+        buffer: ReceiveBuffer | None = None,
+        dial: Callable[[], Transport] | None = None,
+        hello: Hello | None = None,
+    ) -> None:
+        self.number = number
+        self.begun = transport is not None
+        self.buffer = buffer or ReceiveBuffer(BLOCK_SIZE + 2 * CONTROL_SIZE)
+        self._owner = owner
+        self._transport = transport
+        self._dial = dial
+        self._hello = hello
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name=f"enchufe stream {number}", daemon=True)
+
+    @property
+    def transport(self) -> Transport:
+        """Its connection."""
+        assert self._transport is not None
+        return self._transport
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for its thread, after `stop`; one that is still dialing ends by itself, and touches nothing."""
+        with self._lock:
+            dials = self._transport is None
+        if not dials:
+            self._thread.join()
+
+    def stop(self, *, abort: bool) -> None:
+        """End its connection, now or when it has said what it is saying; from any thread."""
+        with self._lock:
+            self._stopped = True
+            if self._transport is not None and abort:
+                self._transport.close()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._connect()
+            drive(self._owner.run_stream(self))
+        except BaseException as raised:  # noqa: BLE001 (raised where the session is waited for)
+            error = raised
+        if self._transport is not None:
+            self._transport.close()
+        self._owner.stream_ended(self, error)
+
+    def _connect(self) -> None:
+        if self._dial is None or self._hello is None:
+            assert self._transport is not None
+            # Accepted by another thread's waiter: this one waits by itself.
+            self._transport.waiter = BlockingWaiter()
+            tcp.tune(self._transport)
+            return
+        transport = self._dial()
+        with self._lock:
+            self._transport = transport
+            if self._stopped:
+                raise ClosedError("the transfer is over")
+        tcp.tune(transport)
+        said = Hello(self._hello.role, self._hello.session, self._hello.epoch, self.number)
+        drive(transport.send(frame(said), transport.waiter.now() + 10.0))
+        self.begun = True

@@ -1,0 +1,224 @@
+"""A relay between a dialer and a listener: it knows which stream a connection is, and cuts, flips or slows it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from enchufe.transfer import messages as m
+from enchufe.transfer.message import Role
+
+HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
+_HEADER: Final = 5
+_PIECE: Final = 65536
+
+Bend = Callable[[int, bytes], bytes | None]
+"""What becomes of a piece that begins at an offset of one direction; a shorter one, or None, ends the connection."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One direction of one connection.
+
+    Attributes:
+        attempt: from 0 on: how many connections of stream 0 came before.
+        stream: its number.
+        there: from the dialer to the listener.
+    """
+
+    attempt: int
+    stream: int
+    there: bool
+
+
+Choose = Callable[[Way], Bend | None]
+
+
+def straight(_way: Way) -> Bend | None:
+    """All goes as it is."""
+    return None
+
+
+def cut_at(position: int) -> Bend:
+    """The connection ends after so many bytes of this direction."""
+    return lambda offset, piece: piece[: max(0, position - offset)] if position < offset + len(piece) else piece
+
+
+def flip_at(position: int, bits: int) -> Bend:
+    def bend(offset: int, piece: bytes) -> bytes:
+        if not offset <= position < offset + len(piece):
+            return piece
+        flipped = bytearray(piece)
+        flipped[position - offset] ^= bits
+        return bytes(flipped)
+
+    return bend
+
+
+def slow(rate: float) -> Bend:
+    """So many bytes a second."""
+
+    def bend(_offset: int, piece: bytes) -> bytes:
+        time.sleep(len(piece) / rate)
+        return piece
+
+    return bend
+
+
+class Relay:
+    """Accepts on `address` from `with` on, and dials `to` for each connection, once that is set.
+
+    Args:
+        choose: what to do to each direction of each connection.
+        small: whether its buffers are to be small, so that both sides see how slow it is.
+
+    Attributes:
+        counts: bytes that came, by direction.
+    """
+
+    def __init__(self, choose: Choose = straight, *, small: bool = False) -> None:
+        self.to = ""
+        self.counts: Counter[Way] = Counter()
+        self._choose = choose
+        self._small = small
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        if small:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._attempts = 0
+        self._firsts: list[tuple[socket.socket, socket.socket]] = []
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._accepting = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> Self:
+        self._accepting.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(20)
+        for sock in self._sockets:
+            sock.close()
+
+    def cut(self) -> None:
+        """End every connection that there is, at once."""
+        with self._lock:
+            _shut(self._sockets)
+
+    def passed(self, way: Way, size: int) -> None:
+        """So many bytes went on."""
+
+    @property
+    def streams(self) -> set[tuple[int, int]]:
+        """Attempt and stream of every connection that there was."""
+        return {(way.attempt, way.stream) for way in self.counts}
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                with self._lock:
+                    self._sockets.append(near)
+                self._start(self._greet, near)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments)
+        with self._lock:
+            self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _greet(self, near: socket.socket) -> None:
+        """Find out which stream it is by what its dialer says first."""
+        hello = b""
+        with suppress(OSError):
+            while len(hello) < HELLO_SIZE and (piece := near.recv(HELLO_SIZE - len(hello))):
+                hello += piece
+        if len(hello) < HELLO_SIZE:
+            near.close()
+            return
+        stream = m.Hello.unpack(memoryview(hello)[_HEADER:]).stream
+        host, _, port = self.to.rpartition(":")
+        try:
+            far = socket.create_connection((host, int(port)))
+        except OSError:
+            near.close()
+            return
+        if self._small:
+            for sock in (near, far):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
+        with self._lock:
+            self._sockets.append(far)
+            attempt = self._attempts - (stream > 0)
+            self._attempts += not stream
+            if not stream:
+                self._firsts.append((near, far))
+        back = self._start(self._pump, far, near, Way(attempt, stream, there=False), b"")
+        self._pump(near, far, Way(attempt, stream, there=True), hello)
+        back.join()
+        # Over bytes that nobody read this is a reset: whoever still sends learns at once.
+        near.close()
+        far.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, way: Way, piece: bytes) -> None:
+        bend = self._choose(way)
+        offset = 0
+        self.counts[way] = 0
+        with suppress(OSError):
+            while piece or (piece := source.recv(_PIECE)):
+                bent = bend(offset, piece) if bend else piece
+                sink.sendall(bent or b"")
+                if bent is None or len(bent) < len(piece):
+                    break
+                offset += len(piece)
+                self.counts[way] = offset
+                self.passed(way, len(piece))
+                piece = b""
+            else:
+                sink.shutdown(socket.SHUT_WR)
+                return
+        _shut((source, sink))
+
+
+def _shut(sockets: Iterable[socket.socket]) -> None:
+    for sock in sockets:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+class CuttingRelay(Relay):
+    """Cuts stream 0 as soon as so many bytes of data went over all streams of an attempt together.
+
+    Args:
+        limits: bytes for each attempt; those that come later are left alone.
+        there: whether data goes from the dialer to the listener.
+    """
+
+    def __init__(self, *limits: int, there: bool) -> None:
+        super().__init__()
+        self._limits = limits
+        self._there = there
+        self._gone: Counter[int] = Counter()
+
+    def passed(self, way: Way, size: int) -> None:
+        """Count it, and cut."""
+        if way.there == self._there and way.attempt < len(self._limits):
+            self._gone[way.attempt] += size
+            if self._gone[way.attempt] >= self._limits[way.attempt]:
+                _shut(self._firsts[way.attempt])

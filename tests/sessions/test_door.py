@@ -1,0 +1,168 @@
+"""Who gets in where somebody listens: one transfer at a time, the newest attempt at it, nobody who says nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from enchufe import events, files
+from enchufe.errors import BusyError, EnchufeError
+from enchufe.transfer import messages as m
+from enchufe.transfer.message import Role, Type
+from tests.sessions.relay import HELLO_SIZE
+from tests.sessions.transfers import PATIENCE, Side
+
+ANSWER = 5  # bytes before an ERROR's code
+
+
+@contextmanager
+def receiving(inbox: Path, timeout: float = 20.0) -> Iterator[tuple[Side, str]]:
+    """A receiver that listens; it is waited for in the end."""
+    side = Side()
+
+    def run() -> None:
+        try:
+            side.end = files.receive_files(inbox, listen="127.0.0.1:0", plain=True, timeout=timeout, on_event=side.tell)
+        except EnchufeError as error:
+            side.end = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield side, side.wait_for(events.Listening).address
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def dial(address: str, *said: m.Hello) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host, int(port)), timeout=PATIENCE)
+    for hello in said:
+        sock.sendall(b"".join(m.frame(hello)))
+    return sock
+
+
+def heard(sock: socket.socket, size: int = 1 << 20) -> bytes:
+    """What comes until there are so many bytes, or the end."""
+    data = b""
+    while len(data) < size and (piece := sock.recv(size - len(data))):
+        data += piece
+    return data
+
+
+def session_of(path: Path) -> bytes:
+    """What `send_files` calls a transfer of this path."""
+    return files._identity(os.path.realpath(os.fsencode(path)))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "f").write_text("good")
+    return tmp_path / "f"
+
+
+def send(file: Path, address: str, retry: float = 0.0, on_event: Callable[[events.Event], object] = id) -> None:
+    files.send_files([file], to=address, plain=True, retry=retry, timeout=20.0, on_event=on_event)
+
+
+def test_a_newer_attempt_fences_a_half_open_one_at_once(file: Path, tmp_path: Path) -> None:
+    """The older one's connection looks well, and nobody is there: nobody waits for its timeout."""
+    with receiving(tmp_path / "inbox", timeout=3600.0) as (side, address):
+        with dial(address, m.Hello(Role.SENDER, session_of(file), epoch=1)) as old:
+            assert heard(old, HELLO_SIZE)[0] == Type.HELLO
+            send(file, address)
+            with suppress(ConnectionError):  # reset: there may be nobody to tell
+                heard(old)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+    assert ["newer" in failed.message for failed in side.of(events.Failed)] == [True]
+
+
+def test_an_older_attempt_is_refused(file: Path, tmp_path: Path) -> None:
+    with receiving(tmp_path / "inbox") as (_, address):
+        with dial(address, m.Hello(Role.SENDER, b"s" * 16, epoch=5)) as new:
+            assert heard(new, HELLO_SIZE)[0] == Type.HELLO
+            for epoch in (4, 5):
+                with dial(address, m.Hello(Role.SENDER, b"s" * 16, epoch=epoch)) as old:
+                    answer = heard(old)
+                    assert (answer[0], answer[ANSWER]) == (Type.ERROR, m.Code.BUSY)
+        send(file, address, retry=PATIENCE)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+
+
+def test_another_transfer_is_told_busy_and_gets_in_by_its_own_retries(file: Path, tmp_path: Path) -> None:
+    with receiving(tmp_path / "inbox") as (_, address):
+        with dial(address, m.Hello(Role.SENDER, b"other" + bytes(11), epoch=1)) as inside:
+            assert heard(inside, HELLO_SIZE)[0] == Type.HELLO
+            with pytest.raises(BusyError, match="another transfer"):
+                send(file, address)
+            told: list[events.Event] = []
+
+            def note(event: events.Event) -> None:
+                told.append(event)
+                if isinstance(event, events.Retrying):
+                    inside.close()
+
+            send(file, address, retry=PATIENCE, on_event=note)
+    assert any(isinstance(event, events.Retrying) and "busy" in event.message for event in told)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+
+
+def test_guests_that_say_nothing_are_gone_after_their_deadline(file: Path, tmp_path: Path) -> None:
+    with receiving(tmp_path / "inbox", timeout=0.5) as (_, address):
+        guests = [dial(address) for _ in range(20)]
+        for guest in guests:
+            with guest:
+                answer = heard(guest)
+                assert answer[:1] in (b"", bytes([Type.ERROR]))
+        send(file, address)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+
+
+def test_guests_that_say_nothing_keep_nobody_out(file: Path, tmp_path: Path) -> None:
+    with receiving(tmp_path / "inbox", timeout=3600.0) as (_, address):
+        guests = [dial(address) for _ in range(20)]
+        send(file, address)
+    for guest in guests:
+        guest.close()
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        m.Hello(Role.SENDER, b"x" * 16, 1, stream=1),
+        m.Hello(Role.SENDER, b"s" * 16, 2, stream=1),
+        m.Hello(Role.SENDER, b"s" * 16, 1, stream=2),
+        m.Hello(Role.RECEIVER, b"s" * 16, 1, stream=1),
+    ],
+    ids=["another session", "another epoch", "more than agreed", "another role"],
+)
+def test_a_stream_of_something_else_is_not_let_in(file: Path, tmp_path: Path, hello: m.Hello) -> None:
+    with receiving(tmp_path / "inbox") as (_, address):
+        with dial(address, m.Hello(Role.SENDER, b"s" * 16, 1, streams=2)) as first:
+            assert heard(first, HELLO_SIZE)[0] == Type.HELLO
+            with dial(address, hello) as stranger:
+                answer = heard(stranger)
+                assert answer[:1] in (b"", bytes([Type.ERROR]))
+        send(file, address, retry=PATIENCE)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "unknown type"), (b"\1\0\0\0\x2e" + bytes(46), "malformed HELLO")],
+)
+def test_a_foreign_peer_is_told_and_turned_away(file: Path, tmp_path: Path, words: bytes, told: str) -> None:
+    with receiving(tmp_path / "inbox") as (_, address):
+        with dial(address) as foreign:
+            foreign.sendall(words)
+            answer = heard(foreign)
+            assert (answer[0], answer[ANSWER]) == (Type.ERROR, m.Code.PROTOCOL)
+            assert told in answer[ANSWER + 1 :].decode()
+        send(file, address)
+    assert (tmp_path / "inbox" / "f").read_text() == "good"

@@ -8,16 +8,19 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import enchufe
 from enchufe import events
 from enchufe.cli import exits
-from enchufe.cli.options import Rate, believing, common, proving, seconds, talking
+from enchufe.cli.options import Rate, Size, believing, common, proving, seconds, talking
 from enchufe.cli.show import Screen, screen
 from enchufe.errors import EnchufeError
+
+if TYPE_CHECKING:
+    from enchufe.files import Compress
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,31 +37,58 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@click.argument("paths", nargs=-1, metavar="[PATH...]", type=click.Path())
 @click.option("--to", metavar="TARGET", help="Where a receiver listens: host:port or unix:/path.")
 @click.option("--listen", metavar="ADDR", help="Instead of --to: wait here for a receiver; port 0 takes a free port.")
-@click.option("--name", default="stdin", show_default=True, help="What standard input (-) is called there.")
+@click.option("--text", metavar="TEXT", help="Instead of PATH: send this text as a file.")
+@click.option(
+    "--name", metavar="NAME", help="What standard input (-) or --text is called there.  [default: stdin, text.txt]"
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out what is called so: *.o anywhere, /build at the top, cache/ a folder, **/a/b. Repeatable.",
+)
+@click.option("--xattrs", is_flag=True, envvar="ENCHUFE_XATTRS", help="Extended attributes (user.*) go along.")
+@click.option(
+    "--compress",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    envvar="ENCHUFE_COMPRESS",
+    help="Compress what shrinks: where the link is slow, always, or never.",
+)
 @click.option("--limit", type=Rate(), metavar="RATE", envvar="ENCHUFE_LIMIT", help="At the most so fast, as 20MB/s.")
 @common
 def send(
     paths: tuple[str, ...],
     to: str | None,
     listen: str | None,
-    name: str,
+    text: str | None,
+    name: str | None,
+    exclude: tuple[str, ...],
+    xattrs: bool,
+    compress: Compress,
     limit: float | None,
     plain: bool,
     timeout: float,
-    retry: float,  # noqa: ARG001 (its option checks it)
+    retry: float,
+    streams: int | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     no_input: bool,  # noqa: ARG001 (nothing is asked yet)
 ) -> None:
-    """Send files and folders; - is standard input.
+    """Send files and folders, or a text; - is standard input.
 
     A folder keeps its name there. Symbolic links travel as links. The command ends when everything is verified and
     on the other side's disk.
     """
+    if text is None and not paths:
+        raise click.UsageError("nothing to send: name a file or a folder, or say --text")
+    if text is not None and paths:
+        raise click.UsageError("--text goes alone: send the files in another run")
     shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True)
     _transfer(
         shown,
@@ -67,9 +97,15 @@ def send(
             to=to,
             listen=listen,
             plain=plain,
-            name=name,
-            timeout=timeout,
+            text=text,
+            name=("stdin" if text is None else "text.txt") if name is None else name,
+            exclude=exclude,
+            attributes=xattrs,
+            streams=streams,
+            compress=compress,
             limit=limit,
+            timeout=timeout,
+            retry=retry,
             each_file=verbose,
             on_event=shown.show,
         ),
@@ -88,6 +124,7 @@ def send(
     envvar="ENCHUFE_IF_EXISTS",
     help="What happens to what is there already under the same name.",
 )
+@click.option("--checksum", is_flag=True, help="With update: compare content, not only size and time.")
 @click.option(
     "--links",
     type=click.Choice(["inside", "any", "none"]),
@@ -95,6 +132,7 @@ def send(
     show_default=True,
     help="Symbolic links to take: those that stay inside their tree, any, or none.",
 )
+@click.option("--max-size", type=Size(), metavar="SIZE", help="Take no more than this in all, as 20GB.")
 @click.option("--once", is_flag=True, help="End after one receipt (the default).")
 @click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
 @common
@@ -103,12 +141,15 @@ def receive(
     listen: str | None,
     output: str,
     if_exists: str,
+    checksum: bool,
     links: str,
+    max_size: int | None,
     once: bool,  # noqa: ARG001 (what always happens)
     yes: bool,  # noqa: ARG001 (with --plain nothing is asked)
     plain: bool,
     timeout: float,
-    retry: float,  # noqa: ARG001 (its option checks it)
+    retry: float,
+    streams: int | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -130,8 +171,12 @@ def receive(
             source=source,
             plain=plain,
             if_exists=if_exists,  # type: ignore[arg-type]  # click has checked it
+            checksum=checksum,
             links=links,  # type: ignore[arg-type]
+            max_size=max_size,
+            streams=streams,
             timeout=timeout,
+            retry=retry,
             each_file=verbose,
             on_event=shown.show,
         ),
@@ -238,6 +283,31 @@ def demo(size: int) -> None:
     from enchufe.cli.demo import run  # noqa: PLC0415 (nobody else needs it)
 
     sys.exit(run(size))
+
+
+@cli.group()
+def store() -> None:
+    """Look after folders that files are received into."""
+
+
+@store.command()
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option(
+    "--clean",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME]",
+    help="Remove the one of this name, or all; not those in use.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def partials(folder: str, clean: str | None, as_json: bool) -> None:
+    """List what cut transfers have left in DIR for the next one to go on with.
+
+    It is kept for a week after the last byte of it came. With --clean, which goes after DIR, it is removed.
+    """
+    from enchufe.cli.store import partials as run  # noqa: PLC0415 (nobody else needs it)
+
+    sys.exit(run(folder, clean=clean, as_json=as_json))
 
 
 def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:

@@ -12,6 +12,21 @@ import click
 _RATE: Final = re.compile(r"([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?(?:/s)?", re.IGNORECASE)
 
 
+class Size(click.ParamType[int]):
+    """Bytes: `500k`, `20MB`, `1.5GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it."""
+        if isinstance(value, int):
+            return value
+        size = _bytes(value) if "/" not in value else None
+        if size is None:
+            self.fail(f"{value!r} is no size: write 500k, 20MB or 1.5GiB", param, ctx)
+        return int(size)
+
+
 class Rate(click.ParamType[float]):
     """Bytes per second: `500k`, `20MB/s`, `1.5GiB/s`."""
 
@@ -21,25 +36,26 @@ class Rate(click.ParamType[float]):
         """Read it."""
         if isinstance(value, float):
             return value
-        found = _RATE.fullmatch(value.strip())
-        if found is None or float(found[1]) <= 0:
+        rate = _bytes(value)
+        if rate is None:
             self.fail(f"{value!r} is no rate: write 500k, 20MB/s or 1.5GiB/s", param, ctx)
-        base = 1024 if found[3] else 1000
-        power: int = " kmgt".index(found[2].lower() or " ")
-        return float(found[1]) * float(base**power)
+        return rate
+
+
+def _bytes(value: str) -> float | None:
+    """What `1.5GiB` and its like say; None where it is no number of bytes over 0."""
+    found = _RATE.fullmatch(value.strip())
+    if found is None or float(found[1]) <= 0:
+        return None
+    base = 1024 if found[3] else 1000
+    power: int = " kmgt".index(found[2].lower() or " ")
+    return float(found[1]) * float(base**power)
 
 
 def seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
     """A number of seconds; the range lets NaN through, since it compares false with everything."""
     if math.isnan(value):
         raise click.BadParameter("nan is no number of seconds")
-    return value
-
-
-def retry(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    """Only 0 for now: a cut transfer ends, and running the command again starts over."""
-    if value != 0:
-        raise click.BadParameter("reconnecting by itself is not there yet: only 0")
     return value
 
 
@@ -57,7 +73,23 @@ _COMMON: Final[list[Decorator]] = [
         envvar="ENCHUFE_TIMEOUT",
         help="Seconds without a sign of life after which the other side counts as dead.",
     ),
-    click.option("--retry", type=float, default=0.0, callback=retry, metavar="S", help="0: end at the first cut."),
+    click.option(
+        "--retry",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        show_default=True,
+        callback=seconds,
+        metavar="S",
+        envvar="ENCHUFE_RETRY",
+        help="Seconds after a cut for which to go on trying to reconnect; 0: end at the first cut.",
+    ),
+    click.option(
+        "--streams",
+        type=click.IntRange(1, 64),
+        metavar="N",
+        envvar="ENCHUFE_STREAMS",
+        help="Connections at the most; by default as many as pay on this link.",
+    ),
     click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output."),
     click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Say only what went wrong."),
     click.option("--verbose", is_flag=True, envvar="ENCHUFE_VERBOSE", help="Name every file."),

@@ -84,7 +84,7 @@ class Sentences:
         match event:
             case events.Failed():
                 return failure(event)
-            case events.File(action="refused" | "left out"):
+            case events.File(action="refused" | "left out" | "started over"):
                 return [f"{event.action}: {shown_path(event.path)} ({event.reason})"]
         if self._quiet:
             return []
@@ -99,6 +99,8 @@ class Sentences:
                 return [f"{event.action}: {shown_path(event.path)} ({in_bytes(event.bytes)})"]
             case events.Landed(path):
                 return [f"received {shown_path(path)}"]
+            case events.Retrying(message, seconds):
+                return [f"cut: {message}; trying again in {seconds:.1f} s"]
             case events.Receipt():
                 return self._receipt(event)
         return []
@@ -116,6 +118,8 @@ class Sentences:
             f"{done} {counted(event.files, 'file')}, {in_bytes(event.bytes)} in {event.seconds:.2f} s ({rate}/s),"
             f" verified and {place}"
         ]
+        if event.sent_bytes < event.bytes:
+            lines.append(f"{in_bytes(event.sent_bytes)} of it crossed this time, the rest was there")
         if event.skipped:
             lines.append(f"skipped {counted(event.skipped, 'file')} that were there")
         if event.left_out:

@@ -1,0 +1,56 @@
+"""`enchufe store`: what cut transfers have left, for a person or as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from enchufe import events, store
+from enchufe.cli import exits, output
+from enchufe.cli.show import counted, failure, in_bytes
+from enchufe.errors import EnchufeError
+from enchufe.printable import printable
+from enchufe.store import Partial
+
+
+def partials(folder: str, *, clean: str | None, as_json: bool) -> int:
+    """List what is left in `folder`, or remove it and list that: the exit code.
+
+    Args:
+        folder: the destination.
+        clean: a name; empty: all; None: only list.
+        as_json: as JSON on standard output.
+    """
+    removed = clean is not None
+    try:
+        found = store.partials(folder) if clean is None else store.clean(folder, clean or None)
+        if as_json:
+            told = {"v": 1, "partials": [_as_dict(partial, removed=removed) for partial in found]}
+            output.write(json.dumps(told).encode() + b"\n")
+        else:
+            output.write("".join(f"{_line(partial, removed=removed)}\n" for partial in found).encode())
+    except EnchufeError as error:
+        output.tell("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
+        return exits.exit_code(error)
+    return exits.DONE
+
+
+def _as_dict(partial: Partial, *, removed: bool) -> dict[str, Any]:
+    return {
+        "name": partial.name,
+        "root": None if partial.root is None else os.fsdecode(partial.root),
+        "bytes": partial.size,
+        "files": partial.files,
+        "changed": partial.changed,
+        "in_use": partial.in_use,
+        "removed": removed,
+    }
+
+
+def _line(partial: Partial, *, removed: bool) -> str:
+    root = "unknown" if partial.root is None else printable(partial.root)
+    changed = "never" if partial.changed is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(partial.changed))
+    told = f"{partial.name}  {root}  {in_bytes(partial.size)} in {counted(partial.files, 'file')}  {changed}"
+    return told + ("  removed" if removed else "  in use" if partial.in_use else "")

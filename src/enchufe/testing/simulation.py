@@ -18,6 +18,7 @@ import os
 import random
 import select
 import socket
+import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from enchufe.waiting import READ, WRITE, Waiter
 
 _FIRST_DESCRIPTOR: Final = 1 << 20  # far from any real one: doorbells are real
 _PORT: Final = 40000
+_ROOMS: Final = (5, 50, 300, 300, 4096, 4096, 65536, 65536)
 _LATE: Final = 0.0001  # seconds until a readiness that was kept back is told
 
 
@@ -71,7 +73,7 @@ class _Pipe:
         self._network = network
         self._random = network.random
         self.fault = fault
-        self.room = self._random.choice((5, 50, 300, 300, 4096, 4096, 65536, 65536))
+        self.room = self._random.choice(network.rooms)
         self.latency = self._random.choice((0.0, 0.001, 0.05))
         self.under_way: deque[tuple[float, bytes | None]] = deque()  # None: a reset
         self.arrived = bytearray()
@@ -165,8 +167,13 @@ class _SimSocket:
     def setblocking(self, flag: bool) -> None:
         assert not flag, "nothing blocks in a simulation"
 
-    def setsockopt(self, _level: int, option: int, _value: Any) -> None:
-        self.resets = self.resets or option == socket.SO_LINGER
+    def setsockopt(self, level: int, option: int, _value: Any) -> None:
+        self.resets = self.resets or (level == socket.SOL_SOCKET and option == socket.SO_LINGER)
+
+    def getsockopt(self, _level: int, _option: int, _size: int = 0) -> bytes:
+        """The state of the connection, of which only the round trip is told: `tcp.tune` asks for it."""
+        trip = self.outgoing.latency + self.incoming.latency
+        return bytes(tcp.RTT) + struct.pack("=I", int(trip * 1e6))
 
     def getsockname(self) -> tuple[str, int]:
         return self._local
@@ -351,14 +358,16 @@ class SimNetwork:
 
     Args:
         seed: the same gives the same run.
+        rooms: what a connection may hold each way, in bytes; chance takes one of them.
 
     Attributes:
         clock: what time it is there.
         random: where chance comes from; use it for what else should follow from the seed.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, rooms: Sequence[int] = _ROOMS) -> None:
         self.seed = seed
+        self.rooms = rooms
         self.random = random.Random(seed)  # noqa: S311 (it must be replayed, not secret)
         self.clock = ManualClock()
         self.things: dict[int, _SimSocket | _SimListener] = {}
@@ -397,6 +406,17 @@ class SimNetwork:
         listener.queue.append((self.clock() + self.random.choice((0.0, 0.001, 0.05)), far))
         sock: Any = near
         return tcp.transport(sock, waiter)
+
+    def ready(self, descriptor: int) -> int:
+        """What may be done with `descriptor` without waiting: both, to find out, where it is closed."""
+        thing = self.things.get(descriptor)
+        return READ | WRITE if thing is None else thing.ready()
+
+    def vanish(self, transport: Transport) -> None:
+        """Have nothing arrive over a connection any more, either way: one of its machines has lost its power."""
+        thing = self.things.get(transport.fileno())
+        if isinstance(thing, _SimSocket):
+            thing.incoming.vanished = thing.outgoing.vanished = True
 
     # What its parts ask.
 

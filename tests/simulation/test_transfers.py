@@ -1,0 +1,60 @@
+"""The real sessions on a simulated network and disk: CI's share of the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from enchufe.entry import Entry
+from enchufe.testing import ModelDelivery
+from tests.simulation import transfers
+from tests.simulation.blocks import small_blocks
+
+SHARE = 1500
+
+
+@pytest.fixture(autouse=True)
+def _small() -> Iterator[None]:
+    with small_blocks():
+        yield
+
+
+@pytest.mark.parametrize("tenth", range(10))
+def test_transfers_go_as_the_model_says(tenth: int) -> None:
+    for seed in range(tenth * SHARE // 10, (tenth + 1) * SHARE // 10):
+        transfers.run(seed)
+
+
+def test_of_a_hundred_attempts_at_once_one_wins() -> None:
+    transfer = transfers.Transfer(1, rivals=100)
+    transfer.run()
+    assert transfer.store.receipts == 1
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def told(seed: int) -> object:
+        transfer = transfers.Transfer(seed)
+        transfer.run()
+        return transfer.network.clock(), transfer.turns.steps, transfer.store.twice
+
+    for seed in range(100):
+        assert told(seed) == told(seed)
+
+
+def test_a_store_that_believes_its_journal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def believe(_delivery: ModelDelivery, _entry: Entry) -> Sequence[int]:
+        return []
+
+    monkeypatch.setattr(transfers.Delivery, "recheck", believe)
+    with pytest.raises(AssertionError) as caught:
+        for seed in range(500):
+            transfers.run(seed)
+    assert "--from" in caught.value.__notes__[0]
+
+
+def test_a_store_that_keeps_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers.Delivery, "suspend", ModelDelivery.abandon)
+    with pytest.raises(AssertionError, match="came twice"):
+        for seed in range(500):
+            transfers.run(seed)

@@ -1,0 +1,404 @@
+"""Transfers under a seed: the real sessions and retries on a simulated network and disk, against a plain model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from enchufe import events
+from enchufe.entry import Entry, Kind
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, Refused, StoreError
+from enchufe.files import _dialing, _listening
+from enchufe.session import Greeted, Options, ReceivingSession, SendingSession
+from enchufe.store.grafts import free_names
+from enchufe.store.memory import MemoryFile, MemorySource, MemoryStore, Node, Path
+from enchufe.testing import Fault, SimNetwork
+from enchufe.testing.disk import ModelDelivery, ModelStore
+from enchufe.testing.turns import Started, Turns
+from enchufe.transfer.receiver import Receiver
+from enchufe.transfer.sender import Sender
+from enchufe.transports import Transport
+from tests.simulation.blocks import SMALL as BLOCK
+
+ADDRESS = "there:1"
+ROOMS = (60, 300, 1000, 4096, 65536, 65536)
+STEPS = 400_000
+PATIENCE = 1000.0  # simulated seconds
+
+Command = Started[events.Receipt]
+
+
+class Source(MemorySource):
+    """A tree that counts what is read of it."""
+
+    def __init__(self, store: MemoryStore, sparse: bool) -> None:
+        super().__init__(store)
+        self.read = 0
+        self._sparse = sparse
+
+    def walk(self) -> Iterator[Entry]:
+        for entry in super().walk():
+            entry.sparse = self._sparse and entry.kind is Kind.FILE
+            yield entry
+
+    def open(self, entry: Entry) -> MemoryFile:
+        return File(self, super().open(entry), (entry.size, entry.mtime_ns))
+
+    def read_whole(self, entry: Entry) -> bytes:
+        self.read += entry.size
+        return super().read_whole(entry)
+
+
+class File(MemoryFile):
+    def __init__(self, source: Source, file: MemoryFile, offered: tuple[int, int]) -> None:
+        super().__init__(file.node, offered)
+        self._source = source
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        count = super().read_into(view, offset)
+        self._source.read += count
+        return count
+
+    def holes(self, start: int, stop: int) -> int:
+        data = bytes(self.node.data[start:stop])
+        return len(data) - len(data.lstrip(b"\0"))
+
+
+class Delivery(ModelDelivery):
+    """Reads again only when something new has arrived, as a slow disk might."""
+
+    slow: Turns | None = None
+    in_vain = False
+
+    def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
+        turns = self.slow
+        if turns is not None and not self.in_vain:
+            try:
+                turns.until(lambda: self.first_write or self._over or stopped(), turns.now() + PATIENCE)
+            except DeadlineExceeded:
+                self.in_vain = True
+        return super().recheck(entry, stopped)
+
+
+def a_tree(chance: random.Random, sparse: bool) -> MemoryStore:
+    store = MemoryStore()
+    sizes = (0, 1, 100, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 5 * BLOCK + 7, 12 * BLOCK + 500)
+    for number in range(chance.choice((1, 1, 2, 3, 6, 12))):
+        size = chance.choice(sizes)
+        pieces = [
+            bytes(BLOCK) if sparse and chance.random() < 0.5 else chance.randbytes(BLOCK) for _ in range(size // BLOCK)
+        ]
+        data = b"".join((*pieces, chance.randbytes(size % BLOCK) if chance.random() < 0.7 else bytes(size % BLOCK)))
+        folder = chance.choice(("", "d/", "d/e/", "f/"))
+        store.add(f"{folder}{number}", data, mtime_ns=number)
+    if (b"d",) in store.nodes:
+        store.nodes[b"d", b"link"] = Node(Kind.SYMLINK, target=b"0")
+    files = [(path, node) for path, node in store.nodes.items() if node.kind is Kind.FILE]
+    if chance.random() < 0.2:
+        path, node = chance.choice(files)
+        store.nodes[(*path[:-1], b"again")] = node
+    return store
+
+
+def as_told(node: Node) -> tuple[object, ...]:
+    return node.kind, bytes(node.data), node.mode, node.mtime_ns if node.kind is Kind.FILE else 0, node.target
+
+
+class Transfer:
+    """One tree, two commands, and what goes wrong until both are done."""
+
+    def __init__(self, seed: int, rivals: int | None = None, tree: MemoryStore | None = None) -> None:
+        self.network = SimNetwork(seed, ROOMS)
+        chance = self.chance = self.network.random
+        self.turns = turns = Turns(self.network, STEPS)
+        turns.faults = self._faults
+        self.sparse = tree is None and chance.random() < 0.15
+        self.tree = tree or a_tree(chance, self.sparse)
+        self.update = chance.random() < 0.5
+        self.store = ModelStore(chance, update=self.update, pause=self._pause)
+        self.store.begin = self._begin  # type: ignore[method-assign]
+        self.before: dict[Path, Node] = {}
+        if tree is None and self.update and chance.random() < 0.5:
+            self._have_before()
+        self.sender_dials = rivals is not None or chance.random() < 0.6
+        self.streams = chance.choice((1, 1, 2, 3, 4))
+        self.compress = chance.choice(("never", "never", "never", "always"))
+        self.limit = chance.choice((None, None, None, None, 20_000.0))
+        self.retry = chance.choice((0.0, 30.0))
+        self.rivals = rivals if rivals is not None else 1
+        self.troubles = 0 if rivals is not None else chance.choice((0, 1, 1, 2, 2, 3, 5))
+        self.slow_disk = chance.choice((0.0, 0.0, 0.02, 0.2))
+        self.late_recheck = not self.sparse and not self.rivals > 1 and chance.random() < 0.3
+        # What each path may hold in the end: what was there, and what was there to be sent, ever.
+        self.right = {path: [as_told(node)] for path, node in self.tree.nodes.items()}
+        for path, node in self.before.items():
+            self.right[path].append(as_told(node))
+        self.changes = chance.choice((0, 0, 0, 0, 1, 3)) if self.troubles else 0
+        self.may_change = bool(self.changes)
+        self.faults = 0  # connections that will have had one
+        self.deaths = 0  # of receivers: each may cost a block per stream
+        self.sources: list[tuple[Source, SendingSession]] = []
+        self.deliveries: list[tuple[Delivery, int]] = []
+
+    def _have_before(self) -> None:
+        for path, node in self.tree.nodes.items():
+            if self.chance.random() < 0.5 and (len(path) == 1 or path[:-1] in self.before):
+                data = bytearray(node.data)
+                changed = self.chance.random() < 0.7 and node.kind is Kind.FILE
+                if changed and data:
+                    data[self.chance.randrange(len(data))] ^= 1
+                    if self.chance.random() < 0.3:
+                        data += bytes(self.chance.choice((1, BLOCK)))
+                mtime = node.mtime_ns + (1000 if changed else 0)
+                old = self.before[path] = Node(node.kind, data, node.mode, mtime, node.target)
+                self.store.add(path, old)
+
+    # The parts.
+
+    def _pause(self) -> None:
+        self.turns.check()
+        if self.chance.random() < self.slow_disk:
+            self.turns.sleep(self.chance.choice((0.0, 0.001, 0.2)))
+        else:
+            self.turns.perhaps()
+
+    def _begin(self) -> Delivery:
+        made = ModelStore.begin(self.store)
+        delivery = Delivery.__new__(Delivery)
+        delivery.__dict__.update(made.__dict__)
+        delivery.slow = self.turns if self.late_recheck else None
+        self.deliveries.append((delivery, self.faults))
+        return delivery
+
+    def _faults(self) -> tuple[Fault | None, Fault | None]:
+        return self._fault(), self._fault()
+
+    def _fault(self) -> Fault | None:
+        chance = self.chance
+        if not self.troubles or chance.random() < 0.6:
+            return None
+        self.troubles -= 1
+        self.faults += 1
+        kind = chance.choice(("reset", "reset", "reset", "stall", "vanish"))
+        size = sum(len(node.data) for node in self.tree.nodes.values()) // self.streams
+        after = chance.choice((chance.randint(0, 200), chance.randint(0, 2000), chance.randint(0, size + 500)))
+        return Fault(kind, after, chance.choice((0.5, 20.0, 100.0)))
+
+    def _options(self) -> Options:
+        return Options(streams=self.streams, compress=self.compress, limit=self.limit)
+
+    def _send(self) -> events.Receipt:
+        def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
+            source = Source(self.tree, self.sparse)
+            session = SendingSession(over, source, options, lambda _: None)
+            self.sources.append((source, session))
+            return session
+
+        if self.sender_dials:
+            return _dialing(make, ADDRESS, b"this", self._options(), self.retry, lambda _: None)
+        return _listening(Sender, make, ADDRESS, self._options(), self.retry, lambda _: None, once=True)
+
+    def _receive(self) -> events.Receipt:
+        def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
+            return ReceivingSession(over, self.store.begin, options, self._hear)
+
+        if self.sender_dials:
+            return _listening(Receiver, make, ADDRESS, self._options(), self.retry, self._hear, once=False)
+        return _dialing(make, ADDRESS, b"that", self._options(), self.retry, self._hear)
+
+    def _hear(self, event: events.Event) -> None:
+        """A receiver that listens goes on after an error: this one tells of it."""
+        if isinstance(event, events.Failed):
+            changed = self.may_change and event.kind in CHANGED_KINDS
+            assert changed or event.kind in KINDS, f"not a fault of the world: {event}"
+
+    # The script.
+
+    def run(self) -> None:
+        """To the end; AssertionError where what came of it is not what the model says."""
+        with self.turns.in_place():
+            self.turns.run(self._script)
+
+    def _script(self) -> None:
+        turns = self.turns
+        senders: list[Command] = []
+        receiver: Command | None = None
+        committed = 0  # when it began
+        while True:
+            if receiver is None or receiver.done or receiver.process.killed:
+                receiver, committed = turns.start("receiver", self._receive), self.store.receipts
+            senders = [sender for sender in senders if not sender.process.killed]
+            if all(sender.done for sender in senders):
+                senders = [turns.start("sender", self._send) for _ in range(self.rivals)]
+            self._wait(senders, receiver)
+            self._check_errors([*senders, receiver])
+            if self.troubles and not receiver.done:
+                self._make_trouble(senders, receiver)
+            self._check_visible()
+            if won := [sender for sender in senders if sender.result is not None]:
+                self._check_won(won)
+                if self.store.receipts > committed and not receiver.process.killed:
+                    self._check_both(won, receiver)
+                return
+
+    def _wait(self, senders: list[Command], receiver: Command) -> None:
+        """Until a command has ended, or it is time for trouble."""
+        turns = self.turns
+        mark = turns.steps + self.chance.choice((5, 50, 200, 500, 2000)) if self.troubles else None
+
+        def all_sent() -> bool:
+            return all(sender.done for sender in senders)
+
+        turns.until(lambda: all_sent() or receiver.done or (mark is not None and turns.steps >= mark))
+        if receiver.done:
+            with suppress(DeadlineExceeded):
+                turns.until(all_sent, turns.now() + PATIENCE)
+            # One that listens may be another than the receiver talked to: the receiver comes again.
+            assert all_sent() or not self.sender_dials, "a sender has nobody to talk to, and hangs"
+
+    def _make_trouble(self, senders: list[Command], receiver: Command) -> None:
+        chance, turns = self.chance, self.turns
+        if self.changes and chance.random() < 0.5:
+            self.changes -= 1
+            self._change()
+            return
+        self.troubles -= 1
+        match chance.choice(("sender", "receiver", "power", "power", "both", "flip", "twice", "nothing")):
+            case "sender":
+                chance.choice(senders).process.kill(unplugged=chance.random() < 0.5)
+            case "receiver":
+                self._kill(receiver, unplugged=chance.random() < 0.3)
+            case "power":
+                self._kill(receiver, unplugged=chance.random() < 0.8)
+                self.store.power_cut()
+            case "both":
+                senders[0].process.kill()
+                self._kill(receiver, unplugged=False)
+            case "flip":
+                self._kill(receiver, unplugged=False)
+                for _ in range(chance.choice((1, 1, 3, 20))):
+                    self.store.flip()
+            case "twice" if self.sender_dials:
+                senders.append(turns.start("sender", self._send))
+        if chance.random() < 0.3:
+            turns.sleep(chance.choice((0.1, 5.0, 50.0)))
+
+    def _change(self) -> None:
+        """Somebody writes into a file that is being sent."""
+        node = self.chance.choice([node for node in self.tree.nodes.values() if node.kind is Kind.FILE])
+        node.mtime_ns += 1_000_000
+        node.data += self.chance.randbytes(self.chance.choice((0, 1, BLOCK)))
+        if node.data:
+            node.data[self.chance.randrange(len(node.data))] ^= 1
+        for path, one in self.tree.nodes.items():
+            if one is node:
+                self.right[path].append(as_told(node))
+
+    def _kill(self, receiver: Command, *, unplugged: bool) -> None:
+        receiver.process.kill(unplugged=unplugged)
+        self.store.killed()
+        self.deaths += 1
+
+    # What must hold.
+
+    def _check_errors(self, commands: list[Command]) -> None:
+        for command in commands:
+            allowed = (*ALLOWED, *CHANGED) if self.may_change else ALLOWED
+            if command.error is not None and not isinstance(command.error, allowed):
+                raise AssertionError(f"not a fault of the world: {command.error!r}") from command.error
+
+    def _check_won(self, won: list[Command]) -> None:
+        assert self.store.receipts, "a receipt, and nothing was committed"
+        assert len(won) <= self.store.receipts, "more have a receipt than deliveries were committed"
+        # The worst power cut there is, now.
+        self._check(self.store.durable(), whole=True)
+        self._check_visible()
+        assert self.may_change or self.store.twice <= self.deaths * self.streams * BLOCK, (
+            f"{self.store.twice} bytes came twice, after {self.deaths} deaths with {self.streams} streams"
+        )
+        if not self.before and self.compress == "never" and not self.may_change:
+            for source, session in self.sources:
+                most = session.machine.sent_bytes + self.streams * BLOCK
+                if self.sparse:
+                    continue
+                assert source.read <= most, (
+                    f"the sender read {source.read} bytes, and sent {session.machine.sent_bytes}"
+                )
+
+    def _check_both(self, won: list[Command], receiver: Command) -> None:
+        """The receiver that has sent this receipt is alive."""
+        self.turns.until(lambda: receiver.done, self.turns.now() + PATIENCE)
+        self._check_errors([receiver])
+        assert receiver.result is not None, f"the sender has a receipt, the receiver has none: {receiver.error!r}"
+        delivery, faults = self.deliveries[-1]
+        missing = delivery.wanted - delivery.kept_bytes
+        if not self.sparse and not self.before and not self.may_change and self.compress == "never":
+            sent = won[0].result.sent_bytes if won[0].result else 0
+            assert receiver.result.sent_bytes == missing + delivery.damaged, (
+                f"{receiver.result.sent_bytes} bytes came, {missing} were missing, {delivery.damaged} damaged"
+            )
+            assert self.faults > faults or self.streams > 1 or sent == receiver.result.sent_bytes, "too much was sent"
+        assert not (delivery.in_vain and missing and self.faults == faults), "it reads again before it goes on"
+
+    def _check_visible(self) -> None:
+        self._check(self.store.nodes(), whole=False)
+
+    def _check(self, there: dict[Path, Node], *, whole: bool) -> None:
+        """What is visible is right; and all of it where it must be."""
+        nodes, right = self.tree.nodes, self.right
+        if self.update:
+            for path, node in there.items():
+                assert as_told(node) in right.get(path, ()), f"{path} is neither the old one nor the new one"
+            missing = {path for path in nodes.keys() - there.keys() if not self._may_lack(path)}
+            assert not whole or not missing, f"missing: {missing}"
+            if whole and not self.may_change:
+                assert all(as_told(there[path]) == as_told(node) for path, node in nodes.items()), (
+                    "the old one is there"
+                )
+            return
+        roots = {path[0]: node for path, node in nodes.items() if len(path) == 1}
+        names = {name: root for root, node in roots.items() for name in self._names(root, node)}
+        for path, node in there.items():
+            root = names.get(path[0])
+            assert root is not None, f"{path} was never sent"
+            assert as_told(node) in right.get((root, *path[1:]), ()), f"{path} is not what was sent"
+        assert not whole or all((root,) in there or self._may_lack((root,)) for root in roots), (
+            "not everything is there"
+        )
+        for name, root in names.items():
+            got = {path[1:] for path in there if path[0] == name}
+            want = {path[1:] for path in nodes if path[0] == root}
+            lacking = {path for path in want - got if not self._may_lack((root, *path))}
+            assert not got or (got <= want and not lacking), f"{name!r} is there and not whole"
+
+    def _may_lack(self, path: Path) -> bool:
+        """A hard link to a file that changed is left out, and told."""
+        return self.may_change and path[-1] == b"again"
+
+    @staticmethod
+    def _names(root: bytes, node: Node) -> list[bytes]:
+        found = free_names(root, directory=node.kind is Kind.DIRECTORY)
+        return [next(found) for _ in range(10)]
+
+
+ALLOWED = (BrokenError, DeadlineExceeded, BusyError)
+KINDS = {kind("").kind for kind in ALLOWED}
+# A file that must be sent again and is another by now ends an attempt.
+CHANGED = (StoreError, Refused)
+CHANGED_KINDS = {kind("").kind for kind in CHANGED}
+
+
+def run(seed: int) -> None:
+    """One transfer.
+
+    Raises:
+        AssertionError: it went otherwise than the model says; names the seed.
+    """
+    chance = random.Random(seed)
+    rivals = 100 if seed % 500 == 499 else chance.choice((2, 3, 5)) if seed % 20 == 19 else None
+    try:
+        Transfer(seed, rivals).run()
+    except BaseException as error:
+        error.add_note(f"replay it with: python -m tests.simulation.run_transfers --from {seed} --seeds 1")
+        raise

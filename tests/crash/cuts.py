@@ -1,0 +1,163 @@
+"""Cut at the k-th byte, for every k of the first 64 KiB of either direction: `python -m tests.crash.cuts --all`.
+
+Both sides run in this process, over stores in memory and a proxy. Nothing half-done is visible; the next attempt sends
+what is missing, and nothing of what had arrived; no more was lost than a block for each stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from enchufe import events
+from enchufe.entry import BLOCK_SIZE
+from enchufe.store.memory import MemoryStore, _Partial
+from tests.crash.peers import everywhere
+from tests.crash.wire import Harm, attempt
+
+REACH: Final = 64 << 10
+TOGETHER: Final = 64  # points that a worker takes at a time
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where to cut.
+
+    Attributes:
+        scene: "new": small files, nothing of which is there; "rest": tiny ones, most of which are there from before;
+            "large": files of several blocks on two streams.
+        sender_says: whether it is what the sender says that is cut, else what the receiver says.
+        sender_dials: else the receiver does.
+    """
+
+    scene: str
+    sender_says: bool
+    at: int
+    sender_dials: bool = True
+    connection: int = 0
+
+
+@functools.cache
+def source(scene: str) -> MemoryStore:
+    rng = random.Random(scene)
+    store = MemoryStore()
+    if scene == "large":
+        for number, size in enumerate((3 * BLOCK_SIZE + 5, BLOCK_SIZE, 2 * BLOCK_SIZE - 1)):
+            store.add(f"tree/large{number}", rng.randbytes(size))
+    for number in range(1600 if scene == "rest" else 130):
+        store.add(f"tree/f{number}", rng.randbytes(rng.randrange(8 if scene == "rest" else 1200)))
+    return store
+
+
+def target(scene: str) -> MemoryStore:
+    store = MemoryStore()
+    if scene == "rest":
+        for path, node in source(scene).nodes.items():
+            if node.data and len(path) > 1:
+                data = bytearray(node.data)
+                partial = _Partial(data, {0: blake3(data).digest()})
+                store.partials[path, len(data), node.mtime_ns] = partial
+    return store
+
+
+def kept(store: MemoryStore) -> int:
+    return sum(
+        min(BLOCK_SIZE, key[1] - block * BLOCK_SIZE) for key, part in store.partials.items() for block in part.blocks
+    )
+
+
+def length(scene: str, *, sender_says: bool, sender_dials: bool) -> int:
+    """Bytes that cross where nobody cuts."""
+    done = attempt(source(scene), target(scene), sender_dials=sender_dials)
+    assert isinstance(done.sender, events.Receipt), done
+    return done.crossed[sender_says is not sender_dials]
+
+
+def run(point: Point) -> str:
+    try:
+        return _run(point)
+    except BaseException as error:
+        error.add_note(f"cut at {point}")
+        raise
+
+
+def _run(point: Point) -> str:
+    sent, store = source(point.scene), target(point.scene)
+    streams = 2 if point.scene == "large" else 1
+    had = kept(store)
+    size = sum(len(node.data) for node in sent.nodes.values())
+    harm = Harm(point.sender_says is point.sender_dials, point.at, connection=point.connection)
+    first = attempt(sent, store, harm, sender_dials=point.sender_dials, streams=streams)
+    assert not first.stuck
+    done = isinstance(first.receiver, events.Receipt)
+    assert done or not isinstance(first.sender, events.Receipt), "a receipt came from nowhere"
+    if done:
+        assert store.contents() == sent.contents()
+        return "done" if isinstance(first.sender, events.Receipt) else "receipt lost"
+    assert not store.nodes, "something half-done is visible"
+    now = kept(store)
+    if point.sender_says and point.connection == 0:
+        lost = max(0, sum(first.crossed[:1] if point.sender_dials else first.crossed[1:]) + had - now)
+        # Besides content, an entry and its share of a frame take less than 100 bytes.
+        assert lost <= streams * BLOCK_SIZE + 100 * len(sent.nodes), f"{lost} bytes were lost"
+    second = attempt(sent, store, sender_dials=point.sender_dials, streams=streams, epoch=2)
+    assert isinstance(second.sender, events.Receipt), second
+    assert isinstance(second.receiver, events.Receipt), second
+    assert second.sender.sent_bytes == size - now, "what had arrived was sent again"
+    assert store.contents() == sent.contents()
+    return "resumed" if now > had else "cut"
+
+
+def runs(points: list[Point]) -> Counter[str]:
+    return Counter(map(run, points))
+
+
+def points() -> list[Point]:
+    """All there are in the first 64 KiB; who dials alternates."""
+    chosen = []
+    for scene, sender_says in (("new", True), ("new", False), ("rest", False)):
+        most = max(length(scene, sender_says=sender_says, sender_dials=dials) for dials in (True, False))
+        chosen += [Point(scene, sender_says, at, at % 2 == 0) for at in range(min(REACH, most))]
+    return chosen
+
+
+def large(seed: int, count: int) -> list[Point]:
+    """Some among the blocks of large files, on either of two streams."""
+    rng = random.Random(seed)
+    return [
+        Point(
+            "large", True, rng.randrange(6 * BLOCK_SIZE if not stream else 3 * BLOCK_SIZE), rng.random() < 0.5, stream
+        )
+        for stream in (rng.randrange(2) for _ in range(count))
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every byte, in place of --points of them")
+    parser.add_argument("--points", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int)
+    options = parser.parse_args()
+    started = time.monotonic()
+    chosen = points()
+    random.Random(options.seed).shuffle(chosen)
+    chosen = (chosen if options.all else chosen[: options.points]) + large(options.seed, options.points // 4)
+    jobs = [chosen[first : first + TOGETHER] for first in range(0, len(chosen), TOGETHER)]
+    ends: Counter[str] = Counter()
+    for some in everywhere(runs, jobs, options.workers):
+        ends += some
+        if ends.total() % (100 * TOGETHER) == 0:
+            print(f"{ends.total()} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{len(chosen)} cuts in {time.monotonic() - started:.0f} s: {dict(ends)}; nothing lost, nothing sent twice")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A proxy that harms what crosses it at one exact byte, and transfers between stores in memory through it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from enchufe import events, transports
+from enchufe.errors import BrokenError, EnchufeError
+from enchufe.session import Door, Options, ReceivingSession, SendingSession, Session
+from enchufe.store import LocalStore
+from enchufe.store.memory import MemoryStore
+from enchufe.transfer.machine import Machine
+from enchufe.transfer.receiver import Receiver
+from enchufe.transfer.sender import Sender
+from enchufe.transports import Listener, Transport, parse_address
+from enchufe.waiting import BlockingWaiter, drive
+
+LONG: Final = 30.0  # seconds after which a test gives up
+
+Ended = events.Receipt | EnchufeError
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What is done to one byte, and where.
+
+    Attributes:
+        outward: of what the dialer says; else of what it hears.
+        at: the number of the byte, from 0 on.
+        mask: what it is changed by; 0: it is the first that does not come, nor does any after it.
+        connection: of which connection, in the order they were dialed.
+        silent: in place of that, nothing crosses any more from there on, and nobody is told.
+    """
+
+    outward: bool
+    at: int
+    mask: int = 0
+    connection: int = 0
+    silent: bool = False
+
+
+class Wire:
+    """A Unix socket that leads to another.
+
+    Attributes:
+        crossed: bytes in both directions: what the dialers said, what they heard.
+    """
+
+    def __init__(self, here: str, there: str, harm: Harm | None) -> None:
+        self.address = f"unix:{here}"
+        self.crossed = [0, 0]
+        self._there = there
+        self._harm = harm
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(here)
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._sockets: list[socket.socket] = []
+        self._silent = False
+        self._over = threading.Event()
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """Everything ends here."""
+        self._over.set()
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Ends with everything closed."""
+        self.cut()
+        self._threads[0].join()
+        for thread in self._threads[1:]:
+            thread.join()
+        for each in (self._listener, *self._sockets):
+            each.close()
+
+    def _accept(self) -> None:
+        number = 0
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.socket(socket.AF_UNIX)
+            self._sockets += [near, far]
+            try:
+                far.connect(self._there)
+            except OSError:
+                near.shutdown(socket.SHUT_RDWR)
+                continue
+            harm = self._harm if self._harm is not None and self._harm.connection == number else None
+            for source, target, outward in ((near, far, True), (far, near, False)):
+                mine = harm if harm is not None and harm.outward is outward else None
+                thread = threading.Thread(target=self._pump, args=(source, target, outward, mine))
+                self._threads.append(thread)
+                thread.start()
+            number += 1
+
+    def _pump(self, source: socket.socket, target: socket.socket, outward: bool, harm: Harm | None) -> None:
+        done = 0
+        try:
+            while data := source.recv(1 << 16):
+                self._silent = self._silent or (harm is not None and harm.silent and harm.at < done + len(data))
+                if self._silent:
+                    self._over.wait()
+                    return
+                if harm is not None and done <= harm.at < done + len(data):
+                    data = self._harmed(data, harm.at - done, harm.mask)
+                    if not harm.mask:
+                        target.sendall(data)
+                        source.shutdown(socket.SHUT_RDWR)
+                        break
+                target.sendall(data)
+                done += len(data)
+                self.crossed[not outward] += len(data)
+            target.shutdown(socket.SHUT_WR if harm is None or harm.mask else socket.SHUT_RDWR)
+        except OSError:
+            for each in (source, target):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    @staticmethod
+    def _harmed(data: bytes, at: int, mask: int) -> bytes:
+        return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :] if mask else data[:at]
+
+
+@dataclass
+class Outcome:
+    """How an attempt went: of both sides, and what crossed."""
+
+    sender: Ended
+    receiver: Ended
+    crossed: tuple[int, int]
+    stuck: bool
+
+
+def attempt(
+    source: MemoryStore,
+    target: MemoryStore | LocalStore,
+    harm: Harm | None = None,
+    *,
+    sender_dials: bool = True,
+    streams: int = 1,
+    epoch: int = 1,
+    patience: float = LONG,
+    timeout: float = LONG,
+) -> Outcome:
+    """One attempt at sending all of `source` to `target`.
+
+    Args:
+        timeout: seconds without a sign of life.
+        patience: seconds after which everything is cut, which is then told as `stuck`.
+    """
+
+    def session(kind: type[Machine], over: Any, options: Options) -> Session[Any]:
+        if kind is Sender:
+            return SendingSession(over, source.source(), options, _ignore)
+        return ReceivingSession(over, target.begin, options, _ignore)
+
+    dialer, listener = (Sender, Receiver) if sender_dials else (Receiver, Sender)
+    ended: dict[type[Machine], Ended] = {}
+    over = threading.Event()
+
+    def serve(door: Door[Any]) -> None:
+        while (greeted := door.next(0.02)) is None:
+            if over.is_set():
+                ended[listener] = BrokenError("nobody came in")
+                return
+        try:
+            with greeted.transport:
+                made = session(listener, greeted, Options(streams=streams, timeout=timeout))
+                door.entered(made)
+                ended[listener] = drive(made.complete())
+        except EnchufeError as error:
+            ended[listener] = error
+        finally:
+            door.left(greeted)
+
+    with tempfile.TemporaryDirectory() as here, Listener(parse_address(f"unix:{here}/there")) as listening:
+        wire = Wire(f"{here}/wire", f"{here}/there", harm)
+        late = threading.Timer(patience, wire.cut)
+        late.start()
+        waiter = BlockingWaiter()
+
+        def dial() -> Transport:
+            return drive(transports.connect(parse_address(wire.address), waiter, waiter.now() + LONG))
+
+        with Door(listening, listener, LONG) as door:
+            server = threading.Thread(target=serve, args=(door,))
+            server.start()
+            try:
+                with dial() as transport:
+                    options = Options(dial=dial, session=b"s" * 16, epoch=epoch, streams=streams, timeout=timeout)
+                    ended[dialer] = drive(session(dialer, transport, options).complete())
+            except EnchufeError as error:
+                ended[dialer] = error
+            over.set()
+            server.join()
+        stuck = not late.is_alive()
+        late.cancel()
+        late.join()
+        wire.close()
+    return Outcome(ended[Sender], ended[Receiver], (wire.crossed[0], wire.crossed[1]), stuck)
+
+
+def _ignore(_event: events.Event) -> None:
+    """Nobody listens."""

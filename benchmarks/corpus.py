@@ -50,12 +50,20 @@ class Corpus:
         return self.name != "one"
 
 
-def make(name: str, under: Path, *, size: int, count: int, seed: int) -> Corpus:
-    """Make the corpus `name` in the directory `under`: `size` is that of `one`, `count` that of `small`."""
+def make(
+    name: str,
+    under: Path,
+    *,
+    size: int = 0,
+    count: int = 0,
+    seed: int = 1,
+    sizes: tuple[int, int] = (SMALLEST, LARGEST),
+) -> Corpus:
+    """Make the corpus `name` in the directory `under`: `size` is for `one`, `count` and `sizes` for `small`."""
     path = under / name
     makers: dict[str, Callable[[], None]] = {
         "one": lambda: _make_one(path, size, seed),
-        "small": lambda: _make_small(path, count, seed),
+        "small": lambda: _make_small(path, count, seed, sizes),
         "lib": lambda: _make_lib(path),
     }
     makers[name]()
@@ -105,14 +113,14 @@ def _make_one(path: Path, size: int, seed: int) -> None:
             file.write(memoryview(noise)[at : at + min(MIB, size - start)])
 
 
-def _make_small(path: Path, count: int, seed: int) -> None:
+def _make_small(path: Path, count: int, seed: int, sizes: tuple[int, int]) -> None:
     source = random.Random(seed)
     directories = [path / f"directory-{number:03}" for number in range(min(DIRECTORIES, count))]
     for directory in directories:
         directory.mkdir(parents=True)
     for number in range(count):
         file = directories[number % len(directories)] / f"file-{number:06}"
-        file.write_bytes(source.randbytes(source.randint(SMALLEST, LARGEST)))
+        file.write_bytes(source.randbytes(source.randint(*sizes)))
 
 
 def _make_lib(path: Path) -> None:

@@ -7,7 +7,6 @@ the sender's command, which is where the clock starts. Servers get a fresh direc
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import shlex
 import shutil
@@ -17,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import LOCAL, Command, Pipeline, Process, Stage, free_port
+from benchmarks.ourselves import Ourselves
+from benchmarks.processes import Command, Pipeline, Process, Stage, free_port
 
 CIPHER: Final = "aes128-gcm@openssh.com"
 SOCAT_BUFFER: Final = "1048576"
@@ -25,10 +25,15 @@ SOCAT_BUFFER: Final = "1048576"
 
 @dataclass(frozen=True)
 class Transfer:
-    """What is timed: from the start of the sender until it and all of `receivers` have ended."""
+    """What is timed: from the start of the sender until it and all of `receivers` have ended.
+
+    Attributes:
+        events: where enchufe's receiver tells its receipt.
+    """
 
     sender: Pipeline
     receivers: Sequence[Process] = field(default=())
+    events: Path | None = None
 
 
 Prepare = Callable[[Path, Path, Stage], Transfer]
@@ -36,7 +41,13 @@ Prepare = Callable[[Path, Path, Stage], Transfer]
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody who can bring `source` into a directory, under the name it has."""
+    """Somebody who can bring `source` into a directory, under the name it has.
+
+    Attributes:
+        files, trees: whether it can send one file, and a tree.
+        delivers: whether there is a result to look at.
+        probe: a command that succeeds where it is really installed.
+    """
 
     name: str
     label: str
@@ -44,7 +55,8 @@ class Peer:
     prepare: Prepare
     files: bool = True
     trees: bool = True
-    probe: Command = ()  # succeeds where it is really installed
+    delivers: bool = True
+    probe: Command = ()
 
     def absence(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -57,18 +69,24 @@ class Peer:
         return None
 
 
-def peers(enchufe_command: Command) -> list[Peer]:
-    """All of them, in the order of the table; enchufe is the last."""
-    probe = [*enchufe_command, "--help"]
+def peers(ours: Ourselves, variants: Sequence[Ourselves] = ()) -> list[Peer]:
+    """All of them, in the order of the table; enchufe is the last, then it once more with other options."""
     return [
         Peer("cp", "cp -r", ["cp"], copy),
         Peer("nc", "nc > file", ["nc.openbsd"], netcat, trees=False),
         Peer("socat", f"socat -b {SOCAT_BUFFER}", ["socat"], socat, trees=False),
         Peer("tar", "tar | nc", ["tar", "nc.openbsd"], tar, files=False),
-        Peer("rsync", "rsync -a, daemon", ["rsync"], rsync),
+        Peer("rsync", "rsync -a, daemon", ["rsync"], rsync()),
         Peer("scp", "scp, aes128-gcm", ["scp", "sshd", "ssh-keygen"], scp),
-        Peer("enchufe", "enchufe --plain", [enchufe_command[0]], enchufe(enchufe_command), probe=probe),
+        Peer("wdt", "wdt, crc32c", ["wdt"], wdt),
+        enchufe(ours),
+        *(enchufe(variant, name=variant.label) for variant in variants),
     ]
+
+
+def absences(chosen: Sequence[Peer]) -> dict[str, str]:
+    """Who of them cannot run here, and why."""
+    return {peer.name: why for peer in chosen if (why := peer.absence()) is not None}
 
 
 def copy(source: Path, into: Path, _stage: Stage) -> Transfer:
@@ -79,53 +97,72 @@ def copy(source: Path, into: Path, _stage: Stage) -> Transfer:
 def netcat(source: Path, into: Path, stage: Stage) -> Transfer:
     """One file through netcat."""
     port = free_port()
-    receivers = stage.start(Pipeline([_nc_listen(port)], stdout=into / source.name))
+    network = stage.network
+    listen = _nc_listen(network.address, port)
+    receivers = stage.start(Pipeline([listen], stdout=into / source.name, inside=network.receiver))
     stage.listening(receivers, port)
-    return Transfer(Pipeline([_nc_connect(port)], stdin=source), receivers)
+    return Transfer(Pipeline([_nc_connect(network.address, port)], stdin=source, inside=network.sender), receivers)
 
 
 def socat(source: Path, into: Path, stage: Stage) -> Transfer:
     """One file through socat, with a buffer that suits it better than its own 8 KiB."""
     port = free_port()
+    network = stage.network
     one_way = ["socat", "-u", "-b", SOCAT_BUFFER]
-    listen = [*one_way, f"TCP4-LISTEN:{port},bind={LOCAL},reuseaddr", "STDOUT"]
-    receivers = stage.start(Pipeline([listen], stdout=into / source.name))
+    listen = [*one_way, f"TCP4-LISTEN:{port},bind={network.address},reuseaddr", "STDOUT"]
+    receivers = stage.start(Pipeline([listen], stdout=into / source.name, inside=network.receiver))
     stage.listening(receivers, port)
-    return Transfer(Pipeline([[*one_way, "STDIN", f"TCP4:{LOCAL}:{port}"]], stdin=source), receivers)
+    connect = [*one_way, "STDIN", f"TCP4:{network.address}:{port}"]
+    return Transfer(Pipeline([connect], stdin=source, inside=network.sender), receivers)
 
 
 def tar(source: Path, into: Path, stage: Stage) -> Transfer:
     """A tree as one stream."""
     port = free_port()
-    receivers = stage.start(Pipeline([_nc_listen(port), ["tar", "-C", str(into), "-xf", "-"]]))
+    network = stage.network
+    unpack = ["tar", "-C", str(into), "-xf", "-"]
+    receivers = stage.start(Pipeline([_nc_listen(network.address, port), unpack], inside=network.receiver))
     stage.listening(receivers, port)
     pack = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
-    return Transfer(Pipeline([pack, _nc_connect(port)]), receivers)
+    return Transfer(Pipeline([pack, _nc_connect(network.address, port)], inside=network.sender), receivers)
 
 
-def rsync(source: Path, into: Path, stage: Stage) -> Transfer:
+def rsync(*options: str) -> Prepare:
     """Rsync to a daemon of its own, so without ssh."""
-    port = free_port()
-    config = stage.scratch / "rsyncd.conf"
-    # Root's daemon would otherwise become nobody, who may not write here.
-    as_root = "uid = 0\ngid = 0\n" if os.geteuid() == 0 else ""
-    config.write_text(f"{as_root}use chroot = no\nmunge symlinks = no\n[into]\npath = {into}\nread only = no\n")
-    daemon = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--address={LOCAL}", f"--port={port}"]
-    stage.listening(stage.start(Pipeline([daemon])), port)
-    return Transfer(Pipeline([["rsync", "-a", str(source), f"rsync://{LOCAL}:{port}/into/"]]))
+
+    def prepare(source: Path, into: Path, stage: Stage) -> Transfer:
+        port = free_port()
+        network = stage.network
+        config = stage.scratch / "rsyncd.conf"
+        # Root's daemon would otherwise become nobody, who may not write here.
+        as_root = "uid = 0\ngid = 0\n" if os.geteuid() == 0 else ""
+        config.write_text(f"{as_root}use chroot = no\nmunge symlinks = no\n[into]\npath = {into}\nread only = no\n")
+        daemon = ["rsync", "--daemon", "--no-detach", f"--config={config}"]
+        daemon += [f"--address={network.address}", f"--port={port}"]
+        stage.listening(stage.start(Pipeline([daemon], inside=network.receiver)), port)
+        client = ["rsync", "-a", *options, str(source), f"rsync://{network.address}:{port}/into/"]
+        return Transfer(Pipeline([client], inside=network.sender))
+
+    return prepare
+
+
+def rsync_locally(source: Path, into: Path, _stage: Stage) -> Transfer:
+    """Rsync without a network."""
+    return Transfer(Pipeline([["rsync", "-a", str(source), f"{into}/"]]))
 
 
 def scp(source: Path, into: Path, stage: Stage) -> Transfer:
     """Scp to an sshd of its own, with keys of its own and the cipher that is fastest where AES is in hardware."""
     port = free_port()
+    network = stage.network
     host_key, user_key = stage.scratch / "host_key", stage.scratch / "user_key"
     for key in (host_key, user_key):
         stage.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "benchmark", "-f", str(key)])
     known_hosts = stage.scratch / "known_hosts"
-    known_hosts.write_text(f"[{LOCAL}]:{port} {host_key.with_suffix('.pub').read_text()}")
+    known_hosts.write_text(f"[{network.address}]:{port} {host_key.with_suffix('.pub').read_text()}")
     config = stage.scratch / "sshd_config"
     config.write_text(
-        f"ListenAddress {LOCAL}\nPort {port}\nHostKey {host_key}\nAuthorizedKeysFile {user_key}.pub\n"
+        f"ListenAddress {network.address}\nPort {port}\nHostKey {host_key}\nAuthorizedKeysFile {user_key}.pub\n"
         f"Ciphers {CIPHER}\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\n"
     )
@@ -134,43 +171,42 @@ def scp(source: Path, into: Path, stage: Stage) -> Transfer:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     # sshd insists on being called by its full path, since it executes itself again.
     server = [_which("sshd") or "sshd", "-D", "-e", "-f", str(config)]
-    stage.listening(stage.start(Pipeline([server])), port)
+    stage.listening(stage.start(Pipeline([server], inside=network.receiver)), port)
     options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"]
     options += [f"UserKnownHostsFile={known_hosts}", f"User={getpass.getuser()}"]
     client = ["scp", "-r", "-q", "-F", "none", "-c", CIPHER, "-P", str(port), "-i", str(user_key)]
     client += [word for option in options for word in ("-o", option)]
-    return Transfer(Pipeline([[*client, str(source), f"{LOCAL}:{into}/"]]))
+    return Transfer(Pipeline([[*client, str(source), f"{network.address}:{into}/"]], inside=network.sender))
 
 
-def enchufe(command: Command) -> Prepare:
-    """Ourselves, without encryption as all the others but scp."""
+def wdt(source: Path, into: Path, stage: Stage) -> Transfer:
+    """Facebook's Warp speed Data Transfer, unencrypted, with its checksums; all that is beside `source` goes too."""
+    network = stage.network
+    said = stage.scratch / "url"
+    program = ["wdt", "-ipv4", "-encryption_type=none", "-enable_checksum"]
+    listen = [*program, f"-hostname={network.address}", f"-directory={into}"]
+    receivers = stage.start(Pipeline([listen], stdout=said, inside=network.receiver))
+    stage.until(lambda: said.read_text().endswith("\n"), receivers, "prints no URL")
+    send = [*program, f"-directory={source.parent}", f"-connection_url={said.read_text().strip()}"]
+    return Transfer(Pipeline([send], inside=network.sender), receivers)
+
+
+def enchufe(ours: Ourselves, *receiving: str, name: str = "enchufe") -> Peer:
+    """Ourselves; `receiving` are more options of the receiver."""
 
     def prepare(source: Path, into: Path, stage: Stage) -> Transfer:
-        events = stage.scratch / "events"
-        options = ["-o", str(into), "--plain", "--json", "--quiet"]
-        receivers = stage.start(Pipeline([[*command, "receive", "--listen", f"{LOCAL}:0", *options]], stdout=events))
-        stage.until(lambda: _address(events) is not None, receivers, "does not say where it listens")
-        send = [*command, "send", str(source), "--to", _address(events) or "", "--plain", "--quiet"]
-        return Transfer(Pipeline([send]), receivers)
+        receiver = ours.receive(into, stage, *receiving)
+        return Transfer(ours.send(source, receiver.address, stage), [receiver.process], receiver.events)
 
-    return prepare
+    return Peer(name, ours.label, [ours.command[0]], prepare, probe=[*ours.command, "--help"])
 
 
-def _address(events: Path) -> str | None:
-    # A line counts once its end is there; the rest of it may still be on its way.
-    for line in events.read_text().splitlines(keepends=True):
-        event = json.loads(line) if line.endswith("\n") else {}
-        if event.get("event") == "listening":
-            return str(event["address"])
-    return None
+def _nc_listen(address: str, port: int) -> Command:
+    return ["nc.openbsd", "-N", "-l", address, str(port)]
 
 
-def _nc_listen(port: int) -> Command:
-    return ["nc.openbsd", "-N", "-l", LOCAL, str(port)]
-
-
-def _nc_connect(port: int) -> Command:
-    return ["nc.openbsd", "-N", LOCAL, str(port)]
+def _nc_connect(address: str, port: int) -> Command:
+    return ["nc.openbsd", "-N", address, str(port)]
 
 
 def _which(name: str) -> str | None:

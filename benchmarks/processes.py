@@ -34,11 +34,33 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`first < stdin | second | ... > stdout`, without a shell between us and the process ids."""
+    """`first < stdin | second | ... > stdout`, without a shell between us and the process ids.
+
+    Attributes:
+        inside: the command that runs each of them in its place, as `ip netns exec NAME`.
+    """
 
     commands: Sequence[Command]
     stdin: Path | None = None
     stdout: Path | None = None
+    inside: Command = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """What lies between the two sides.
+
+    Attributes:
+        address: where the receiving side is reached.
+        sender, receiver: the command that runs others on that side, see `Pipeline.inside`.
+    """
+
+    address: str = LOCAL
+    sender: Command = ()
+    receiver: Command = ()
+
+
+LOOPBACK: Final = Network()
 
 
 class Process:
@@ -50,8 +72,19 @@ class Process:
         self._errors = errors
         with errors.open("wb") as stderr:
             self._popen = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
-        self.pid = self._popen.pid
         self._watch = os.pidfd_open(self.pid)
+
+    @property
+    def pid(self) -> int:
+        """Its number; nobody else's until `ended` said yes."""
+        return self._popen.pid
+
+    def kill(self) -> None:
+        """End it and its group at once, as `kill -9` does."""
+        if not self.ended():
+            os.killpg(self._popen.pid, signal.SIGKILL)
+            if not self.ended(STOP_SECONDS):
+                raise self.failure("survives SIGKILL")
 
     def ended(self, seconds: float = 0) -> bool:
         """Whether it ends within so many seconds."""
@@ -97,8 +130,9 @@ class Process:
 class Stage:
     """Where one run takes place. When it is left, nothing that was started on it lives on."""
 
-    def __init__(self, scratch: Path, seconds: float) -> None:
+    def __init__(self, scratch: Path, seconds: float, network: Network = LOOPBACK) -> None:
         self.scratch = scratch
+        self.network = network
         self.deadline = time.monotonic() + seconds
         self._processes: list[Process] = []
 
@@ -122,7 +156,9 @@ class Stage:
                 following, stdout = os.pipe()
             else:
                 stdout = os.open(pipeline.stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            process = Process(command, stdin, stdout, self.scratch / f"errors-{len(self._processes)}")
+            process = Process(
+                [*pipeline.inside, *command], stdin, stdout, self.scratch / f"errors-{len(self._processes)}"
+            )
             self._processes.append(process)
             started.append(process)
             os.close(stdin)
@@ -138,15 +174,25 @@ class Stage:
 
     def listening(self, processes: Sequence[Process], port: int) -> None:
         """Wait until the port listens, without connecting: a one-shot receiver would take us for its sender."""
-        self.until(lambda: _listens(port), processes, f"does not listen on port {port}")
+        self.until(lambda: _listens(processes[0], port), processes, f"does not listen on port {port}")
 
-    def until(self, ready: Callable[[], bool], processes: Sequence[Process], complaint: str) -> None:
-        """Wait until something is ready, as long as the processes live that it depends on."""
-        deadline = time.monotonic() + READY_SECONDS
-        while not ready():
+    def until(
+        self,
+        ready: Callable[[], bool],
+        processes: Sequence[Process],
+        complaint: str,
+        *,
+        seconds: float | None = READY_SECONDS,
+    ) -> None:
+        """Wait until something is ready, as long as the processes live that it depends on.
+
+        `seconds` is how long at most; None: until the stage's deadline.
+        """
+        deadline = self.deadline if seconds is None else time.monotonic() + seconds
+        while not _succeeds(ready):
             for process in processes:
                 if process.ended():
-                    raise process.failure("ended before a sender came")
+                    raise process.failure("ended too early")
             if time.monotonic() > deadline:
                 raise processes[0].failure(complaint)
             time.sleep(LOOK_EVERY)
@@ -164,8 +210,16 @@ def own_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _listens(port: int) -> bool:
-    with open("/proc/net/tcp", encoding="ascii") as table:
+def _succeeds(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except OSError:  # what it looks at is not there yet, or not any more
+        return False
+
+
+def _listens(process: Process, port: int) -> bool:
+    # Its own table and not ours: it may live in another network namespace.
+    with open(f"/proc/{process.pid}/net/tcp", encoding="ascii") as table:
         next(table)
         rows = (line.split() for line in table)
         return any(state == LISTENING and int(local[-4:], 16) == port for _, local, _, state, *_ in rows)

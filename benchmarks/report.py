@@ -6,12 +6,15 @@ drift with whatever else the machine does. What is reported is the median of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.corpus import Corpus
+from benchmarks.runs import Run
+
+MEMORY_GOAL: Final = 200 * 2**20  # bytes a side
 
 
 @dataclass
@@ -22,6 +25,12 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     sender_peaks: list[int] = field(default_factory=list)
     receiver_peaks: list[int] = field(default_factory=list)
+
+    def add(self, run: Run) -> None:
+        """One more round."""
+        self.seconds.append(run.seconds)
+        self.sender_peaks.append(run.sender_peak)
+        self.receiver_peaks.append(run.receiver_peak)
 
 
 def reference(measured: Mapping[str, Measured]) -> str:
@@ -34,32 +43,55 @@ def ratios(one: Measured, other: Measured) -> list[float]:
     return [theirs / ours for ours, theirs in zip(one.seconds, other.seconds, strict=True)]
 
 
-def table(corpus: Corpus, measured: Mapping[str, Measured], floor: int) -> str:
-    """One corpus as a table. `floor` is the memory of the program that started the others, see `processes.py`."""
+def table(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float]) -> str:
+    """One corpus as a table.
+
+    Args:
+        corpus: what was sent.
+        measured: the peers by their names.
+        floor: the memory of the program that started the others, see `processes.py`.
+        goals: how many times as fast as the peer of this name enchufe has to be.
+    """
     by = measured[reference(measured)]
-    amount, unit, digits = _amount(corpus)
+    amount, unit = _amount(corpus)
     files = "1 file" if corpus.fingerprint.files == 1 else f"{corpus.fingerprint.files:,} files"
     lines = [
         f"{corpus.name}: {files}, {corpus.fingerprint.bytes / 1e6:,.0f} MB, {len(by.seconds)} rounds",
         f"  {'':<20} {'median s':>9} {unit:>9}   speed of {by.label} / its speed (min..max)",
     ]
-    for entry in measured.values():
+    for name, entry in measured.items():
         seconds, compared = median(entry.seconds), ratios(by, entry)
         ratio = f"{median(compared):9.2f}  ({min(compared):.2f}..{max(compared):.2f})"
+        goal = goals.get(name) if reference(measured) == "enchufe" else None
         lines.append(
-            f"  {entry.label:<20} {seconds:9.3f} {amount / seconds:9,.{digits}f}   "
-            + ("        -" if entry is by else ratio)
+            f"  {entry.label:<20} {seconds:9.3f} {amount / seconds:9,.0f}   "
+            + ("        -" if entry is by else f"{ratio:<28}{against(median(compared), least=goal)}").rstrip()
         )
     if "enchufe" in measured:
-        ours = measured["enchufe"]
-        sender, receiver = (_peak(max(peaks), floor) for peaks in (ours.sender_peaks, ours.receiver_peaks))
-        lines.append(f"  peak memory of enchufe: sender {sender}, receiver {receiver}")
+        lines.append(memory(measured["enchufe"].sender_peaks, measured["enchufe"].receiver_peaks, floor))
     return "\n".join(lines)
 
 
-def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int) -> dict[str, Any]:
+def against(value: float, *, least: float | None = None, most: float | None = None) -> str:
+    """A goal, and whether it is reached; nothing where there is none."""
+    if least is not None:
+        return f"goal >= {least:g}: {'yes' if value >= least else 'NO'}"
+    if most is not None:
+        return f"goal <= {most:g}: {'yes' if value <= most else 'NO'}"
+    return ""
+
+
+def memory(sender: Sequence[int], receiver: Sequence[int], floor: int) -> str:
+    """A line about the peaks of enchufe's two sides."""
+    goal = against(max(*sender, *receiver) / 2**20, most=MEMORY_GOAL / 2**20)
+    return (
+        f"  peak memory of enchufe: sender {_peak(max(sender), floor)}, receiver {_peak(max(receiver), floor)}; {goal}"
+    )
+
+
+def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float]) -> dict[str, Any]:
     """One corpus with every figure of every round."""
-    amount, unit, _ = _amount(corpus)
+    amount, unit = _amount(corpus)
     by = reference(measured)
     found: dict[str, Any] = {}
     for name, entry in measured.items():
@@ -70,6 +102,7 @@ def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int) -> dic
             "median_seconds": median(entry.seconds),
             unit: amount / median(entry.seconds),
             "ratio": {"median": median(compared), "min": min(compared), "max": max(compared)},
+            "goal": goals.get(name),
         }
         if name == "enchufe":
             found[name]["peak_rss"] = {
@@ -80,11 +113,12 @@ def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int) -> dic
     return {"files": corpus.fingerprint.files, "bytes": corpus.fingerprint.bytes, "reference": by, "peers": found}
 
 
-def _amount(corpus: Corpus) -> tuple[float, str, int]:
+def _amount(corpus: Corpus) -> tuple[float, str]:
     if corpus.is_tree:
-        return corpus.fingerprint.files, "files/s", 0
-    return corpus.fingerprint.bytes / 1e9, "GB/s", 2
+        return corpus.fingerprint.files, "files/s"
+    return corpus.fingerprint.bytes / 1e6, "MB/s"
 
 
 def _peak(peak: int, floor: int) -> str:
-    return f"{peak / 1e6:.0f} MB" if peak > floor else f"at most {floor / 1e6:.0f} MB"
+    # In MiB, as the goal is.
+    return f"{peak / 2**20:.0f} MiB" if peak > floor else f"at most {floor / 2**20:.0f} MiB"

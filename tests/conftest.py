@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -29,3 +30,19 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no tmpfs at /dev/shm")
     with tempfile.TemporaryDirectory(prefix="enchufe-", dir="/dev/shm") as name:
         yield Path(name)
+
+
+@pytest.fixture
+def no_descriptor_stays() -> Iterator[None]:
+    """As many descriptors are open after a test as before it."""
+    gc.collect()  # what other tests left to it
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder

@@ -24,6 +24,8 @@ from enchufe.errors import ClosedError, EnchufeError, LocalProtocolError, Refuse
 from enchufe.store import Delivery, IfExists, Links, LocalStore, PipeDelivery, Receiving, Source, linux
 from enchufe.store.names import NameRules
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
+
 Snapshot = dict[bytes, tuple[Any, ...]]
 POLICIES: list[IfExists] = ["rename", "skip", "overwrite", "update", "fail"]
 STRANGE = [
@@ -130,20 +132,6 @@ def delivery(folder: Path, if_exists: IfExists = "rename", links: Links = "insid
     finally:
         begun.abandon()
     assert not os.path.lexists(folder / ".enchufe")
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture(params=["renameat2", "link"])

@@ -27,19 +27,7 @@ from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, Store
 from enchufe.store import LocalStore, grafts, linux, staging
 from tests.test_delivery import Offer, contents, delivery, snapshot, write, write_whole
 
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,8 @@ from hypothesis import strategies as st
 from enchufe.errors import RemoteProtocolError
 from enchufe.store.grafts import free_names
 from enchufe.store.names import NameRules, folded, probe, safe_link, safe_name
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
 UNSAFE = [
     b"",
@@ -53,13 +54,6 @@ SAFE = [
     "\u202egpj.exe".encode(),
     "\uff0e\uff0e\uff0f".encode(),
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("name", UNSAFE)

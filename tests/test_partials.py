@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +17,7 @@ from enchufe.store import LocalStore, clean, partials
 from enchufe.store.leftovers import EXPIRY
 from tests.test_resume import ALL, areas, finish, receive
 
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
 
 def leave(inbox: Path, size: int = 2 * BLOCK_SIZE) -> Path:

@@ -7,7 +7,6 @@ import os
 import random
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +20,15 @@ from tests.test_delivery import T, delivery
 from tests.test_delivery_faults import as_nobody, public, small_disk  # noqa: F401 (fixtures)
 from tests.test_resume import areas, blocks, digest
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
+
 OLD = random.Random(1).randbytes(40 * BLOCK_SIZE + 500)
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
 
 
 def a_file(
     number: int, name: bytes, size: int, parent: int = NO_PARENT, linked: int = NO_LINK, mtime_ns: int = T, **more: Any
 ) -> Entry:
+
     return Entry(number, parent, name, Kind.FILE, size, 0o644, mtime_ns, linked=linked, **more)
 
 

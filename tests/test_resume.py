@@ -25,24 +25,12 @@ from enchufe.store import Delivery, LocalStore, linux, staging
 from enchufe.store.journal import Records
 from tests.test_delivery import Snapshot, T, snapshot
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
+
 BIG = random.Random(1).randbytes(5 * BLOCK_SIZE + 12_345)
 TREE = Entry(0, NO_PARENT, b"tree", Kind.DIRECTORY, mode=0o755, mtime_ns=T)
 FILES: dict[bytes, bytes] = {b"big": BIG, b"small": b"small one", b"empty": b"", b"locked": b"mode 0"}
 MODES = {b"locked": 0}
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture(params=["renameat2", "link"], autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import random
 import resource
@@ -28,6 +27,8 @@ from enchufe.store import source as source_module
 from enchufe.store.folders import OPEN_LIMIT, Folders
 from enchufe.store.shared_folders import SharedFolders
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
+
 STRANGE = [
     b"a b",
     b"line\nbreak",
@@ -41,14 +42,6 @@ STRANGE = [
     b"back\\slash",
     b"NUL",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_descriptor_stays() -> Iterator[None]:
-    gc.collect()  # what other tests left to it
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,8 @@ what is missing, and nothing of what had arrived; no more was lost than a block 
 
 from __future__ import annotations
 
-import argparse
 import functools
 import random
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +17,7 @@ from blake3 import blake3
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE
 from enchufe.store.memory import MemoryStore, _Partial
-from tests.crash.peers import everywhere
+from tests.crash.everything import search
 from tests.crash.wire import Harm, attempt
 
 REACH: Final = 64 << 10
@@ -140,23 +138,15 @@ def large(seed: int, count: int) -> list[Point]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every byte, in place of --points of them")
-    parser.add_argument("--points", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    options = parser.parse_args()
-    started = time.monotonic()
-    chosen = points()
-    random.Random(options.seed).shuffle(chosen)
-    chosen = (chosen if options.all else chosen[: options.points]) + large(options.seed, options.points // 4)
-    jobs = [chosen[first : first + TOGETHER] for first in range(0, len(chosen), TOGETHER)]
-    ends: Counter[str] = Counter()
-    for some in everywhere(runs, jobs, options.workers):
-        ends += some
-        if ends.total() % (100 * TOGETHER) == 0:
-            print(f"{ends.total()} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{len(chosen)} cuts in {time.monotonic() - started:.0f} s: {dict(ends)}; nothing lost, nothing sent twice")
+    search(
+        __doc__,
+        lambda _: points(),
+        runs,
+        "cuts: {}; nothing lost, nothing sent twice",
+        default=2000,
+        together=TOGETHER,
+        besides=lambda seed, count: large(seed, count // 4),
+    )
 
 
 if __name__ == "__main__":

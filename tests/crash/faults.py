@@ -8,11 +8,8 @@ right.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import random
 import re
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +19,8 @@ from enchufe import events
 from enchufe.cli import exits
 from enchufe.errors import BrokenError, Refused
 from tests.crash import trees
-from tests.crash.peers import Peer, Receiving, Tracing, everywhere, folder, send
+from tests.crash.everything import search
+from tests.crash.peers import Peer, Receiving, Tracing, folder, send
 
 DISK: Final = ("EIO", "ENOSPC", "EDQUOT", "EROFS")
 OPEN: Final = ("EMFILE", "ENFILE", "EIO", "EACCES", "ENOMEM")
@@ -169,23 +167,12 @@ def check_syncs(log: str) -> None:
     assert not failed or failed == [len(syncs) - 1], "synced again after it had failed"
 
 
+def runs(points: list[Point]) -> Counter[str]:
+    return Counter(map(run, points))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every call, in place of --points of them")
-    parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    options = parser.parse_args()
-    started = time.monotonic()
-    chosen = points()
-    random.Random(options.seed).shuffle(chosen)
-    chosen = chosen if options.all else chosen[: options.points]
-    ends: Counter[str] = Counter()
-    for done, end in enumerate(everywhere(run, chosen, options.workers), 1):
-        ends[end] += 1
-        if done % 100 == 0:
-            print(f"{done} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{len(chosen)} faults in {time.monotonic() - started:.0f} s: {dict(ends)}, none lost or half done")
+    search(__doc__, lambda _: points(), runs, "faults: {}, none lost or half done", default=200)
 
 
 if __name__ == "__main__":

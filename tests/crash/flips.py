@@ -6,16 +6,14 @@ any way there is. What must never be is a receipt for something else than was se
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
 from enchufe import events
 from enchufe.store.memory import MemoryStore
-from tests.crash.peers import everywhere
+from tests.crash.everything import search
 from tests.crash.wire import Harm, attempt
 
 PATIENCE: Final = 4.0  # seconds: a length that is told too big has its receiver wait for bytes that pings bring
@@ -86,21 +84,7 @@ def runs(points: list[Point]) -> Counter[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every bit, in place of --points of them")
-    parser.add_argument("--points", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    options = parser.parse_args()
-    started = time.monotonic()
-    chosen = points()
-    random.Random(options.seed).shuffle(chosen)
-    chosen = chosen if options.all else chosen[: options.points]
-    jobs = [chosen[first : first + TOGETHER] for first in range(0, len(chosen), TOGETHER)]
-    ends: Counter[str] = Counter()
-    for some in everywhere(runs, jobs, options.workers):
-        ends += some
-    print(f"{len(chosen)} flips in {time.monotonic() - started:.0f} s: {dict(ends)}; nothing wrong was taken")
+    search(__doc__, lambda _: points(), runs, "flips: {}; nothing wrong was taken", default=2000, together=TOGETHER)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ left over, and no block was sent again that the journal had.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import random
 import re
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from pathlib import Path
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE
 from tests.crash import trees
-from tests.crash.peers import Peer, Receiving, Tracing, everywhere, folder, send
+from tests.crash.everything import search
+from tests.crash.peers import Peer, Receiving, Tracing, folder, send
 
 STREAMS = 2
 
@@ -184,24 +183,13 @@ def points(seed: int = 0) -> list[Point]:
     return chosen
 
 
+def runs(points: list[Point]) -> Counter[str]:
+    return Counter(map(run, points))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--all", action="store_true", help="every call, in place of --points of them")
-    parser.add_argument("--points", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    options = parser.parse_args()
-    started = time.monotonic()
     print({" ".join(kind): sum(made.values()) for kind, made in calls().items()}, "calls", flush=True)
-    chosen = points(options.seed)
-    random.Random(options.seed).shuffle(chosen)
-    chosen = chosen if options.all else chosen[: options.points]
-    ends: Counter[str] = Counter()
-    for done, end in enumerate(everywhere(run, chosen, options.workers), 1):
-        ends[end] += 1
-        if done % 100 == 0:
-            print(f"{done} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
-    print(f"{len(chosen)} kills in {time.monotonic() - started:.0f} s: {dict(ends)}, none lost or half done")
+    search(__doc__, points, runs, "kills: {}, none lost or half done", default=100)
 
 
 if __name__ == "__main__":

@@ -464,6 +464,7 @@ class Delivery:
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
             self._doubtful = True
             try:
+                self._journal.flush()  # whoever is killed from here on keeps what had arrived
                 self._hard_links.make()
             except OSError as error:
                 raise store_error(error, "link files in", self._path) from error

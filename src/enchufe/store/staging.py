@@ -228,9 +228,10 @@ def _unlock(descriptor: int) -> None:
 
 def _empty(directory: int) -> None:
     """Remove all that is in a directory of ours, by descriptors only; what cannot be removed is left."""
-    try:
+    with contextlib.suppress(PermissionError):  # a file system without modes
         # A directory that was given its last mode may not let us write any more.
         os.fchmod(directory, 0o700)
+    try:
         with os.scandir(directory) as listing:
             entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
     except OSError:

@@ -119,9 +119,14 @@ class Machine(ABC):
 
 
 class InterruptedThere(BrokenError):
-    """Whoever ran the other side ended it."""
+    """Whoever ran the other side ended it: a cut, but one that nobody should try to mend at once."""
 
     hint = "What had arrived is kept: run it again on both sides, and it goes on."
+
+    @property
+    def kind(self) -> str:
+        """As of any cut."""
+        return "broken"
 
 
 class VersionError(RemoteProtocolError):
@@ -159,7 +164,8 @@ def told_by_peer(error: Error) -> EnchufeError:
     match error.code:
         case Code.NO_SPACE:
             return Refused(
-                "the other side's disk is full", hint="Nothing was kept there. Make room on it, then send again."
+                "the other side's disk is full",
+                hint="What had arrived is kept there: make room on it, send again, and it goes on.",
             )
         case Code.STORE:
             return Refused(f"the other side could not use its disk{words}", hint="Its own message says why.")

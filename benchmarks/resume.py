@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=runs.size, default="4GiB", help="of the file; default: %(default)s")
     parser.add_argument("--at", type=runs.positive, default=50, metavar="PERCENT", help="default: %(default)s")
     parser.add_argument(
-        "--streams", type=runs.positive, default=1, help="a block for each may be sent twice; default: %(default)s"
+        "--streams", type=runs.positive, default=2, help="a block for each may be sent twice; default: %(default)s"
     )
     return parser
 

@@ -192,7 +192,7 @@ class Link:
             return False, None
         pieces = self.outgoing
         if self._pace is not None:
-            granted, paced = self._pace.grant(self._waiter.now())
+            granted, paced = self._pace.grant(0, self._waiter.now())
             if not granted:
                 return False, paced
             pieces = head(pieces, granted)

@@ -183,7 +183,7 @@ class SendingSession(Session[Sender]):
         while (pieces := self._next_pieces(stream.number, block)) is not None:
             size = sum(map(len, pieces))
             # A moment's worth at a time where there is a limit: a block may last longer than the other side's patience.
-            while pieces and (granted := self._granted()):
+            while pieces and (granted := self._granted(stream.number)):
                 part = head(pieces, granted) if granted < sum(map(len, pieces)) else pieces
                 sent = sum(map(len, part))
                 await transport.send(part, self.waiter.now() + timeout)
@@ -302,13 +302,13 @@ class SendingSession(Session[Sender]):
         if file is not None:
             file.close()
 
-    def _granted(self) -> int:
+    def _granted(self, stream: int) -> int:
         """Wait until bytes may go, and say how many; 0 when all is over."""
         if self.pace is None:
             return sys.maxsize
         with self.lock:
             while not self.over:
-                granted, later = self.pace.grant(self.waiter.now())
+                granted, later = self.pace.grant(stream, self.waiter.now())
                 if granted:
                     return granted
                 assert later is not None

@@ -16,7 +16,7 @@ Digest = bytes
 """BLAKE3, 32 bytes; in JSON in hexadecimal digits."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Event:
     """What all events have: a name."""
 
@@ -40,7 +40,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Listening(Event):
     """Ready for the other side to connect; once for each address."""
 
@@ -48,7 +48,7 @@ class Listening(Event):
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Connected(Event):
     """The other side is there."""
 
@@ -56,7 +56,7 @@ class Connected(Event):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Message(Event):
     """One message crossed, or, where there is no framing, the bytes that came together.
 
@@ -74,7 +74,7 @@ class Message(Event):
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ended(Event):
     """The other side has said all it had to say."""
 
@@ -82,7 +82,7 @@ class Ended(Event):
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Accepted(Event):
     """A server let somebody in.
 
@@ -95,7 +95,7 @@ class Accepted(Event):
     connections: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rejected(Event):
     """A server closed a connection as soon as it came: a limit, by its name, forbade it."""
 
@@ -104,7 +104,7 @@ class Rejected(Event):
     limit: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Finished(Event):
     """A connection to a server has ended.
 
@@ -125,7 +125,7 @@ class Finished(Event):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Offered(Event):
     """The whole offer is known: how many entries of any kind, how many bytes in their files."""
 
@@ -134,7 +134,7 @@ class Offered(Event):
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Progress(Event):
     """How far it is.
 
@@ -152,7 +152,7 @@ class Progress(Event):
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class File(Event):
     """What became of one file, directory or link.
 
@@ -171,7 +171,7 @@ class File(Event):
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Landed(Event):
     """A root is in place on this side, under this name."""
 
@@ -179,7 +179,7 @@ class Landed(Event):
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Receipt(Event):
     """It is on the other side's disk; nothing comes after this.
 
@@ -203,7 +203,7 @@ class Receipt(Event):
     digest: Digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retrying(Event):
     """It was cut, and will be tried again.
 
@@ -217,7 +217,7 @@ class Retrying(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failed(Event):
     """It did not work; of what kind, and what to do."""
 

@@ -10,20 +10,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final, Literal, TextIO, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
 from blake3 import blake3
 
 from enchufe import events, transports
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
-from enchufe.session import Door, Greeted, Options, ReceivingSession, SendingSession, Session
-from enchufe.store import IfExists, Links, LocalStore, PipeDelivery, PipeSource, Receiving, Sending, Source, TextSource
+from enchufe.session.base import Greeted, Options, Session
 from enchufe.transfer.machine import InterruptedThere, Machine
-from enchufe.transfer.receiver import Receiver
-from enchufe.transfer.sender import Sender
 from enchufe.transports import Listener, Transport, parse_address
 from enchufe.waiting import BlockingWaiter, drive
+
+if TYPE_CHECKING:
+    from enchufe.session.receiving import ReceivingSession
+    from enchufe.session.sending import SendingSession
+    from enchufe.store import IfExists, Links, Receiving, Sending
+    from enchufe.transfer.receiver import Receiver
+    from enchufe.transfer.sender import Sender
+
+# Imported where it is needed: who sends need not wait for what receives.
 
 PIPE: Final = "-"
 TIMEOUT: Final = 30.0  # seconds: docs/protocol.md, Limits
@@ -89,6 +95,9 @@ def send_files(
         RemoteProtocolError, VerificationError: it broke the protocol, or what arrived was damaged.
         LocalProtocolError: the arguments make no sense.
     """
+    from enchufe.session.sending import SendingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.transfer.sender import Sender  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
     _require_plain(plain)
     begin, about = _source_of(paths, text, name, exclude, attributes)
     is_pipe = text is None and _is_pipe(paths)
@@ -108,6 +117,8 @@ def _source_of(
     paths: Sequence[Path], text: str | None, name: str | None, exclude: Sequence[str], attributes: bool
 ) -> tuple[Callable[[], Sending], bytes]:
     """What makes the source of an attempt, and what tells this transfer from others."""
+    from enchufe.store import PipeSource, Source, TextSource  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
     if text is not None:
         if paths:
             raise LocalProtocolError("a text goes alone", hint="Send the files in another run.")
@@ -159,6 +170,10 @@ def receive_files(
             said no, or broke the protocol.
         LocalProtocolError: the arguments make no sense, or the address cannot be listened on.
     """
+    from enchufe.session.receiving import ReceivingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.store import LocalStore, PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
     _require_plain(plain)
     begin: Callable[[], Receiving]
     about = os.path.abspath(os.fsencode(folder))
@@ -246,6 +261,8 @@ def _listening(
     *,
     once: bool,
 ) -> events.Receipt:
+    from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
     with Listener(parse_address(where)) as listener, Door(listener, machine, options.timeout) as door:
         for address in listener.addresses:
             on_event(events.Listening(address))

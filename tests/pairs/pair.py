@@ -17,9 +17,9 @@ from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going
 from enchufe.transfer.message import Message, Role, Type
-from enchufe.transfer.messages import Have, Hello, LeftOut, OfferEnd, Progress, frame, next_message
+from enchufe.transfer.messages import WINDOW, Have, Hello, LeftOut, OfferEnd, Progress, frame, next_message
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.receiver import WINDOW, Arriving, Receiver, haves
+from enchufe.transfer.receiver import Arriving, Receiver, haves
 from enchufe.transfer.sender import Sender
 from enchufe.transfer.states import DATA, State
 

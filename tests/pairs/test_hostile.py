@@ -24,8 +24,9 @@ from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
 from enchufe.transfer.digests import FileDigest, block_digest
 from enchufe.transfer.machine import VersionError
 from enchufe.transfer.message import FILE_BLOCKS, FILE_SIZE, RUN_BLOCKS, Message, Role
+from enchufe.transfer.messages import WINDOW
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.receiver import MAX_BLOCKS, WINDOW, Receiver, TreeMismatch
+from enchufe.transfer.receiver import MAX_BLOCKS, Receiver, TreeMismatch
 from enchufe.transfer.sender import MAX_WINDOW, Sender
 from enchufe.transfer.states import State
 from tests.pairs.pair import Pair, content, file, join, wire

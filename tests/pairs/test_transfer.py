@@ -13,9 +13,8 @@ from enchufe.errors import EnchufeError, LocalProtocolError, StoreError
 from enchufe.transfer.data import Batch, Block
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
-from enchufe.transfer.messages import Progress
+from enchufe.transfer.messages import WINDOW, Progress
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.receiver import WINDOW
 from enchufe.transfer.states import State
 from tests.pairs.pair import Pair, block_of, content, file
 

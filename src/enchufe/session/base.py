@@ -19,8 +19,7 @@ from enchufe.pace import Pace
 from enchufe.session.streams import Stream
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.message import Message, Role
-from enchufe.transfer.messages import STREAMS, Hello, Receipt
-from enchufe.transfer.receiver import WINDOW
+from enchufe.transfer.messages import STREAMS, WINDOW, Hello, Receipt
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import Doorbell

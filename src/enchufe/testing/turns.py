@@ -27,11 +27,14 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 from enchufe import files, waiting
 from enchufe.errors import BrokenError, DeadlineExceeded
+from enchufe.session import door, receiving, sending
 from enchufe.testing.simulation import Fault, SimNetwork
 from enchufe.transports import Listener, Transport
 from enchufe.waiting import READ, Interest, Waitable
 
 T = TypeVar("T")
+
+_LATE: Final = (door, receiving, sending)  # imported only when they are needed: here they are, before they run
 
 _STEPS: Final = 1_000_000  # turns in one run: more than that hangs
 _LAST_STEPS: Final = 100_000  # and for what is killed in the end

@@ -22,6 +22,7 @@ from enchufe.transfer.offers import Offer
 VERSION: Final = 1
 MAGIC: Final = b"enchufe"
 STREAMS: Final = 64
+WINDOW: Final = 16_384  # entries that may be offered and not settled
 ZSTD: Final = 1  # of the features: PACKED
 
 _FRAME: Final = struct.Struct(">BI")

@@ -30,6 +30,7 @@ from enchufe.transfer.message import FILE_BLOCKS, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     HAVE_DIGESTS,
     STREAMS,
+    WINDOW,
     Again,
     FileEnd,
     Finish,
@@ -43,7 +44,6 @@ from enchufe.transfer.messages import (
 )
 from enchufe.transfer.offers import Offer
 
-WINDOW: Final = 16_384
 MAX_ENTRIES: Final = 10_000_000
 MAX_SHARED: Final = 100_000
 MAX_BLOCKS: Final = 2 * FILE_BLOCKS  # of all files on their way

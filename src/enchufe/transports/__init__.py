@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enchufe.errors import LocalProtocolError
-from enchufe.transports import shared_memory, tcp, unix
+from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, SharedMemoryAddress, TcpAddress, UnixAddress, parse_address
 from enchufe.transports.listeners import Listener
 from enchufe.transports.stream import Transport, advance
@@ -39,6 +39,8 @@ async def connect(
     if isinstance(address, SharedMemoryAddress):
         if tls is not None:
             raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
+        from enchufe.transports import shared_memory  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
         return await shared_memory.connect(address, waiter, deadline)
     if tls is not None:
         from enchufe.transports import tls as over_tls  # noqa: PLC0415 (slow to import, and few use it)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from enchufe.errors import BrokenError, BusyError, ClosedError, LocalProtocolError
-from enchufe.transports import shared_memory, tcp, unix
+from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, Interest, Waitable, Waiter
@@ -56,9 +56,13 @@ class Listener:
         self.addresses: list[str]
         kind: Any = tcp
         if not isinstance(address, TcpAddress):
-            kind = unix if isinstance(address, UnixAddress) else shared_memory
+            kind = unix
+            if not isinstance(address, UnixAddress):
+                from enchufe.transports import shared_memory  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+                kind = shared_memory
             self._unlink = address.path
-        if tls is not None and kind is shared_memory:
+        if tls is not None and kind not in (tcp, unix):
             raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
         self._transport: Callable[[socket.socket, Waiter], Transport] = kind.transport
         if tls is not None:

@@ -13,8 +13,9 @@ import pytest
 
 from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import BusyError, LocalProtocolError, StoreError
-from enchufe.store import LocalStore, clean, partials
+from enchufe.store import LocalStore
 from enchufe.store.leftovers import EXPIRY
+from enchufe.store.partials import clean, partials
 from tests.test_resume import ALL, areas, finish, receive
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")

@@ -315,7 +315,7 @@ def test_an_interrupted_sender(start: Start, tmp_path: Path, inbox: Path) -> Non
     sender.process.send_signal(signal.SIGINT)
     assert sender.end() == 130
     error = receiver.wait_for("error")
-    assert (error["kind"], error["message"]) == ("interrupted_there", "the other side was interrupted")
+    assert (error["kind"], error["message"]) == ("broken", "the other side was interrupted")
     assert "kept" in error["hint"]
     assert visible(inbox) == set()
     check_next_send(start, receiver, address, big, inbox)
@@ -326,7 +326,7 @@ def test_an_interrupted_receiver(start: Start, tmp_path: Path, inbox: Path, numb
     sender, receiver, big, _ = slow_transfer(start, tmp_path, inbox)
     receiver.process.send_signal(number)
     assert (sender.end(), receiver.end()) == (4, 130)
-    assert sender.events[-1]["kind"] == "interrupted_there"
+    assert sender.events[-1]["kind"] == "broken"
     assert sender.events[-1]["message"] == "the other side was interrupted"
     assert not sender.named("retrying")
     assert visible(inbox) == set()

@@ -7,12 +7,13 @@ import os
 import time
 from typing import Any
 
-from enchufe import events, store
+from enchufe import events
 from enchufe.cli import exits, output
 from enchufe.cli.show import counted, failure, in_bytes
 from enchufe.errors import EnchufeError
 from enchufe.printable import printable
-from enchufe.store import Partial
+from enchufe.store import partials as kept
+from enchufe.store.partials import Partial
 
 
 def partials(folder: str, *, clean: str | None, as_json: bool) -> int:
@@ -25,7 +26,7 @@ def partials(folder: str, *, clean: str | None, as_json: bool) -> int:
     """
     removed = clean is not None
     try:
-        found = store.partials(folder) if clean is None else store.clean(folder, clean or None)
+        found = kept.partials(folder) if clean is None else kept.clean(folder, clean or None)
         if as_json:
             told = {"v": 1, "partials": [_as_dict(partial, removed=removed) for partial in found]}
             output.write(json.dumps(told).encode() + b"\n")

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from enchufe.store.delivery import Delivery
     from enchufe.store.interface import Receiving, Sending, SendingFile
     from enchufe.store.local import LocalStore
-    from enchufe.store.partials import Partial, clean, partials
     from enchufe.store.pipe import PipeDelivery, PipeSource
     from enchufe.store.plan import IfExists, Links
     from enchufe.store.reading import LeftOut, SourceFile
@@ -22,7 +21,6 @@ __all__ = [
     "LeftOut",
     "Links",
     "LocalStore",
-    "Partial",
     "PipeDelivery",
     "PipeSource",
     "Receiving",
@@ -31,8 +29,6 @@ __all__ = [
     "Source",
     "SourceFile",
     "TextSource",
-    "clean",
-    "partials",
 ]
 
 # Each is imported when it is asked for: who sends need not wait for what receives.
@@ -42,7 +38,6 @@ _HOMES: Final = {
     "LeftOut": "reading",
     "Links": "plan",
     "LocalStore": "local",
-    "Partial": "partials",
     "PipeDelivery": "pipe",
     "PipeSource": "pipe",
     "Receiving": "interface",
@@ -51,8 +46,6 @@ _HOMES: Final = {
     "Source": "source",
     "SourceFile": "reading",
     "TextSource": "text",
-    "clean": "partials",
-    "partials": "partials",
 }
 
 

@@ -228,7 +228,7 @@ def _unlock(descriptor: int) -> None:
 
 def _empty(directory: int) -> None:
     """Remove all that is in a directory of ours, by descriptors only; what cannot be removed is left."""
-    with contextlib.suppress(PermissionError):  # a file system without modes
+    with contextlib.suppress(OSError):  # a file system without modes; what cannot be removed then will say so
         # A directory that was given its last mode may not let us write any more.
         os.fchmod(directory, 0o700)
     try:

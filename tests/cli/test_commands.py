@@ -315,8 +315,10 @@ def test_an_interrupted_sender(start: Start, tmp_path: Path, inbox: Path) -> Non
     sender.process.send_signal(signal.SIGINT)
     assert sender.end() == 130
     error = receiver.wait_for("error")
-    assert (error["kind"], error["message"]) == ("broken", "the other side was interrupted")
-    assert "kept" in error["hint"]
+    # In the middle of a message nothing can be said any more: then it is just gone.
+    told = ("the other side was interrupted", "the other side went away before", "the other side cut the connection")
+    assert error["kind"] == "broken"
+    assert error["message"].startswith(told)
     assert visible(inbox) == set()
     check_next_send(start, receiver, address, big, inbox)
 

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that a command line starts at on
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from enchufe.lazy import lazily
 
 if TYPE_CHECKING:
     from enchufe.blocking import BlockingConnection, Server, connect, serve
@@ -49,18 +50,16 @@ __all__ = [
     "serve",
 ]
 
-_HOMES: Final = {
-    "BlockingConnection": "blocking",
-    "Connection": "connection",
-    "Server": "blocking",
-    "connect": "blocking",
-    "receive_files": "files",
-    "send_files": "files",
-    "serve": "blocking",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'enchufe' has no attribute {name!r}")
-    return getattr(import_module(f"enchufe.{_HOMES.get(name, 'errors')}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(__all__, "errors"),
+        "BlockingConnection": "blocking",
+        "Connection": "connection",
+        "Server": "blocking",
+        "connect": "blocking",
+        "receive_files": "files",
+        "send_files": "files",
+        "serve": "blocking",
+    },
+)

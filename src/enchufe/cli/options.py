@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import click
@@ -150,29 +150,19 @@ _PROVING: Final[list[Decorator]] = [
 ]
 
 
-def believing(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of who dials by TLS."""
-    for option in reversed(_BELIEVING):
-        command = option(command)
-    return command
+def _giving(options: Sequence[Decorator]) -> Decorator:
+    """A decorator that gives a command all of these options, which its help shows in this order."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return give
 
 
-def proving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of who listens by TLS."""
-    for option in reversed(_PROVING):
-        command = option(command)
-    return command
-
-
-def talking(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of those that exchange messages."""
-    for option in reversed(_TALK):
-        command = option(command)
-    return command
-
-
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that all transfers have."""
-    for option in reversed(_COMMON):
-        command = option(command)
-    return command
+# For whoever dials by TLS, listens by TLS, exchanges messages, transfers files.
+believing: Final = _giving(_BELIEVING)
+proving: Final = _giving(_PROVING)
+talking: Final = _giving(_TALK)
+common: Final = _giving(_COMMON)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from enchufe.lazy import lazily
 
 if TYPE_CHECKING:
     from enchufe.store.delivery import Delivery
@@ -32,24 +33,21 @@ __all__ = [
 ]
 
 # Each is imported when it is asked for: who sends need not wait for what receives.
-_HOMES: Final = {
-    "Delivery": "delivery",
-    "IfExists": "plan",
-    "LeftOut": "reading",
-    "Links": "plan",
-    "LocalStore": "local",
-    "PipeDelivery": "pipe",
-    "PipeSource": "pipe",
-    "Receiving": "interface",
-    "Sending": "interface",
-    "SendingFile": "interface",
-    "Source": "source",
-    "SourceFile": "reading",
-    "TextSource": "text",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "Delivery": "delivery",
+        "IfExists": "plan",
+        "LeftOut": "reading",
+        "Links": "plan",
+        "LocalStore": "local",
+        "PipeDelivery": "pipe",
+        "PipeSource": "pipe",
+        "Receiving": "interface",
+        "Sending": "interface",
+        "SendingFile": "interface",
+        "Source": "source",
+        "SourceFile": "reading",
+        "TextSource": "text",
+    },
+)

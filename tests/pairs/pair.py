@@ -150,9 +150,9 @@ class Pair:
         assert not self.waiting
         self.say(OfferEnd(len(self.entries), self._size, 0))
 
-    def work(self, stream: int = 0, *, small_first: bool | None = None) -> bool:
+    def work(self, stream: int = 0) -> bool:
         """Take something, read it and say it on a stream; whether there was anything."""
-        work = self.sender.take(stream, small=True if small_first is None else small_first)
+        work = self.sender.take(stream, small=True)
         if work is None:
             return False
         try:

@@ -161,13 +161,9 @@ class Session(ABC, Generic[M]):
         machine, options = self.machine, self.options
         streams = options.streams or STREAMS
         window = WINDOW if self.role is Role.RECEIVER else 0
-        if options.dial is None:
-            heard = machine.peer
-            assert heard is not None
-            self.say(Hello(self.role, heard.session, heard.epoch, 0, streams, window, self.features))
-        else:
-            hello = Hello(self.role, options.session, options.epoch, 0, streams, window, self.features)
-            self.say(hello)
+        about = options if machine.peer is None else machine.peer
+        self.say(Hello(self.role, about.session, about.epoch, 0, streams, window, self.features))
+        if options.dial is not None:
             deadline = self.waiter.now() + options.timeout
             while machine.next_event() is None:
                 with suppress(DeadlineExceeded):  # whichever comes first, it has said nothing
@@ -183,9 +179,9 @@ class Session(ABC, Generic[M]):
             self._most = min(self._most, _NEAR_STREAMS if trip is None or trip < tcp.NEAR else _FAR_STREAMS)
 
     @property
+    @abstractmethod
     def features(self) -> int:
         """What this side can do besides."""
-        return 0
 
     # Streams other than 0.
 
@@ -219,13 +215,13 @@ class Session(ABC, Generic[M]):
         self._streams.append(stream)
         stream.start()
 
-    def end_streams(self, *, abort: bool) -> None:
+    def end_streams(self) -> None:
         """Have all of them end, and wait for them."""
         with self.lock:
             self.over = True
             self.changed.notify_all()
         for stream in self._streams:
-            stream.stop(abort=abort)
+            stream.stop()
         for stream in self._streams:
             stream.join()
 
@@ -325,17 +321,17 @@ class Session(ABC, Generic[M]):
             yield
         except (BrokenError, ClosedError, DeadlineExceeded):
             self.link.transport.abort()  # nobody there to tell
-            self.end_streams(abort=True)
+            self.end_streams()
             raise
         except BaseException as error:
             if self.machine.state not in (State.FAILED, State.DONE):
                 with self.lock:
                     self.over = True
                 await self.link.farewell(told_to_peer(error))
-            self.end_streams(abort=True)
+            self.end_streams()
             raise
         else:
-            self.end_streams(abort=True)  # all is there: what they may still be at matters to nobody
+            self.end_streams()  # all is there: what they may still be at matters to nobody
         finally:
             with self.lock:
                 self._closed = True

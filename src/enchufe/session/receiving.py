@@ -89,7 +89,7 @@ class ReceivingSession(Session[Receiver]):
 
     def _stop_work(self) -> None:
         """Nobody touches the delivery after this."""
-        self.end_streams(abort=True)
+        self.end_streams()
         for reader in self._readers.values():
             reader.stop()
 
@@ -136,8 +136,8 @@ class ReceivingSession(Session[Receiver]):
                 self.left_out += left_out
                 self.tell(events.Offered(count, size))
             case LeftOut(reason=reason):
-                entry, _ = self.machine.left_out[-1]
-                if reason is not Reason.AGAIN:
+                entry = self.machine.left_out
+                if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
             case Block() | Batch() | Same() | Hole() | Packed():
                 await self.waiter.offload(self.take, 0, message)

@@ -109,7 +109,7 @@ class SendingSession(Session[Sender]):
             # It may be dead on their side only, and we would send until nobody has answered for long.
             for stream in self._streams:
                 if stream.number == message.stream:
-                    stream.stop(abort=True)
+                    stream.stop()
 
     def _tell_progress(self) -> None:
         machine = self.machine

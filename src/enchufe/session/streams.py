@@ -12,7 +12,7 @@ from enchufe.errors import ClosedError
 from enchufe.transfer.message import CONTROL_SIZE
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import Transport, tcp
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.waiting import drive
 
 
 class Owner(Protocol):
@@ -76,11 +76,11 @@ class Stream:
         if not dials:
             self._thread.join()
 
-    def stop(self, *, abort: bool) -> None:
-        """End its connection, now or when it has said what it is saying; from any thread."""
+    def stop(self) -> None:
+        """End its connection; from any thread."""
         with self._lock:
             self._stopped = True
-            if self._transport is not None and abort:
+            if self._transport is not None:
                 self._transport.close()
 
     def _run(self) -> None:
@@ -96,10 +96,7 @@ class Stream:
 
     def _connect(self) -> None:
         if self._dial is None or self._hello is None:
-            assert self._transport is not None
-            # Accepted by another thread's waiter: this one waits by itself.
-            self._transport.waiter = BlockingWaiter()
-            tcp.tune(self._transport)
+            tcp.tune(self.transport)
             return
         transport = self._dial()
         with self._lock:

@@ -251,8 +251,10 @@ class Delivery:
                 )
             finally:
                 with self._lock:
+                    crowded = self._folders.crowded
                     self._folders.release()
-                    self._calmer.notify_all()
+                    if crowded:
+                        self._calmer.notify_all()
             try:
                 written = os.write(descriptor, data)
                 if written != len(data):
@@ -465,6 +467,9 @@ class Delivery:
             self._doubtful = True
             try:
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived
+            except OSError as error:
+                raise store_error(error, "note what arrived in", self._path) from error
+            try:
                 self._hard_links.make()
             except OSError as error:
                 raise store_error(error, "link files in", self._path) from error

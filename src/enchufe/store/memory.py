@@ -177,6 +177,43 @@ class MemoryFile:
         """Nothing to do."""
 
 
+class OfferedNames:
+    """The paths of what was offered, each checked as it comes."""
+
+    def __init__(self) -> None:
+        self._paths: dict[int, Path] = {}
+        self._names: set[Path] = set()
+
+    def __getitem__(self, number: int) -> Path:
+        return self._paths[number]
+
+    def path(self, entry: Entry) -> Path:
+        """The entry's names from its root on."""
+        return (*self._paths.get(entry.parent, ()), entry.name)
+
+    def add(self, entry: Entry) -> bool:
+        """Take note of an entry; False, and none is taken, where it is a link that leads out of its tree.
+
+        Raises:
+            RemoteProtocolError: its name is unsafe or was offered already, or its folder never was.
+        """
+        safe_name(entry.name)
+        path = self.path(entry)
+        if path in self._names:
+            raise RemoteProtocolError("a name was offered twice in the same folder")
+        if entry.parent != NO_PARENT and entry.parent not in self._paths:
+            raise RemoteProtocolError("an entry was offered in a folder that was never offered")
+        if entry.kind is Kind.SYMLINK and not safe_link(entry.target, len(path) - 1):
+            return False
+        self._names.add(path)
+        self._paths[entry.id] = path
+        return True
+
+    def forget(self, entry: Entry) -> None:
+        """The entry's name may be offered again."""
+        self._names.discard(self._paths.pop(entry.id))
+
+
 @dataclass(slots=True)
 class _Part:
     """A file that is arriving, or has arrived."""
@@ -202,9 +239,7 @@ class MemoryDelivery:
         self.bare: list[tuple[Path, list[bytes]]] = []
         self._store = store
         self._lock: Final = threading.Lock()
-        self._paths: dict[int, Path] = {}
-        self._depths: dict[int, int] = {NO_PARENT: 0}
-        self._names: set[Path] = set()
+        self._names = OfferedNames()
         self._nodes: dict[int, tuple[Path, Node]] = {}
         self._parts: dict[int, _Part] = {}
         self._taken = sum(len(node.data) for node in store.nodes.values())
@@ -212,23 +247,14 @@ class MemoryDelivery:
 
     def path(self, entry: Entry) -> Path:
         """The entry's names from its root on."""
-        return (*self._paths.get(entry.parent, ()), entry.name)
+        return self._names.path(entry)
 
     def admit(self, entry: Entry) -> Answer:
         """Take it, if it has room and its name is safe."""
         self._check_open()
-        safe_name(entry.name)
-        path = self.path(entry)
-        if path in self._names:
-            raise RemoteProtocolError("a name was offered twice in the same folder")
-        if entry.parent != NO_PARENT and entry.parent not in self._paths:
-            raise RemoteProtocolError("an entry was offered in a folder that was never offered")
-        depth = self._depths[entry.parent]
-        if entry.kind is Kind.SYMLINK and not safe_link(entry.target, depth):
+        if not self._names.add(entry):
             return Answer.UNSAFE_LINK
-        self._names.add(path)
-        self._paths[entry.id] = path
-        self._depths[entry.id] = depth + 1
+        path = self._names[entry.id]
         node = Node(entry.kind, bytearray(), entry.mode & 0o777, entry.mtime_ns, entry.target, entry.attributes)
         if entry.kind is not Kind.FILE:
             self._nodes[entry.id] = (path, node)
@@ -280,7 +306,7 @@ class MemoryDelivery:
     def link(self, entry: Entry, to: Entry) -> None:
         """Give a file another name."""
         _, node = self._nodes[to.id]
-        self._nodes[entry.id] = (self._paths[entry.id], node)
+        self._nodes[entry.id] = (self._names[entry.id], node)
 
     def complete(self, entry: Entry, size: int) -> None:
         """A file is all there."""
@@ -307,7 +333,7 @@ class MemoryDelivery:
         """Forget a file."""
         self._parts.pop(entry.id, None)
         self._nodes.pop(entry.id, None)
-        self._names.discard(self._paths.pop(entry.id))
+        self._names.forget(entry)
 
     def commit(self) -> None:
         """Have it all in the store.
@@ -324,7 +350,7 @@ class MemoryDelivery:
             if len(path) == 1:
                 free = free_names(path[0], directory=node.kind is Kind.DIRECTORY)
                 self.landed[number] = next(name for name in free if (name,) not in nodes)
-        names = {self._paths[number][0]: name for number, name in self.landed.items()}
+        names = {self._names[number][0]: name for number, name in self.landed.items()}
         for _, (path, node) in sorted(self._nodes.items()):
             nodes[names[path[0]], *path[1:]] = node
 

@@ -17,11 +17,10 @@ from zlib import crc32
 from enchufe import entry as entries
 from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import ClosedError, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import ClosedError, LocalProtocolError
 from enchufe.store.grafts import free_names
 from enchufe.store.journal import RECORD_SIZE, identity, packed
-from enchufe.store.memory import Node
-from enchufe.store.names import safe_link, safe_name
+from enchufe.store.memory import Node, OfferedNames
 from enchufe.transfer.digests import block_digest
 
 Path = tuple[bytes, ...]
@@ -293,10 +292,8 @@ class ModelDelivery:
         self._area = area
         self._before = before
         self._records = [(area, area.records()) for area in before]
-        self._paths: dict[int, Path] = {}
-        self._depths: dict[int, int] = {NO_PARENT: 0}
+        self._names = OfferedNames()
         self._above: dict[int, bytes] = {NO_PARENT: b""}
-        self._names: set[Path] = set()
         self._nodes: dict[int, tuple[Path, Node]] = {}
         self._parts: dict[int, _Part] = {}
         self._links: dict[int, int] = {}
@@ -306,22 +303,14 @@ class ModelDelivery:
 
     def path(self, entry: Entry) -> Path:
         """As `Receiving.path`."""
-        return (*self._paths.get(entry.parent, ()), entry.name)
+        return self._names.path(entry)
 
     def admit(self, entry: Entry) -> Answer:
         """As `Receiving.admit`."""
         self._check_open()
-        safe_name(entry.name)
-        path = self.path(entry)
-        if path in self._names:
-            raise RemoteProtocolError("a name was offered twice in the same folder")
-        if entry.parent != NO_PARENT and entry.parent not in self._paths:
-            raise RemoteProtocolError("an entry was offered in a folder that was never offered")
-        depth = self._depths[entry.parent]
-        if entry.kind is Kind.SYMLINK and not safe_link(entry.target, depth):
+        if not self._names.add(entry):
             return Answer.UNSAFE_LINK
-        self._names.add(path)
-        self._paths[entry.id], self._depths[entry.id] = path, depth + 1
+        path = self._names[entry.id]
         self._above[entry.id] = packed(self._above[entry.parent], entry.name)
         node = Node(entry.kind, bytearray(), entry.mode & 0o777, entry.mtime_ns, entry.target, entry.attributes)
         there = self._store._visible.now.get(path) if self._store.update else None
@@ -396,7 +385,7 @@ class ModelDelivery:
             yield block_digest(data[start : start + entries.BLOCK_SIZE])
 
     def _there(self, entry: Entry) -> bytes:
-        there = self._store._visible.now.get(self._paths[entry.id])
+        there = self._store._visible.now.get(self._names[entry.id])
         return bytes(there.file.data) if there is not None and there.file is not None else b""
 
     def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
@@ -488,7 +477,7 @@ class ModelDelivery:
         part = self._parts.pop(entry.id, None)
         self._nodes.pop(entry.id, None)
         self._links.pop(entry.id, None)
-        self._names.discard(self._paths.pop(entry.id))
+        self._names.forget(entry)
         if part is not None:
             self._area.parts.change({part.key: None})
             self._forget(part.key)

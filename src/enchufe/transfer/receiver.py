@@ -109,7 +109,7 @@ class Receiver(Machine):
         files: how many files have arrived whole.
         skipped: how many files were skipped.
         total: the offer's end, once it came.
-        left_out: what the sender left out after it had offered it.
+        left_out: the file that the sender left out last.
         whole: files that are all there and told to be, to be completed and settled.
         dropped: files that were left out, to be removed.
         dropping: how many more will be, once nobody is at work on them; their names are taken until then.
@@ -127,7 +127,7 @@ class Receiver(Machine):
         self.files = 0
         self.skipped = 0
         self.total: OfferEnd | None = None
-        self.left_out: list[tuple[Entry, LeftOut]] = []
+        self.left_out: Entry | None = None
         self.whole: deque[Arriving] = deque()
         self.dropped: deque[Entry] = deque()
         self.dropping = 0
@@ -145,7 +145,6 @@ class Receiver(Machine):
         self._settled = 0
         self._taken = [0] * STREAMS
         self._streams = 1
-        self._lost: set[int] = set()
         self._finish: bytes | None = None
         self._told = (0, 0)
         self._told_at = 0.0
@@ -153,7 +152,7 @@ class Receiver(Machine):
     # Data, on any stream: claim it, verify and write it, then say that it was taken.
 
     def claim_block(self, block: Block) -> Arriving | None:
-        """Whose block that is; None where its file was left out. Until `took` that file is busy.
+        """Whose block that is; None where its file was left out. Until `stored` that file is busy.
 
         Raises:
             RemoteProtocolError: it is not wanted, or not where it belongs.
@@ -281,7 +280,6 @@ class Receiver(Machine):
 
     def lost(self, stream: int) -> Lost:
         """What to say where a stream other than 0 has ended."""
-        self._lost.add(stream)
         return Lost(stream, self._taken[stream])
 
     # What is said on stream 0.
@@ -473,7 +471,7 @@ class Receiver(Machine):
             self.dropped.append(entry)
         if message.reason is Reason.AGAIN:
             self._to_come_again[entry.parent, entry.name] = entry.id
-        self.left_out.append((entry, message))
+        self.left_out = entry
         self._settle(entry, Outcome.LEFT_OUT)
 
     def _file_end(self, end: FileEnd) -> None:

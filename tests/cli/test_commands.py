@@ -319,6 +319,7 @@ def test_an_interrupted_sender(start: Start, tmp_path: Path, inbox: Path) -> Non
     told = ("the other side was interrupted", "the other side went away before", "the other side cut the connection")
     assert error["kind"] == "broken"
     assert error["message"].startswith(told)
+    assert "kept" in error["hint"] or error["message"].startswith(told[2])
     assert visible(inbox) == set()
     check_next_send(start, receiver, address, big, inbox)
 

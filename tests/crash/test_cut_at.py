@@ -47,4 +47,6 @@ def test_one_stream_of_two_is_cut() -> None:
         assert isinstance(done.sender, events.Receipt), done
         size = sum(len(node.data) for node in sent.nodes.values())
         assert done.sender.sent_bytes >= size  # and again what lay in the sockets of the one that was cut
+        assert isinstance(done.receiver, events.Receipt), done
+        assert done.receiver.sent_bytes == size, "what had arrived came again"
         assert store.contents() == sent.contents()

@@ -49,6 +49,42 @@ class Listening(Event):
 
 
 @dataclass(frozen=True)
+class Code(Event):
+    """Who says this on the other side is let in; once. A new one follows where a cut has used it up.
+
+    Attributes:
+        code: to be said aloud: `label-word-word-word`.
+        link: the same with addresses and the certificate, where no network finds them; to be sent by a safe way.
+    """
+
+    event = "code"
+    code: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Paired(Event):
+    """The other side has proved who it is.
+
+    Attributes:
+        way: "code", "key" (of a known machine) or "token".
+        name: of that machine or token.
+    """
+
+    event = "paired"
+    way: str
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Remembered(Event):
+    """The other side's key is pinned under this name; None: it does not want to be remembered."""
+
+    event = "remembered"
+    name: str | None
+
+
+@dataclass(frozen=True)
 class Connected(Event):
     """The other side is there."""
 

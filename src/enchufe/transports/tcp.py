@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
@@ -80,7 +81,17 @@ async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = 
         BrokenError: the name is unknown or nobody answers there.
         DeadlineExceeded: nobody answered until `deadline`.
     """
-    found = await waiter.offload(_look_up, address, 0)
+    return await connect_any([address], waiter, deadline)
+
+
+async def connect_any(addresses: Sequence[TcpAddress], waiter: Waiter, deadline: float | None = None) -> Transport:
+    """As `connect`, of a machine that is known by several addresses.
+
+    Raises:
+        BrokenError: no name is known or nobody answers at any.
+        DeadlineExceeded: nobody answered until `deadline`.
+    """
+    found = await waiter.offload(_look_up_any, addresses)
     attempts: dict[socket.socket, str] = {}
     failures: list[str] = []
     waiting = iter(_interleaved(found))
@@ -103,7 +114,7 @@ async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = 
     finally:
         for sock in attempts:
             sock.close()
-    raise _unreachable(address, failures)
+    raise _unreachable(addresses, failures)
 
 
 def _start(candidate: _Found, attempts: dict[socket.socket, str], failures: list[str]) -> socket.socket | None:
@@ -152,9 +163,9 @@ async def _first_ready(
     return None
 
 
-def _unreachable(address: TcpAddress, failures: list[str]) -> BrokenError:
+def _unreachable(addresses: Sequence[TcpAddress], failures: list[str]) -> BrokenError:
     return BrokenError(
-        f"could not reach {address} ({'; '.join(failures)})",
+        f"could not reach {', '.join(map(str, addresses))} ({'; '.join(failures)})",
         hint="Check the address, that the other side is listening, and that no firewall stands between.",
     )
 
@@ -241,6 +252,20 @@ def written(sock: socket.socket) -> str:
 
 def _written(where: _SocketAddress) -> str:
     return str(TcpAddress(where[0], where[1]))
+
+
+def _look_up_any(addresses: Sequence[TcpAddress]) -> list[_Found]:
+    """What the names stand for; one that stands for nothing matters only where all do."""
+    found: list[_Found] = []
+    unknown: BrokenError | None = None
+    for address in addresses:
+        try:
+            found += _look_up(address, 0)
+        except BrokenError as error:
+            unknown = error
+    if not found and unknown is not None:
+        raise unknown
+    return list(dict.fromkeys(found))
 
 
 def _look_up(address: TcpAddress, flags: int) -> list[_Found]:

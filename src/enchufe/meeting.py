@@ -1,0 +1,202 @@
+"""How the two sides of a transfer meet: one dials, again after a cut; the other listens, and lets one in at a time."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from blake3 import blake3
+
+from enchufe import events, transports
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
+from enchufe.events import OnEvent
+from enchufe.session.base import Greeted, Options, Session
+from enchufe.transfer.machine import InterruptedThere, Machine
+from enchufe.transports import Address, Listener, Transport
+from enchufe.waiting import BlockingWaiter, Waiter, drive
+
+if TYPE_CHECKING:
+    from enchufe.entrance import Entrance
+
+_FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each next one twice that
+_LONGEST_PAUSE: Final = 5.0
+
+M = TypeVar("M", bound=Machine)
+Make = Callable[[Transport | Greeted[M], Options], Session[M]]
+"""What makes the session of an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The other side, at the end of a dialed connection.
+
+    Attributes:
+        transport: what is said first there belongs to the transfer.
+        dial: opens another connection to the same place.
+        secret: what only the two ends know; None: in plain text.
+    """
+
+    transport: Transport
+    dial: Callable[[], Transport]
+    secret: bytes | None = None
+
+
+class Aim(Protocol):
+    """Whom a dialer wants."""
+
+    async def reach(self, waiter: Waiter, timeout: float) -> Reached:
+        """Dial, and be let in; again after a cut.
+
+        Raises:
+            BrokenError, DeadlineExceeded: nobody is there. Refused: it is not the one, or lets us not in.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Whoever is at an address, in plain text."""
+
+    address: Address
+
+    async def reach(self, waiter: Waiter, timeout: float) -> Reached:
+        """As `Aim.reach`."""
+
+        def dial() -> Transport:
+            return drive(transports.connect(self.address, waiter, waiter.now() + timeout))
+
+        return Reached(dial(), dial)
+
+
+def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: float, on_event: OnEvent) -> events.Receipt:
+    """Run one transfer with the one that is dialed, again after each cut.
+
+    Args:
+        about: what tells this transfer from others that this machine may be about.
+        retry: seconds after a cut for which to go on trying.
+    """
+    waiter = BlockingWaiter()
+    identity = _identity(about)
+    patience = Patience(retry, waiter.now)
+    while True:
+        session: Session[M] | None = None
+        try:
+            reached = drive(aim.reach(waiter, options.timeout))
+            with reached.transport:
+                attempt = replace(
+                    options, dial=reached.dial, secret=reached.secret, session=identity, epoch=time.time_ns()
+                )
+                session = make(reached.transport, attempt)
+                return drive(session.complete())
+        except (BrokenError, DeadlineExceeded, BusyError) as error:
+            pause = patience.pause(error, met=session is not None, moved=session is not None and session.moved)
+            if pause is None:
+                raise
+            on_event(events.Retrying(str(error), round(pause, 3)))
+            time.sleep(pause)
+
+
+def listening(
+    where: Address,
+    machine: type[M],
+    make: Make[M],
+    options: Options,
+    retry: float,
+    on_event: OnEvent,
+    *,
+    once: bool,
+    entrance: Entrance | None,
+) -> events.Receipt:
+    """Run one transfer with whoever comes and is let in.
+
+    Args:
+        once: whether the first that comes is served come what may, and nobody else.
+        entrance: who is let in; None: anybody, in plain text.
+    """
+    from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+    admit = None if entrance is None else entrance.gate.admit
+    with Listener(where) as listener, Door(listener, machine, options.timeout, admit=admit) as door:
+        for address in listener.addresses:
+            on_event(events.Listening(address))
+        if entrance is not None:
+            entrance.open(listener.addresses)
+        cut: EnchufeError | None = None
+        try:
+            while True:
+                greeted = door.next(_patience(retry, cut, entrance))
+                if greeted is None:
+                    raise cut or _nobody(entrance)
+                try:
+                    with greeted.transport:
+                        session = make(greeted, replace(options, secret=greeted.secret))
+                        door.entered(session)
+                        return drive(session.complete())
+                except (StoreError, LocalProtocolError):
+                    raise
+                except EnchufeError as error:
+                    may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
+                    if once and not may_return:
+                        raise
+                    if once:
+                        cut = error
+                    on_event(failed(error))
+                finally:
+                    door.left(greeted)
+        finally:
+            if entrance is not None:
+                entrance.close()
+
+
+class Patience:
+    """How long to go on after a cut, and when to try again.
+
+    Args:
+        retry: seconds from the last progress on.
+    """
+
+    def __init__(self, retry: float, now: Callable[[], float]) -> None:
+        self._retry = retry
+        self._now = now
+        self._met = False
+        self._since: float | None = None
+        self._next = _FIRST_PAUSE
+
+    def pause(self, error: EnchufeError, *, met: bool, moved: bool) -> float | None:
+        """Seconds until the next attempt; None where there is to be none.
+
+        Args:
+            met: whether somebody answered this time.
+            moved: whether something got across.
+        """
+        self._met = self._met or met
+        now = self._now()
+        if moved or self._since is None:
+            self._since, self._next = now, _FIRST_PAUSE
+        # Where nobody was ever there, the address is wrong rather than the link bad.
+        if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
+            return None
+        # Not in step with others that were cut by the same.
+        pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        self._next = min(2 * self._next, _LONGEST_PAUSE)
+        return min(pause, self._since + self._retry - now)
+
+
+def _identity(about: bytes) -> bytes:
+    """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
+    try:
+        with open("/etc/machine-id", "rb") as file:
+            machine = file.read().strip()
+    except OSError:
+        machine = socket.gethostname().encode()
+    user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""
+    return blake3(b"\0".join((machine, user, about))).digest()[:16]
+
+
+def failed(error: EnchufeError) -> events.Failed:
+    """The event for an error."""
+    return events.Failed(error.kind, str(error), error.hint)

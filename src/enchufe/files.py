@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
-from blake3 import blake3
-
-from enchufe import events, transports
-from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
+from enchufe import events, meeting
+from enchufe.errors import LocalProtocolError
 from enchufe.events import OnEvent
-from enchufe.session.base import Greeted, Options, Session
-from enchufe.transfer.machine import InterruptedThere, Machine
-from enchufe.transports import Listener, Transport, parse_address
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.meeting import Make
+from enchufe.session.base import Greeted, Options
+from enchufe.transfer.machine import Machine
+from enchufe.transports import Transport, parse_address
 
 if TYPE_CHECKING:
     from enchufe.session.receiving import ReceivingSession
@@ -34,9 +28,6 @@ if TYPE_CHECKING:
 PIPE: Final = "-"
 TIMEOUT: Final = 30.0  # seconds: docs/protocol.md, Limits
 RETRY: Final = 30.0  # seconds: a link that is gone for longer is somebody's business
-
-_FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each next one twice that
-_LONGEST_PAUSE: Final = 5.0
 
 Path = str | bytes | os.PathLike[str]
 Compress = Literal["auto", "always", "never"]
@@ -106,7 +97,7 @@ def send_files(
     def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
         return SendingSession(over, begin(), options, on_event)
 
-    return _run(Sender, make, to, listen, about, options, 0.0 if is_pipe else retry, on_event, once=True)
+    return _meet(Sender, make, to, listen, about, options, 0.0 if is_pipe else retry, on_event, once=True)
 
 
 def _is_pipe(paths: Sequence[Path]) -> bool:
@@ -188,12 +179,12 @@ def receive_files(
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         return ReceivingSession(over, begin, options, on_event)
 
-    return _run(Receiver, make, source, listen, about, options, retry, on_event, once=False)
+    return _meet(Receiver, make, source, listen, about, options, retry, on_event, once=False)
 
 
-def _run(
+def _meet(
     machine: type[M],
-    make: Callable[[Transport | Greeted[M], Options], Session[M]],
+    make: Make[M],
     dial: str | None,
     listen: str | None,
     about: bytes,
@@ -203,136 +194,16 @@ def _run(
     *,
     once: bool,
 ) -> events.Receipt:
-    """Run one transfer over connections made one way or the other.
-
-    Args:
-        about: what tells this transfer from others that this machine may be about.
-        once: where we listen: whether the first that comes is served come what may, and nobody else.
-    """
+    """Run one transfer over connections made one way or the other."""
     if (dial is None) == (listen is None):
         raise LocalProtocolError(
             "it takes one address: to connect to, or to listen on",
             hint="On one machine --listen :9000, on the other the first one's name and that port.",
         )
     if dial is not None:
-        return _dialing(make, dial, about, options, retry, on_event)
+        return meeting.dialing(meeting.Plain(parse_address(dial)), make, about, options, retry, on_event)
     assert listen is not None
-    return _listening(machine, make, listen, options, retry, on_event, once=once)
-
-
-def _dialing(
-    make: Callable[[Transport | Greeted[M], Options], Session[M]],
-    where: str,
-    about: bytes,
-    options: Options,
-    retry: float,
-    on_event: OnEvent,
-) -> events.Receipt:
-    address = parse_address(where)
-    waiter = BlockingWaiter()
-
-    def dial() -> Transport:
-        return drive(transports.connect(address, waiter, waiter.now() + options.timeout))
-
-    identity = _identity(about)
-    patience = _Patience(retry, waiter.now)
-    while True:
-        attempt = replace(options, dial=dial, session=identity, epoch=time.time_ns())
-        session: Session[M] | None = None
-        try:
-            with dial() as transport:
-                session = make(transport, attempt)
-                return drive(session.complete())
-        except (BrokenError, DeadlineExceeded, BusyError) as error:
-            pause = patience.pause(error, met=session is not None, moved=session is not None and session.moved)
-            if pause is None:
-                raise
-            on_event(events.Retrying(str(error), round(pause, 3)))
-            time.sleep(pause)
-
-
-def _listening(
-    machine: type[M],
-    make: Callable[[Transport | Greeted[M], Options], Session[M]],
-    where: str,
-    options: Options,
-    retry: float,
-    on_event: OnEvent,
-    *,
-    once: bool,
-) -> events.Receipt:
-    from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
-
-    with Listener(parse_address(where)) as listener, Door(listener, machine, options.timeout) as door:
-        for address in listener.addresses:
-            on_event(events.Listening(address))
-        cut: EnchufeError | None = None
-        while True:
-            greeted = door.next(retry if cut is not None else None)
-            if greeted is None:
-                assert cut is not None
-                raise cut
-            try:
-                with greeted.transport:
-                    session = make(greeted, options)
-                    door.entered(session)
-                    return drive(session.complete())
-            except (StoreError, LocalProtocolError):
-                raise
-            except EnchufeError as error:
-                may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
-                if once and not may_return:
-                    raise
-                if once:
-                    cut = error
-                on_event(failed(error))
-            finally:
-                door.left(greeted)
-
-
-class _Patience:
-    """How long to go on after a cut, and when to try again.
-
-    Args:
-        retry: seconds from the last progress on.
-    """
-
-    def __init__(self, retry: float, now: Callable[[], float]) -> None:
-        self._retry = retry
-        self._now = now
-        self._met = False
-        self._since: float | None = None
-        self._next = _FIRST_PAUSE
-
-    def pause(self, error: EnchufeError, *, met: bool, moved: bool) -> float | None:
-        """Seconds until the next attempt; None where there is to be none.
-
-        Args:
-            met: whether somebody answered this time.
-            moved: whether something got across.
-        """
-        self._met = self._met or met
-        now = self._now()
-        if moved or self._since is None:
-            self._since, self._next = now, _FIRST_PAUSE
-        # Where nobody was ever there, the address is wrong rather than the link bad.
-        if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
-            return None
-        # Not in step with others that were cut by the same.
-        pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-        self._next = min(2 * self._next, _LONGEST_PAUSE)
-        return min(pause, self._since + self._retry - now)
-
-
-def _identity(about: bytes) -> bytes:
-    """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
-    try:
-        with open("/etc/machine-id", "rb") as file:
-            machine = file.read().strip()
-    except OSError:
-        machine = socket.gethostname().encode()
-    user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""
-    return blake3(b"\0".join((machine, user, about))).digest()[:16]
+    return meeting.listening(parse_address(listen), machine, make, options, retry, on_event, once=once)
 
 
 def _standard(stream: TextIO | None, what: str) -> int:
@@ -342,11 +213,6 @@ def _standard(stream: TextIO | None, what: str) -> int:
             f"there is no standard {what}: it is closed", hint="Name a file or folder instead of -."
         )
     return stream.fileno()
-
-
-def failed(error: EnchufeError) -> events.Failed:
-    """The event for an error."""
-    return events.Failed(error.kind, str(error), error.hint)
 
 
 def _require_plain(plain: bool) -> None:

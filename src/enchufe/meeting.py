@@ -80,16 +80,14 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
         retry: seconds after a cut for which to go on trying.
     """
     waiter = BlockingWaiter()
-    identity = _identity(about)
+    identity = identity_of(about)
     patience = Patience(retry, waiter.now)
     while True:
         session: Session[M] | None = None
         try:
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:
-                attempt = replace(
-                    options, dial=reached.dial, secret=reached.secret, session=identity, epoch=time.time_ns()
-                )
+                attempt = replace(options, dial=reached.dial, session=identity, epoch=time.time_ns())
                 session = make(reached.transport, attempt)
                 return drive(session.complete())
         except (BrokenError, DeadlineExceeded, BusyError) as error:
@@ -109,7 +107,7 @@ def listening(
     on_event: OnEvent,
     *,
     once: bool,
-    entrance: Entrance | None,
+    entrance: Entrance | None = None,
 ) -> events.Receipt:
     """Run one transfer with whoever comes and is let in.
 
@@ -119,8 +117,7 @@ def listening(
     """
     from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    admit = None if entrance is None else entrance.gate.admit
-    with Listener(where) as listener, Door(listener, machine, options.timeout, admit=admit) as door:
+    with Listener(where) as listener, Door(listener, machine, options.timeout) as door:
         for address in listener.addresses:
             on_event(events.Listening(address))
         if entrance is not None:
@@ -128,12 +125,13 @@ def listening(
         cut: EnchufeError | None = None
         try:
             while True:
-                greeted = door.next(_patience(retry, cut, entrance))
+                greeted = door.next(retry if cut is not None else None)
                 if greeted is None:
-                    raise cut or _nobody(entrance)
+                    assert cut is not None
+                    raise cut
                 try:
                     with greeted.transport:
-                        session = make(greeted, replace(options, secret=greeted.secret))
+                        session = make(greeted, options)
                         door.entered(session)
                         return drive(session.complete())
                 except (StoreError, LocalProtocolError):
@@ -186,7 +184,7 @@ class Patience:
         return min(pause, self._since + self._retry - now)
 
 
-def _identity(about: bytes) -> bytes:
+def identity_of(about: bytes) -> bytes:
     """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
     try:
         with open("/etc/machine-id", "rb") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enchufe import events, files
+from enchufe import events, files, meeting
 from enchufe.errors import BusyError, EnchufeError
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role, Type
@@ -57,7 +57,7 @@ def heard(sock: socket.socket, size: int = 1 << 20) -> bytes:
 
 def session_of(path: Path) -> bytes:
     """What `send_files` calls a transfer of this path."""
-    return files._identity(os.path.realpath(os.fsencode(path)))
+    return meeting.identity_of(os.path.realpath(os.fsencode(path)))
 
 
 @pytest.fixture

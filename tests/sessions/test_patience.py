@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError
-from enchufe.files import _FIRST_PAUSE, _LONGEST_PAUSE, _Patience
+from enchufe.meeting import _FIRST_PAUSE, _LONGEST_PAUSE, Patience
 from enchufe.transfer.machine import InterruptedThere
 
 CUT = BrokenError("cut")
@@ -27,18 +27,18 @@ def clock() -> Clock:
 
 
 def test_pauses_grow_up_to_a_longest_and_are_not_in_step(clock: Clock) -> None:
-    patience = _Patience(1e9, clock)
+    patience = Patience(1e9, clock)
     pauses = [patience.pause(CUT, met=True, moved=False) for _ in range(12)]
     for number, pause in enumerate(pauses):
         most = min(_FIRST_PAUSE * 2**number, _LONGEST_PAUSE)
         assert pause is not None
         assert most / 2 <= pause <= most
-    others = [_Patience(1e9, clock).pause(CUT, met=True, moved=False) for _ in range(20)]
+    others = [Patience(1e9, clock).pause(CUT, met=True, moved=False) for _ in range(20)]
     assert len(set(others)) > 1
 
 
 def test_it_ends_after_so_many_seconds_without_progress(clock: Clock) -> None:
-    patience = _Patience(10.0, clock)
+    patience = Patience(10.0, clock)
     waited = 0.0
     while (pause := patience.pause(CUT, met=True, moved=False)) is not None:
         assert pause > 0
@@ -49,7 +49,7 @@ def test_it_ends_after_so_many_seconds_without_progress(clock: Clock) -> None:
 
 
 def test_progress_begins_anew(clock: Clock) -> None:
-    patience = _Patience(10.0, clock)
+    patience = Patience(10.0, clock)
     for _ in range(100):
         pause = patience.pause(CUT, met=True, moved=True)
         assert pause is not None
@@ -61,22 +61,22 @@ def test_progress_begins_anew(clock: Clock) -> None:
 
 
 def test_nobody_there_from_the_start_is_no_cut(clock: Clock) -> None:
-    patience = _Patience(10.0, clock)
+    patience = Patience(10.0, clock)
     assert patience.pause(CUT, met=False, moved=False) is None
 
 
 def test_nobody_there_after_a_cut_is_waited_for(clock: Clock) -> None:
     """A receiver that is started again takes a moment."""
-    patience = _Patience(10.0, clock)
+    patience = Patience(10.0, clock)
     assert patience.pause(CUT, met=True, moved=True) is not None
     assert patience.pause(CUT, met=False, moved=False) is not None
 
 
 @pytest.mark.parametrize("error", [CUT, BusyError("busy"), DeadlineExceeded("late")])
 def test_what_passes_is_waited_for_and_zero_means_never(clock: Clock, error: EnchufeError) -> None:
-    assert _Patience(10.0, clock).pause(error, met=True, moved=False) is not None
-    assert _Patience(0.0, clock).pause(error, met=True, moved=True) is None
+    assert Patience(10.0, clock).pause(error, met=True, moved=False) is not None
+    assert Patience(0.0, clock).pause(error, met=True, moved=True) is None
 
 
 def test_an_interruption_is_somebodys_will(clock: Clock) -> None:
-    assert _Patience(10.0, clock).pause(InterruptedThere("there"), met=True, moved=True) is None
+    assert Patience(10.0, clock).pause(InterruptedThere("there"), met=True, moved=True) is None

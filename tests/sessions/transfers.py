@@ -10,18 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from enchufe import events, files
+from enchufe import events, meeting
 from enchufe.errors import EnchufeError
 from enchufe.session import Greeted, Options, ReceivingSession, SendingSession
 from enchufe.store import LocalStore, Receiving, Sending, Source
+from enchufe.transfer.machine import Machine
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
-from enchufe.transports import Transport
+from enchufe.transports import Transport, parse_address
 from tests.sessions.relay import Relay
 
 PATIENCE: Final = 60.0  # seconds
 
+HERE: Final = parse_address("127.0.0.1:0")
+
 E = TypeVar("E", bound=events.Event)
+M = TypeVar("M", bound=Machine)
 
 
 @dataclass
@@ -104,13 +108,18 @@ def transfer(
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         return ReceivingSession(over, begin, options, tell(ends.receiver))
 
-    def run(side: Side, dial: str | None, listen: str | None) -> None:
+    def meet(side: Side, machine: type[M], make: meeting.Make[M], dial: str | None) -> events.Receipt:
+        if dial is not None:
+            return meeting.dialing(meeting.Plain(parse_address(dial)), make, b"test", chosen, retry, tell(side))
+        return meeting.listening(HERE, machine, make, chosen, retry, tell(side), once=True)
+
+    def run(side: Side, dial: str | None) -> None:
         end: events.Receipt | EnchufeError
         try:
             if side is ends.sender:
-                end = files._run(Sender, make_sending, dial, listen, b"test", chosen, retry, tell(side), once=True)
+                end = meet(side, Sender, make_sending, dial)
             else:
-                end = files._run(Receiver, make_receiving, dial, listen, b"test", chosen, retry, tell(side), once=True)
+                end = meet(side, Receiver, make_receiving, dial)
         except EnchufeError as error:
             end = error
         with side.changed:
@@ -118,12 +127,12 @@ def transfer(
             side.changed.notify_all()
 
     dialer, listener = (ends.sender, ends.receiver) if sender_dials else (ends.receiver, ends.sender)
-    listening = threading.Thread(target=run, args=(listener, None, "127.0.0.1:0"))
+    listening = threading.Thread(target=run, args=(listener, None))
     listening.start()
     address = listener.wait_for(events.Listening).address
     if relay is not None:
         relay.to, address = address, relay.address
-    dialing = threading.Thread(target=run, args=(dialer, address, None))
+    dialing = threading.Thread(target=run, args=(dialer, address))
     dialing.start()
     for thread in (dialing, listening):
         thread.join(PATIENCE)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from enchufe import events
 from enchufe.entry import Entry, Kind
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, Refused, StoreError
-from enchufe.files import _dialing, _listening
+from enchufe.meeting import Plain, dialing, listening
 from enchufe.session import Greeted, Options, ReceivingSession, SendingSession
 from enchufe.store.grafts import free_names
 from enchufe.store.memory import MemoryFile, MemorySource, MemoryStore, Node, Path
@@ -18,7 +18,7 @@ from enchufe.testing.disk import ModelDelivery, ModelStore
 from enchufe.testing.turns import Started, Turns
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
-from enchufe.transports import Transport
+from enchufe.transports import Transport, parse_address
 from tests.simulation.blocks import SMALL as BLOCK
 
 ADDRESS = "there:1"
@@ -196,16 +196,18 @@ class Transfer:
             return session
 
         if self.sender_dials:
-            return _dialing(make, ADDRESS, b"this", self._options(), self.retry, lambda _: None)
-        return _listening(Sender, make, ADDRESS, self._options(), self.retry, lambda _: None, once=True)
+            return dialing(Plain(parse_address(ADDRESS)), make, b"this", self._options(), self.retry, lambda _: None)
+        return listening(parse_address(ADDRESS), Sender, make, self._options(), self.retry, lambda _: None, once=True)
 
     def _receive(self) -> events.Receipt:
         def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
             return ReceivingSession(over, self.store.begin, options, self._hear)
 
         if self.sender_dials:
-            return _listening(Receiver, make, ADDRESS, self._options(), self.retry, self._hear, once=False)
-        return _dialing(make, ADDRESS, b"that", self._options(), self.retry, self._hear)
+            return listening(
+                parse_address(ADDRESS), Receiver, make, self._options(), self.retry, self._hear, once=False
+            )
+        return dialing(Plain(parse_address(ADDRESS)), make, b"that", self._options(), self.retry, self._hear)
 
     def _hear(self, event: events.Event) -> None:
         """A receiver that listens goes on after an error: this one tells of it."""

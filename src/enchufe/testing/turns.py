@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
-from enchufe import files, waiting
+from enchufe import meeting, waiting
 from enchufe.errors import BrokenError, DeadlineExceeded
 from enchufe.session import door, receiving, sending
 from enchufe.testing.simulation import Fault, SimNetwork
@@ -320,14 +320,14 @@ class Turns:
 
         try:
             for place, module in list(sys.modules.items()):
-                if place.startswith(("enchufe.session", "enchufe.link", "enchufe.pace", "enchufe.files")):
+                if place.startswith(("enchufe.session", "enchufe.link", "enchufe.pace", "enchufe.meeting")):
                     for name, (real, by) in stands_in.items():
                         if getattr(module, name, None) is real:
                             replace(module, name, by)
             dialing = ModuleType("transports")
             dialing.connect = connect  # type: ignore[attr-defined]
             for name, by in (("transports", dialing), ("Listener", listener), ("random", network.random)):
-                replace(files, name, by)
+                replace(meeting, name, by)
             yield
         finally:
             for module, name, value in reversed(before):

@@ -209,6 +209,26 @@ class TlsTransport(Transport):
             raise DeadlineExceeded(f"{self.peer} did not finish the TLS handshake in the time allowed") from None
         self._shaken = True
 
+    def peer_certificate(self) -> bytes | None:
+        """The certificate that the other side showed, in DER; None: it showed none, as dialers do.
+
+        Raises:
+            LocalProtocolError: before the handshake.
+        """
+        if not self._shaken:
+            raise _too_early()
+        return self._machine.certificate()
+
+    def alpn(self) -> str | None:
+        """The protocol that both sides agreed on (ALPN); None: none.
+
+        Raises:
+            LocalProtocolError: before the handshake.
+        """
+        if not self._shaken:
+            raise _too_early()
+        return self._machine.alpn()
+
     def _shake(self) -> bool:
         """One step of the handshake: whether it was the last."""
         with self._sending:

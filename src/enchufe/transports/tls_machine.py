@@ -89,6 +89,16 @@ class TlsMachine:
             self.at_hand = self._incoming.pending > 0
         return True
 
+    def certificate(self) -> bytes | None:
+        """What the other side has shown in the handshake, in DER; None: nothing."""
+        with self._lock:
+            return self._ssl.getpeercert(binary_form=True)
+
+    def alpn(self) -> str | None:
+        """The protocol that both sides agreed on in the handshake (ALPN, RFC 7301); None: none."""
+        with self._lock:
+            return self._ssl.selected_alpn_protocol()
+
     def put(self, data: Buffer) -> None:
         """Ciphertext has arrived."""
         with self._lock:

@@ -43,7 +43,7 @@ class Code:
     def parse(cls, text: str, of: Language | None = None) -> Self:
         """Read what somebody typed: in capitals, without accents, with spaces, or four letters of each word.
 
-        Where the words may be of either language, it is the one in which more of them are whole, then `of`.
+        Where they may be of either language, it is the one in which all are whole words, then `of`.
 
         Args:
             text: what was typed.
@@ -61,13 +61,12 @@ class Code:
         of = of or language()
         readings = []
         for candidate in sorted(LANGUAGES, key=lambda candidate: candidate != of):
-            read = [whole(word, candidate) for word in typed]
-            if all(read):
-                readings.append(tuple(word for word in read if word is not None))
+            reading = tuple(filter(None, (whole(word, candidate) for word in typed)))
+            if len(reading) == WORDS:
+                readings.append(reading)
         if not readings:
             raise _unknown_word(typed)
-        exact = [sum(map(str.__eq__, reading, typed)) for reading in readings]
-        return cls(int(number[1]), readings[exact.index(max(exact))])
+        return cls(int(number[1]), min(readings, key=lambda reading: reading != tuple(typed)))
 
     def __str__(self) -> str:
         return "-".join((str(self.label), *self.words))

@@ -13,7 +13,7 @@ from enchufe.access.binding import Binding, derived
 from enchufe.access.codes import Code
 from enchufe.access.exchange import Exchange
 from enchufe.access.pairing import DialerPairing
-from enchufe.access.refusals import AnotherMachine
+from enchufe.access.refusals import AnotherMachine, UnknownMachine
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 
@@ -149,7 +149,14 @@ async def _by_token(talk: Exchange, binding: Binding, token: Identity, introduct
 async def _again(talk: Exchange, binding: Binding, before: bytes, introduction: Introduction | None) -> Admitted:
     key = derived(before, "pass key", 32)
     await talk.say(m.Again(derived(before, "pass", 16), binding.mac(key, b"dialer")))
-    if not binding.is_mac(key, b"listener", (await talk.hear(m.Confirm)).mac):
+    try:
+        confirm = await talk.hear(m.Confirm)
+    except UnknownMachine:
+        raise UnknownMachine(
+            f"{talk.transport.peer} does not remember the connection that was cut",
+            hint="It may have been started anew: begin again, with a new code where there was one.",
+        ) from None
+    if not binding.is_mac(key, b"listener", confirm.mac):
         raise AnotherMachine(
             f"{talk.transport.peer} is not the one that was connected before", hint="Somebody may stand between."
         )

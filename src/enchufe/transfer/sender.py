@@ -120,13 +120,14 @@ class Sender(Machine):
 
     # Work for streams.
 
-    def take(self, stream: int, *, small: bool) -> Work | None:
+    def take(self, stream: int, *, small: bool, blocks: bool = True) -> Work | None:
         """Something to read and then to say on this stream, or to give back; None where there is nothing now.
 
         Files of unknown size are for stream 0 alone.
 
         Args:
             small: whether it may be small files; stream 0 takes them first.
+            blocks: whether it may be blocks of files whose size is known.
         """
         if self._small and not stream:
             return self._take_batch()
@@ -134,7 +135,7 @@ class Sender(Machine):
         while position < len(self._large):
             going = self._large[position]
             position += 1
-            if going.size is None and stream:
+            if stream if going.size is None else not blocks:
                 continue
             block = going.take()
             if going.exhausted:

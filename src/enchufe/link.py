@@ -116,6 +116,9 @@ class Link:
         interrupted = True
         try:
             while not outcome.done():
+                # Before waiting: inside TLS there may be something to read though the socket is silent.
+                if not (self.ended or self._cut):
+                    self._keep_alive()
                 gone = self.ended or self._cut is not None
                 if leave and gone:
                     self._raise_gone()
@@ -124,8 +127,6 @@ class Link:
                     interests.append((self.transport, READ))
                 with contextlib.suppress(DeadlineExceeded):
                     await self._waiter.wait(interests, self._waiter.now() + _PING_AFTER)
-                if not gone:
-                    self._keep_alive()
                 if leave and self._waiter.now() >= self._heard + self._timeout:
                     raise self._silent()
             interrupted = False

@@ -153,7 +153,7 @@ class Relay:
         if len(hello) < HELLO_SIZE:
             near.close()
             return
-        stream = m.Hello.unpack(memoryview(hello)[_HEADER:]).stream
+        stream = _stream_of(hello)
         host, _, port = self.to.rpartition(":")
         try:
             far = socket.create_connection((host, int(port)))
@@ -194,6 +194,14 @@ class Relay:
                 sink.shutdown(socket.SHUT_WR)
                 return
         _shut((source, sink))
+
+
+def _stream_of(first: bytes) -> int:
+    if first[0] == 0x16:  # TLS
+        return 0
+    if first[0] == 0x40:  # STREAM, after its header and id
+        return int.from_bytes(first[21:23], "big")
+    return m.Hello.unpack(memoryview(first)[_HEADER:]).stream
 
 
 def _shut(sockets: Iterable[socket.socket]) -> None:

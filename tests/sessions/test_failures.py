@@ -12,6 +12,7 @@ import pytest
 
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, StoreError
 from enchufe.session import Options, ReceivingSession, SendingSession, hello_of
+from enchufe.session.carrier import Plain
 from enchufe.store import LocalStore, Receiving, Source
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role
@@ -149,7 +150,7 @@ def test_an_interruption_in_a_send_cuts_rather_than_say_nonsense(
     def receive() -> None:
         with transport(far) as one:
             try:
-                greeted = drive(hello_of(one, Receiver(), one.waiter.now() + 20))
+                greeted = drive(hello_of(Plain(one), Receiver(), one.waiter.now() + 20))
                 session = ReceivingSession(greeted, LocalStore(tmp_path / "inbox").begin, Options(), id)
                 drive(session.complete())
             except EnchufeError as error:

@@ -16,6 +16,7 @@ from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, RemotePro
 from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
+from enchufe.session.carrier import Carrier
 from enchufe.session.streams import Stream
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.message import Message, Role
@@ -42,6 +43,8 @@ class Options:
         timeout: seconds without a sign of life after which the other side counts as dead.
         limit: bytes per second to send at the most; None: no limit.
         compress: whether to compress what shrinks: "auto" does so where the link is slower than that.
+        secret: what this side, which dialed, and the other agreed on; the other streams are sealed with it. None: they
+            are in plain text, or whoever dialed us has a secret of his own.
         each_file: whether to tell of every single file.
     """
 
@@ -52,6 +55,7 @@ class Options:
     timeout: float = 30.0
     limit: float | None = None
     compress: str = "auto"
+    secret: bytes | None = field(default=None, repr=False)
     each_file: bool = False
 
 
@@ -64,32 +68,40 @@ class Greeted(Generic[M]):
 
     Attributes:
         machine: has heard it.
+        secret: what it proved to know; None in plain text.
     """
 
-    transport: Transport
+    carrier: Carrier
     machine: M
     hello: Hello
+    secret: bytes | None = field(default=None, repr=False)
+
+    @property
+    def transport(self) -> Transport:
+        """The connection itself."""
+        return self.carrier.transport
 
 
-async def hello_of(transport: Transport, machine: M, deadline: float) -> Greeted[M]:
+async def hello_of(carrier: Carrier, machine: M, deadline: float, secret: bytes | None = None) -> Greeted[M]:
     """Hear who dialed us.
+
+    Args:
+        secret: what it proved to know before.
 
     Raises:
         DeadlineExceeded: it did not say so until `deadline`.
         RemoteProtocolError: it speaks something else. BrokenError: it went away.
     """
     while (message := machine.next_event()) is None:
-        space = machine.buffer.space(machine.lacking)[: machine.lacking]
         try:
-            count = await transport.receive_into(space, deadline)
+            goes_on = await carrier.receive(machine.buffer, machine.lacking, deadline)
         except DeadlineExceeded as error:
             raise _mute(HELLO_TIMEOUT) from error
-        if not count:
+        if not goes_on:
             machine.end_of_stream()
-        machine.buffer.received(count)
     if not isinstance(message, Hello):
         raise RemoteProtocolError("the peer did not begin with HELLO")
-    return Greeted(transport, machine, message)
+    return Greeted(carrier, machine, message, secret)
 
 
 def _mute(seconds: float) -> DeadlineExceeded:
@@ -131,6 +143,7 @@ class Session(ABC, Generic[M]):
         self.bell = Doorbell()
         self.link = Link(transport, self.machine, timeout=options.timeout, pace=self.pace, bell=self.bell)
         self.options = options
+        self.secret = over.secret if isinstance(over, Greeted) else options.secret
         self._on_event = on_event
         self._telling = threading.RLock()
         self.lock = threading.RLock()
@@ -192,7 +205,7 @@ class Session(ABC, Generic[M]):
             return
         hello = Hello(self.role, self.options.session, self.options.epoch, window=0)
         for number in range(1, self._most):
-            self._start(Stream(self, number, dial=dial, hello=hello))
+            self._start(Stream(self, number, dial=dial, hello=hello, secret=self.secret))
 
     def attach(self, greeted: Greeted[M]) -> bool:
         """Take a stream that was dialed to us; False where it is none of this transfer. From any thread."""
@@ -202,12 +215,13 @@ class Session(ABC, Generic[M]):
             if (
                 self.over
                 or first is None
+                or greeted.secret != self.secret
                 or (hello.session, hello.epoch, hello.role) != (first.session, first.epoch, first.role)
                 or not 0 < hello.stream < self._most
                 or hello.stream in self._used
             ):
                 return False
-            self._start(Stream(self, hello.stream, transport=greeted.transport, buffer=greeted.machine.buffer))
+            self._start(Stream(self, hello.stream, carrier=greeted.carrier, buffer=greeted.machine.buffer))
             return True
 
     def _start(self, stream: Stream) -> None:

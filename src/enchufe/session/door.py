@@ -1,20 +1,33 @@
-"""The door: hears whoever dials a listener, lets one transfer in at a time, and that one's streams after it."""
+"""The door: hears whoever dials a listener, lets one transfer in at a time, and that one's streams after it.
+
+The first byte of a connection says what it is: docs/access.md. Where this side encrypts, whoever does not prove who it
+is before the deadline learns nothing, and is told nothing but what TLS and `access` tell.
+"""
 
 from __future__ import annotations
 
+import hmac
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
-from enchufe.errors import BusyError, ClosedError, EnchufeError
+from enchufe.errors import BusyError, ClosedError, DeadlineExceeded, EnchufeError, Refused, RemoteProtocolError
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
+from enchufe.session.carrier import Plain
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
 from enchufe.waiting import BlockingWaiter, Doorbell, drive
+
+if TYPE_CHECKING:
+    import ssl
+
+    from enchufe.access import Admitted
+    from enchufe.transports.tls import TlsTransport
 
 resource: Any
 try:
@@ -24,12 +37,29 @@ except ImportError:  # Windows
 
 M = TypeVar("M", bound=Machine)
 
+# What a connection can begin with: docs/access.md, "The first byte".
+_TLS: Final = b"\x16"
+_STREAM: Final = b"\x40"
+
 # Connections that may be saying HELLO at once; more wait in the backlog. No more than this part of the descriptors that
 # this process may have: whoever is inside needs the others.
 _GUESTS: Final = 64
 _GUESTS_PART: Final = 4
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 _PAUSE: Final = 0.2  # seconds to wait where this process has no descriptor left
+
+
+@dataclass(eq=False, slots=True)
+class _Guest(Generic[M]):
+    """Somebody who dialed us and is not let in yet.
+
+    Attributes:
+        told: whether he may be told why he is turned away, by an ERROR.
+    """
+
+    transport: Transport
+    machine: M
+    told: bool
 
 
 class Door(Generic[M]):
@@ -39,9 +69,22 @@ class Door(Generic[M]):
         listener: stays the caller's.
         machine: makes one for whoever comes.
         timeout: seconds until whoever comes must have said HELLO, HELLO_TIMEOUT at the most.
+        context: to speak TLS with; None: this side takes plain text, and nothing else.
+        admit: lets in whoever proves by the deadline who it is, and says for itself why not; with `context`.
     """
 
-    def __init__(self, listener: Listener, machine: Callable[[], M], timeout: float) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        machine: Callable[[], M],
+        timeout: float,
+        *,
+        context: ssl.SSLContext | None = None,
+        admit: Callable[[TlsTransport, float], Awaitable[Admitted]] | None = None,
+    ) -> None:
+        assert (context is None) == (admit is None)
+        self._context = context
+        self._prove = admit
         self._listener = listener
         self._machine = machine
         self._timeout = min(timeout, HELLO_TIMEOUT)
@@ -53,7 +96,7 @@ class Door(Generic[M]):
         self._inside: Greeted[M] | None = None  # let in, and not gone
         self._session: Session[M] | None = None
         self._closed = False
-        self._guests: set[Transport] = set()
+        self._guests: set[_Guest[M]] = set()
         self._thread = threading.Thread(target=self._accept, name="enchufe door", daemon=True)
 
     def __enter__(self) -> Self:
@@ -69,7 +112,7 @@ class Door(Generic[M]):
         self._bell.ring()
         self._thread.join()
         for guest in guests:
-            guest.close()
+            guest.transport.close()
         with suppress(queue.Empty):
             while True:
                 self._let_in.get_nowait().transport.close()
@@ -105,26 +148,80 @@ class Door(Generic[M]):
             if transport is None:
                 return
             self._places.acquire()
+            guest = _Guest(transport, self._machine(), told=self._context is None)
             with self._lock:
-                self._guests.add(transport)
-            threading.Thread(target=self._hear, args=(transport,), name="enchufe guest", daemon=True).start()
+                self._guests.add(guest)
+            threading.Thread(target=self._hear, args=(guest,), name="enchufe guest", daemon=True).start()
 
-    def _hear(self, transport: Transport) -> None:
-        machine = self._machine()
+    def _hear(self, guest: _Guest[M]) -> None:
         kept = False
         try:
-            deadline = self._waiter.now() + self._timeout
-            drive(transport.handshake(deadline))
-            kept = self._admit(drive(hello_of(transport, machine, deadline)))
+            kept = drive(self._receive(guest, self._waiter.now() + self._timeout))
         except EnchufeError as error:
-            self._turn_away(transport, machine, error)
+            self._turn_away(guest, error)
         finally:
             with self._lock:
-                self._guests.discard(transport)
+                self._guests.discard(guest)
                 kept = kept and not self._closed
             if not kept:
-                transport.close()
+                guest.transport.close()
             self._places.release()
+
+    async def _receive(self, guest: _Guest[M], deadline: float) -> bool:
+        """Find out who it is, until `deadline`: whether he is let in.
+
+        Raises:
+            EnchufeError: he is not, and may be told why.
+        """
+        await guest.transport.handshake(deadline)
+        if self._context is None:
+            return await self._hear_plain(guest, deadline)
+        first = await guest.transport.peek(deadline)
+        if first == _TLS:
+            return await self._hear_tls(guest, deadline)
+        if first == _STREAM:
+            return await self._hear_stream(guest, deadline)
+        guest.told = True
+        await hello_of(Plain(guest.transport), guest.machine, deadline)
+        raise Refused("this side encrypts, and takes no plain text: leave out --plain")
+
+    async def _hear_plain(self, guest: _Guest[M], deadline: float) -> bool:
+        try:
+            greeted = await hello_of(Plain(guest.transport), guest.machine, deadline)
+        except RemoteProtocolError:
+            if guest.machine.buffer.peek(1) == _TLS:
+                raise Refused("this side takes plain text only: it runs with --plain") from None
+            raise
+        return self._admit(greeted)
+
+    async def _hear_tls(self, guest: _Guest[M], deadline: float) -> bool:
+        from enchufe.transports import tls  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        assert self._context is not None
+        assert self._prove is not None
+        with self._lock:
+            if self._closed:
+                return False
+            transport = guest.transport = tls.over(guest.transport, self._context, server_side=True)
+        await transport.handshake(deadline)
+        admitted = await self._prove(transport, deadline)
+        guest.transport, guest.told = admitted.transport, True
+        carrier = Plain(admitted.transport)
+        return self._admit(await hello_of(carrier, guest.machine, deadline, admitted.secret))
+
+    async def _hear_stream(self, guest: _Guest[M], deadline: float) -> bool:
+        """One more stream of the transfer that is inside, by whoever knows its secret; others get no word."""
+        from enchufe.session.sealed import Said, Sealed, stream_id  # noqa: PLC0415 (slow to import, and not always needed)
+
+        said = await Said.hear(guest.transport, deadline)
+        session = self._session
+        if said is None or session is None or session.secret is None:
+            return False
+        if not hmac.compare_digest(stream_id(session.secret), said.id):
+            return False
+        carrier = await Sealed.answer(guest.transport, session.secret, said, deadline)
+        greeted = await hello_of(carrier, guest.machine, deadline, session.secret)
+        return greeted.hello.stream == said.number and session.attach(greeted)
 
     def _admit(self, greeted: Greeted[M]) -> bool:
         """Whether it is somebody's now.
@@ -151,12 +248,16 @@ class Door(Generic[M]):
             self._let_in.put(greeted)
             return True
 
-    def _turn_away(self, transport: Transport, machine: M, error: EnchufeError) -> None:
+    def _turn_away(self, guest: _Guest[M], error: EnchufeError) -> None:
+        transport, machine = guest.transport, guest.machine
         if isinstance(error, ClosedError) or machine.state in (State.FAILED, State.DONE):
             return
         deadline = self._waiter.now() + _FAREWELL
         with suppress(EnchufeError):
-            drive(transport.send(machine.send(told_to_peer(error)), deadline))
+            if guest.told:
+                drive(transport.send(machine.send(told_to_peer(error)), deadline))
+            if isinstance(error, DeadlineExceeded) or not (guest.told or transport.name == "tls"):
+                return  # it has had its time, or nothing was said that it must be able to read
             drive(transport.end(deadline))
             drive(transport.drop(_FAREWELL, deadline))
 

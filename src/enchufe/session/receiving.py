@@ -26,7 +26,6 @@ from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
 from enchufe.transports import Transport
 
-_READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
 
@@ -212,16 +211,12 @@ class ReceivingSession(Session[Receiver]):
 
     async def run_stream(self, stream: Stream) -> None:
         """Take what comes on another stream, until it ends."""
-        transport, buffer, timeout = stream.transport, stream.buffer, self.options.timeout
+        carrier, buffer, timeout = stream.carrier, stream.buffer, self.options.timeout
         while not self.over:
             while not isinstance(message := next_message(buffer), int):
                 self.take(stream.number, message)
-            count = await transport.receive_into(
-                buffer.space(message)[: max(message, _READ_SIZE)], self.waiter.now() + timeout
-            )
-            if not count:
+            if not await carrier.receive(buffer, message, self.waiter.now() + timeout):
                 break
-            buffer.received(count)
 
     def stream_ended(self, stream: Stream, error: BaseException | None) -> None:
         """Say how much was taken of a stream that has ended."""

@@ -119,19 +119,30 @@ class SendingSession(Session[Sender]):
         """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""
         machine = self.machine
         may_offer = (self._walk is not None or self._pending) and machine.room > 0
-        if may_offer and not (self._offered_last and machine.has_work):
-            await self.waiter.offload(self._offer_some)
-            self._offered_last = True
-            return
-        with self.lock:
-            work = machine.take(0, small=True)
+        work: Work | None = None
+        if not may_offer or (self._offered_last and machine.has_work):
+            with self.lock:
+                work = machine.take(0, small=True, blocks=not self._spared)
         if work is not None:
             self._offered_last = False
             await self._send_work(work)
+        elif may_offer:
+            await self.waiter.offload(self._offer_some)
+            self._offered_last = True
         elif self._walk is None and not self._pending:
             with self.lock:
                 if machine.all_sent:
                     self.say(machine.finish())
+
+    @property
+    def _spared(self) -> bool:
+        """Whether stream 0 leaves blocks to the others: where it is TLS, a byte costs several times as much there."""
+        return self.secret is not None and any(stream.begun and not stream.over for stream in self._streams)
+
+    def stream_ended(self, stream: Stream, error: BaseException | None) -> None:
+        """Have stream 0 look whether it was the last."""
+        super().stream_ended(stream, error)
+        self.ring()
 
     # Offering.
 
@@ -179,14 +190,14 @@ class SendingSession(Session[Sender]):
     async def run_stream(self, stream: Stream) -> None:
         """As `_send_work`, over and over on another stream."""
         block = memoryview(bytearray(BLOCK_SIZE))
-        transport, timeout = stream.transport, self.options.timeout
+        carrier, timeout = stream.carrier, self.options.timeout
         while (pieces := self._next_pieces(stream.number, block)) is not None:
             size = sum(map(len, pieces))
             # A moment's worth at a time where there is a limit: a block may last longer than the other side's patience.
             while pieces and (granted := self._granted(stream.number)):
                 part = head(pieces, granted) if granted < sum(map(len, pieces)) else pieces
                 sent = sum(map(len, part))
-                await transport.send(part, self.waiter.now() + timeout)
+                await carrier.send(part, self.waiter.now() + timeout)
                 pieces = advance(pieces, sent)
                 if self.pace is not None:
                     self.pace.spend(sent)

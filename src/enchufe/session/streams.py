@@ -9,6 +9,7 @@ from typing import Protocol
 from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import ClosedError
+from enchufe.session.carrier import Carrier, Plain
 from enchufe.transfer.message import CONTROL_SIZE
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import Transport, tcp
@@ -30,12 +31,14 @@ class Stream:
 
     Attributes:
         begun: whether it is known at both ends.
+        over: whether nothing crosses any more.
 
     Args:
         owner: what it is a stream of.
         number: from 1 on.
-        transport, buffer: where it was dialed to us, and what came after its HELLO.
+        carrier, buffer: where it was dialed to us, and what came after its HELLO.
         dial, hello: where we are to dial it, and what to say then.
+        secret: what its keys come from, where we are to dial it and it is to be sealed.
     """
 
     def __init__(
@@ -43,27 +46,31 @@ class Stream:
         owner: Owner,
         number: int,
         *,
-        transport: Transport | None = None,
+        carrier: Carrier | None = None,
         buffer: ReceiveBuffer | None = None,
         dial: Callable[[], Transport] | None = None,
         hello: Hello | None = None,
+        secret: bytes | None = None,
     ) -> None:
         self.number = number
-        self.begun = transport is not None
+        self.begun = carrier is not None
+        self.over = False
         self.buffer = buffer or ReceiveBuffer(BLOCK_SIZE + 2 * CONTROL_SIZE)
         self._owner = owner
-        self._transport = transport
+        self._carrier = carrier
+        self._transport = None if carrier is None else carrier.transport
         self._dial = dial
         self._hello = hello
+        self._secret = secret
         self._stopped = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"enchufe stream {number}", daemon=True)
 
     @property
-    def transport(self) -> Transport:
-        """Its connection."""
-        assert self._transport is not None
-        return self._transport
+    def carrier(self) -> Carrier:
+        """What moves its bytes."""
+        assert self._carrier is not None
+        return self._carrier
 
     def start(self) -> None:
         """Begin."""
@@ -92,11 +99,12 @@ class Stream:
             error = raised
         if self._transport is not None:
             self._transport.close()
+        self.over = True
         self._owner.stream_ended(self, error)
 
     def _connect(self) -> None:
         if self._dial is None or self._hello is None:
-            tcp.tune(self.transport)
+            tcp.tune(self.carrier.transport)
             return
         transport = self._dial()
         with self._lock:
@@ -105,5 +113,14 @@ class Stream:
                 raise ClosedError("the transfer is over")
         tcp.tune(transport)
         said = Hello(self._hello.role, self._hello.session, self._hello.epoch, self.number)
-        drive(transport.send(frame(said), transport.waiter.now() + 10.0))
+        deadline = transport.waiter.now() + 10.0
+        self._carrier = carrier = drive(self._carrying(transport, deadline))
+        drive(carrier.send(frame(said), deadline))
         self.begun = True
+
+    async def _carrying(self, transport: Transport, deadline: float) -> Carrier:
+        if self._secret is None:
+            return Plain(transport)
+        from enchufe.session.sealed import Sealed  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        return await Sealed.dial(transport, self._secret, self.number, deadline)

@@ -118,6 +118,24 @@ class Transport:
             RemoteProtocolError, Refused: the peer speaks something else, or is not who it should be.
         """
 
+    async def peek(self, deadline: float | None = None) -> bytes:
+        """The first byte of what comes, which stays to be received; b"" at the end. For plain sockets, before all else.
+
+        Raises:
+            BrokenError, ClosedError, DeadlineExceeded: as `receive`.
+        """
+        while True:
+            await self.wait(READ, deadline)
+            try:
+                data = self._sock.recv(1, socket.MSG_PEEK | _NOW)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError as error:
+                raise self._translated(error) from error
+            if not data and self._closed:
+                raise self._closed_error()
+            return data
+
     # Without waiting: for whoever multiplexes both directions itself.
 
     def try_receive(self, size: int) -> bytes | None:

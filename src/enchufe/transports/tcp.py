@@ -62,7 +62,7 @@ def tune(transport: Transport) -> float | None:
 
     Near, cubic: bbr's pacing halves loopback. Far, bbr where it may be had: it does not take each loss for congestion.
     """
-    if transport.name != NAME or not hasattr(socket, "TCP_INFO"):
+    if transport.name not in (NAME, "tls") or not hasattr(socket, "TCP_INFO"):
         return None
     sock = transport._sock
     try:

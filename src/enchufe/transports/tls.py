@@ -200,7 +200,8 @@ class TlsTransport(Transport):
                     with contextlib.suppress(OSError):  # it may be gone already
                         self._sock.send(_UNEXPECTED, _NOW)
                     raise RemoteProtocolError(
-                        f"{self.peer} speaks plain text, not TLS", hint="Use TLS on both sides, or on neither."
+                        f"{self.peer} speaks plain text, not TLS",
+                        hint="Use TLS on both sides, or on neither; for files, --plain on both or on neither.",
                     )
                 heard = True
                 self._machine.put(data)

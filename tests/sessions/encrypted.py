@@ -44,7 +44,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return listening, dialing
 
 
-async def agree(transport: Transport, deadline: float, *, dialed: bool) -> Admitted:
+async def agree(transport: tls.TlsTransport, deadline: float, *, dialed: bool) -> Admitted:
     """A secret of both sides' choice; it says nothing of who they are."""
     mine, theirs = os.urandom(NONCE), ReceiveBuffer(NONCE)
     await transport.send([mine], deadline)
@@ -54,10 +54,10 @@ async def agree(transport: Transport, deadline: float, *, dialed: bool) -> Admit
             raise BrokenError("went away")
         theirs.received(count)
     nonces = (mine, theirs.take(NONCE)) if dialed else (theirs.take(NONCE), mine)
-    return Admitted(transport, sha256(b"".join(nonces)).digest())
+    return Admitted(transport, sha256(b"".join(nonces)).digest(), "code")
 
 
-async def admit(transport: Transport, deadline: float) -> Admitted:
+async def admit(transport: tls.TlsTransport, deadline: float) -> Admitted:
     return await agree(transport, deadline, dialed=False)
 
 
@@ -136,9 +136,10 @@ def send(
     dials, listens = (sending, receiving) if sender_dials else (receiving, sending)
     with closing(source), served(listener, listens, Receiver if sender_dials else Sender) as address:
         if relay is not None:
-            relay.to, address = address, relay.address
-        admitted = dial(address)
+            relay.to = address
+        where = relay.address if relay is not None else address
+        admitted = dial(where)
         with admitted.transport as transport:
-            session = dials(transport, dial=lambda: dial_plain(address), secret=admitted.secret, epoch=1)
+            session = dials(transport, dial=lambda: dial_plain(where), secret=admitted.secret, epoch=1)
             dialer.end = ended(session)
     return ends

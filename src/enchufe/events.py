@@ -63,6 +63,14 @@ class Code(Event):
 
 
 @dataclass(frozen=True)
+class Unannounced(Event):
+    """The network does not hear that we are here: whoever is to come needs the address or the link."""
+
+    event = "unannounced"
+    message: str
+
+
+@dataclass(frozen=True)
 class Paired(Event):
     """The other side has proved who it is.
 

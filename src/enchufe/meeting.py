@@ -22,9 +22,11 @@ from enchufe.waiting import BlockingWaiter, Waiter, drive
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
+    from enchufe.session.door import Door
 
 _FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each next one twice that
 _LONGEST_PAUSE: Final = 5.0
+_LOOK: Final = 0.5  # seconds between two looks whether anybody may still come
 
 M = TypeVar("M", bound=Machine)
 Make = Callable[[Transport | Greeted[M], Options], Session[M]]
@@ -117,15 +119,16 @@ def listening(
     """
     from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    with Listener(where) as listener, Door(listener, machine, options.timeout) as door:
+    secured = {} if entrance is None else {"context": entrance.context, "admit": entrance.admit}
+    with Listener(where) as listener, Door(listener, machine, options.timeout, **secured) as door:
         for address in listener.addresses:
             on_event(events.Listening(address))
-        if entrance is not None:
-            entrance.open(listener.addresses)
         cut: EnchufeError | None = None
         try:
             while True:
-                greeted = door.next(retry if cut is not None else None)
+                if entrance is not None:
+                    entrance.open(listener.addresses)
+                greeted = _next(door, retry if cut is not None else None, entrance)
                 if greeted is None:
                     assert cut is not None
                     raise cut
@@ -148,6 +151,19 @@ def listening(
         finally:
             if entrance is not None:
                 entrance.close()
+
+
+def _next(door: Door[M], timeout: float | None, entrance: Entrance | None) -> Greeted[M] | None:
+    """As `Door.next`, as long as somebody may come."""
+    if entrance is None:
+        return door.next(timeout)
+    end = None if timeout is None else time.monotonic() + timeout
+    while end is None or time.monotonic() < end:
+        greeted = door.next(_LOOK)
+        if greeted is not None:
+            return greeted
+        entrance.check()
+    return None
 
 
 class Patience:

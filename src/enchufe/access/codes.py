@@ -120,6 +120,12 @@ class LiveCode:
             return self._guesses > 0 and self._lasts()
 
     @property
+    def burnt(self) -> bool:
+        """Whether it has let somebody in."""
+        with self._lock:
+            return self._burnt
+
+    @property
     def guesses(self) -> int:
         """How many may still be made, if it lives so long."""
         with self._lock:

@@ -1,0 +1,44 @@
+"""Getting to know a machine: what `--remember` does at either end, once access has let the other in."""
+
+from __future__ import annotations
+
+import socket
+
+from enchufe import events
+from enchufe.access import Admitted, Introduction
+from enchufe.events import OnEvent
+
+
+def introduction() -> Introduction:
+    """What this machine says of itself: its key, made at the first use, and its host name.
+
+    Raises:
+        StoreError: the key cannot be read or kept.
+    """
+    from enchufe.access.identity import Identity  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+    return Introduction(Identity.mine(), socket.gethostname()[:64] or "machine")
+
+
+def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_event: OnEvent) -> None:
+    """Tell who is there, and pin its key where both sides want that.
+
+    Args:
+        address: where it listens; None: it dialed us.
+
+    Raises:
+        ChangedKey: a machine of that name is known by another key.
+        StoreError: it cannot be written down.
+    """
+    if admitted.way == "again":
+        return
+    on_event(events.Paired(admitted.way, admitted.name))
+    if not remember or admitted.way != "code":
+        return
+    if admitted.introduced is None:
+        on_event(events.Remembered(None))
+        return
+    from enchufe.access.known import KnownMachines  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+    machine = KnownMachines().add(admitted.introduced.name, admitted.introduced.public, address)
+    on_event(events.Remembered(machine.name))

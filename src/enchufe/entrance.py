@@ -1,0 +1,137 @@
+"""The entrance of a listener: who may come in, by which code, and how the network finds it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from enchufe import events
+from enchufe.access import Admitted, Code, Gate, Grant, LiveCode, listener_certificate, listening_context
+from enchufe.access.certificate import kept
+from enchufe.access.identity import Identity
+from enchufe.access.known import KnownMachines
+from enchufe.access.links import Link, own_addresses
+from enchufe.access.state import Folder
+from enchufe.access.tokens import Tokens
+from enchufe.acquaintance import acquaint, introduction
+from enchufe.errors import DeadlineExceeded, EnchufeError, Refused
+from enchufe.events import OnEvent
+from enchufe.transports import TcpAddress, parse_address
+from enchufe.transports.tls import TlsTransport
+
+CERTIFICATE: Final = "listener.pem"
+
+
+class Entrance:
+    """What stands between a door and a transfer: nobody comes in who is not meant to.
+
+    Whoever says the code does, and whoever proves to be a machine that is known here.
+
+    Args:
+        announce: whether the network hears where we are, and the label of the code.
+        interfaces: where it hears that; none: everywhere.
+        remember: whether to be introduced to whoever comes by code, and to pin its key.
+        tokens: whether tokens let in too; then the certificate is the lasting one, which their links name.
+        scope: what a token must be for.
+        on_event: is told of codes, and of who comes.
+
+    Attributes:
+        context: for TLS.
+
+    Raises:
+        StoreError: what is known of machines or tokens cannot be read.
+    """
+
+    def __init__(
+        self, *, announce: bool, interfaces: Sequence[str], remember: bool, tokens: bool, scope: str, on_event: OnEvent
+    ) -> None:
+        self._announces = announce
+        self._interfaces = list(interfaces) or None
+        self._remember = remember
+        self._on_event = on_event
+        self._certificate = kept(Folder().path(CERTIFICATE)) if tokens else listener_certificate()
+        self.context = listening_context(self._certificate)
+        machines = KnownMachines()
+        # A machine that nobody knows has shown nobody its key.
+        self._lasting = tokens or bool(machines.all())
+        self.gate = Gate(
+            self._certificate,
+            knows=machines.name_of,
+            identity=Identity.mine() if machines.all() else None,
+            tokens=_Scoped(scope) if tokens else None,
+            introduction=introduction() if remember else None,
+        )
+        self._code: LiveCode | None = None
+        self._addresses: tuple[TcpAddress, ...] = ()
+        self._announcement = ExitStack()
+
+    async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
+        """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
+        admitted = await self.gate.admit(transport, deadline)
+        acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+        return admitted
+
+    def open(self, addresses: Sequence[str]) -> None:
+        """Show a code for a listener at these addresses, where the last one has had its use; the network hears of it."""
+        if self._code is not None and not self._code.burnt:
+            return
+        self._addresses = _dialable(addresses, self._interfaces)
+        code = Code.new()
+        self._code = self.gate.code = LiveCode(code, time.monotonic)
+        link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
+        self._announcement.close()
+        if self._announces and self._addresses:
+            from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+            self._announcement.enter_context(
+                announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
+            )
+        self._on_event(events.Code(str(code), link))
+
+    def _tell_trouble(self, sentence: str) -> None:
+        self._on_event(events.Unannounced(sentence))
+
+    def check(self) -> None:
+        """Go on waiting, as long as there is somebody to wait for.
+
+        Raises:
+            Refused: somebody has guessed wrong three times.
+            DeadlineExceeded: the code is too old, and nobody else could come.
+        """
+        code = self._code
+        if code is None or code.alive or code.burnt or self._lasting:
+            return
+        if code.guesses == 0:
+            raise Refused(
+                "three wrong codes were said: this one lets nobody in any more",
+                hint="Run it again for a new code. If it was not you who mistyped, somebody there tries to guess.",
+            )
+        raise DeadlineExceeded("nobody came in the ten minutes that a code lives", hint="Run it again for a new one.")
+
+    def close(self) -> None:
+        """Nobody else is to come."""
+        self._announcement.close()
+
+
+class _Scoped:
+    """The tokens that are for one thing."""
+
+    def __init__(self, scope: str) -> None:
+        self._tokens = Tokens()
+        self._scope = scope
+
+    def check(self, public: bytes) -> Grant | None:
+        """What a token allows; None: nothing here."""
+        grant = self._tokens.check(public)
+        return grant if grant is not None and self._scope in grant.scope else None
+
+
+def _dialable(addresses: Sequence[str], interfaces: Sequence[str] | None) -> tuple[TcpAddress, ...]:
+    """Where others can dial what listens at `addresses`."""
+    listening = [address for address in map(parse_address, addresses) if isinstance(address, TcpAddress)]
+    if any(address.host in ("::", "0.0.0.0") for address in listening):  # noqa: S104 (to know, not to bind)
+        return own_addresses(listening[0].port, interfaces)
+    return tuple(listening)

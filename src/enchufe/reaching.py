@@ -1,0 +1,188 @@
+"""How a dialer reaches whom it wants over an encrypted connection: by address, code, link or name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from enchufe import transports
+from enchufe.access import (
+    Admitted,
+    AnotherMachine,
+    ByCode,
+    ByKey,
+    ByPass,
+    ByToken,
+    Code,
+    CodeGone,
+    Denial,
+    Proof,
+    dialing_context,
+    knock,
+)
+from enchufe.access.discovery import find
+from enchufe.access.identity import Identity
+from enchufe.access.known import KnownMachines, Machine
+from enchufe.access.links import Link
+from enchufe.access.targets import KnownName, SpokenCode, target
+from enchufe.access.tokens import Token
+from enchufe.acquaintance import acquaint, introduction
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.events import OnEvent
+from enchufe.meeting import Reached
+from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
+from enchufe.waiting import Waiter, drive
+
+_ANNOUNCERS: Final = 3  # that hear a code at the most: each may guess once
+_LOOK: Final = 10.0  # seconds to look for announcers
+
+Place = Sequence[Address]
+"""The addresses of one machine."""
+
+
+class Secured:
+    """Whoever proves to be the one that is wanted: an `Aim`.
+
+    Args:
+        places: the places to try, in their order.
+        proof: of who we are, and of who it is.
+        certificate: the SHA-256 of the one that it must show; None: any.
+        fixed: whether the one place is where it must be, so that what goes wrong there is final.
+        remember: whether to be introduced, and to pin its key.
+    """
+
+    def __init__(
+        self,
+        places: Callable[[], Iterable[Place]],
+        proof: Proof,
+        *,
+        certificate: bytes | None = None,
+        fixed: bool,
+        remember: bool,
+        on_event: OnEvent,
+    ) -> None:
+        self._places = places
+        self._proof = proof
+        self._certificate = certificate
+        self._fixed = fixed
+        self._remember = remember
+        self._on_event = on_event
+        self._context = dialing_context()
+
+    async def reach(self, waiter: Waiter, timeout: float) -> Reached:
+        """As `Aim.reach`."""
+        failure: EnchufeError | None = None
+        for place in self._places():
+            try:
+                return await self._enter(place, waiter, timeout)
+            except (BrokenError, DeadlineExceeded, Denial, RemoteProtocolError) as error:
+                if self._fixed:
+                    raise
+                if failure is None or isinstance(error, Denial):  # which says more than that nobody answered
+                    failure = error
+        raise failure or BrokenError(
+            "nobody on this network says that it is the one",
+            hint="Does it run, and in the same network? Else give its address too (--to host:port), or its link.",
+        )
+
+    async def _enter(self, place: Place, waiter: Waiter, timeout: float) -> Reached:
+        deadline = waiter.now() + timeout
+        plain = await _dialed(place, waiter, deadline)
+        there = parse_address(plain.peer) if plain.name == tcp.NAME else place[0]
+        transport = tls.over(plain, self._context, server_side=False)
+        try:
+            await transport.handshake(deadline)
+            admitted = await knock(
+                transport,
+                self._proof,
+                deadline,
+                introduction=introduction() if self._remember else None,
+                certificate=self._certificate,
+            )
+            acquaint(admitted, str(there), remember=self._remember, on_event=self._on_event)
+        except BaseException:
+            transport.close()
+            raise
+        self._settle(there, admitted)
+
+        def dial() -> Transport:
+            return drive(transports.connect(there, waiter, waiter.now() + timeout))
+
+        return Reached(transport, dial, admitted.secret)
+
+    def _settle(self, there: Address, admitted: Admitted) -> None:
+        """After a cut, go back to the same one; a code has had its use."""
+        self._places = lambda: [[there]]
+        self._fixed = True
+        if admitted.way in ("code", "again"):
+            self._proof = ByPass(admitted.secret)
+
+
+async def _dialed(place: Place, waiter: Waiter, deadline: float) -> Transport:
+    over_tcp = [address for address in place if isinstance(address, TcpAddress)]
+    if over_tcp:
+        return await tcp.connect_any(over_tcp, waiter, deadline)
+    return await transports.connect(place[0], waiter, deadline)
+
+
+def aim(
+    text: str,
+    *,
+    where: str | None,
+    code: Callable[[], str],
+    remember: bool,
+    interfaces: Sequence[str],
+    on_event: OnEvent,
+) -> Secured:
+    """Whom `text` means: an address, a code, a link or a known machine's name.
+
+    Args:
+        where: the address of whoever shows a code or has a name, where it is not to be looked for.
+        code: asks for it, where `text` is an address.
+        interfaces: where to look; none: everywhere.
+
+    Raises:
+        LocalProtocolError: it is none of them, or there is no such machine.
+    """
+    meant = target(text)
+    secured = partial(Secured, remember=remember, on_event=on_event)
+    if where is not None and not isinstance(meant, (SpokenCode, KnownName)):
+        raise LocalProtocolError("two addresses", hint="An address beside it is for a code or a name: CODE --to ADDR.")
+    match meant:
+        case SpokenCode(text=said):
+            by_code = Code.parse(said)
+            places = partial(_announced, by_code.label, interfaces) if where is None else _at(parse_address(where))
+            return secured(places, ByCode(by_code), fixed=where is not None)
+        case KnownName(name=name):
+            machine = KnownMachines().existing(name)
+            places = partial(_whereabouts, machine, interfaces) if where is None else _at(parse_address(where))
+            return secured(places, ByKey(Identity.mine(), machine.public), fixed=where is not None)
+        case Link():
+            places = _at(*meant.addresses)
+            return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
+    return secured(_at(meant), ByCode(Code.parse(code())), fixed=True)
+
+
+def _proof(link: Link, code: Callable[[], str]) -> Proof:
+    if link.token is not None:
+        return ByToken(Token(link.token))
+    return ByCode(Code.parse(link.code if link.code is not None else code()))
+
+
+def _at(*addresses: Address) -> Callable[[], Iterable[Place]]:
+    return lambda: [addresses]
+
+
+def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
+    """Who says that it has a code of this label."""
+    found = find(label, _LOOK, list(interfaces) or None)
+    return (announcer.addresses for announcer in islice(found, _ANNOUNCERS))
+
+
+def _whereabouts(machine: Machine, interfaces: Sequence[str]) -> Iterator[Place]:
+    """Where a machine was before, then everybody who announces anything: the wrong ones learn nothing."""
+    yield from ([parse_address(address)] for address in machine.addresses)
+    for announcer in find(None, _LOOK, list(interfaces) or None):
+        yield announcer.addresses

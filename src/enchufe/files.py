@@ -13,6 +13,7 @@ from enchufe.errors import LocalProtocolError
 from enchufe.events import OnEvent
 from enchufe.meeting import Make
 from enchufe.session.base import Greeted, Options
+from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transports import Transport, parse_address
 
@@ -135,6 +136,7 @@ def receive_files(
     checksum: bool = False,
     links: Links = "inside",
     max_size: int | None = None,
+    ask: Ask | None = None,
     streams: int | None = None,
     timeout: float = TIMEOUT,
     retry: float = RETRY,
@@ -153,10 +155,14 @@ def receive_files(
         source: in place of `listen`: where a sender listens.
         plain: without encryption and authentication: for now the only way, and never silently.
         if_exists, checksum, links, max_size: see LocalStore.
+        ask: is shown the whole list (`enchufe.session.Offering`) before any content comes, in a thread of its own, and
+            takes as long as it likes to say whether to take it; after a cut not again for the same list. None: it is
+            taken. A no ends it, whoever listens or dials.
         streams, timeout, retry, each_file, on_event: as for `send_files`.
 
     Raises:
         StoreError: this side's disk said no; NoSpaceError: it is full.
+        Declined: `ask` said no.
         BrokenError, DeadlineExceeded, Refused, RemoteProtocolError: with `source`: it could not be reached, was cut,
             said no, or broke the protocol.
         LocalProtocolError: the arguments make no sense, or the address cannot be listened on.
@@ -174,7 +180,8 @@ def receive_files(
     else:
         store = LocalStore(folder, if_exists=if_exists, links=links, checksum=checksum, max_size=max_size)
         begin = store.begin
-    options = Options(timeout=timeout, each_file=each_file, streams=streams)
+    asking = None if ask is None else remembering(ask)
+    options = Options(timeout=timeout, each_file=each_file, streams=streams, ask=asking)
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         return ReceivingSession(over, begin, options, on_event)

@@ -16,6 +16,7 @@ from enchufe import events, transports
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Machine
 from enchufe.transports import Address, Listener, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
@@ -137,7 +138,7 @@ def listening(
                         session = make(greeted, options)
                         door.entered(session)
                         return drive(session.complete())
-                except (StoreError, LocalProtocolError):
+                except (StoreError, LocalProtocolError, Declined):
                     raise
                 except EnchufeError as error:
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0

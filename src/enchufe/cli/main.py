@@ -145,7 +145,7 @@ def receive(
     links: str,
     max_size: int | None,
     once: bool,  # noqa: ARG001 (what always happens)
-    yes: bool,  # noqa: ARG001 (with --plain nothing is asked)
+    yes: bool,
     plain: bool,
     timeout: float,
     retry: float,
@@ -153,7 +153,7 @@ def receive(
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    no_input: bool,  # noqa: ARG001 (nothing is asked yet)
+    no_input: bool,
 ) -> None:
     """Receive what one sender sends.
 
@@ -162,7 +162,10 @@ def receive(
     """
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
+    from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
+
     shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False)
+    ask = asking(shown, plain=plain, yes=yes, no_input=no_input, as_json=as_json, quiet=quiet)
     _transfer(
         shown,
         lambda: enchufe.receive_files(
@@ -174,6 +177,7 @@ def receive(
             checksum=checksum,
             links=links,  # type: ignore[arg-type]
             max_size=max_size,
+            ask=ask,
             streams=streams,
             timeout=timeout,
             retry=retry,

@@ -188,6 +188,8 @@ class ProgressBars:
         self._bars.start()
 
     def _move(self, event: events.Progress) -> None:
+        if self._bars is None:  # it was closed for a question
+            self._start()
         if self._bars is not None:
             total = event.total if event.total >= event.bytes else None
             self._bars.update(self._task, completed=event.bytes, total=total, files=event.files)

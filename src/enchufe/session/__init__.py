@@ -8,14 +8,17 @@ from enchufe.lazy import lazily
 
 if TYPE_CHECKING:
     from enchufe.session.base import HELLO_TIMEOUT, Greeted, Options, Session, hello_of
+    from enchufe.session.consent import Declined, Offering
     from enchufe.session.door import Door
     from enchufe.session.receiving import ReceivingSession
     from enchufe.session.sending import SendingSession
 
 __all__ = [
     "HELLO_TIMEOUT",
+    "Declined",
     "Door",
     "Greeted",
+    "Offering",
     "Options",
     "ReceivingSession",
     "SendingSession",
@@ -27,9 +30,11 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "Declined": "consent",
         "Door": "door",
         "Greeted": "base",
         "HELLO_TIMEOUT": "base",
+        "Offering": "consent",
         "Options": "base",
         "ReceivingSession": "receiving",
         "SendingSession": "sending",

@@ -17,10 +17,11 @@ from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
 from enchufe.session.carrier import Carrier
+from enchufe.session.consent import Ask
 from enchufe.session.streams import Stream
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.message import Message, Role
-from enchufe.transfer.messages import STREAMS, WINDOW, Hello, Receipt
+from enchufe.transfer.messages import STREAMS, Hello, Receipt
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import Doorbell
@@ -46,6 +47,8 @@ class Options:
         secret: what this side, which dialed, and the other agreed on; the other streams are sealed with it. None: they
             are in plain text, or whoever dialed us has a secret of his own.
         each_file: whether to tell of every single file.
+        ask: a receiver shows what is offered to this, and takes it if it says yes; None: it takes it unasked.
+        name: who the other side has proved to be, where it has.
     """
 
     dial: Callable[[], Transport] | None = None
@@ -57,6 +60,8 @@ class Options:
     compress: str = "auto"
     secret: bytes | None = field(default=None, repr=False)
     each_file: bool = False
+    ask: Ask | None = None
+    name: str | None = None
 
 
 M = TypeVar("M", bound=Machine)
@@ -173,9 +178,8 @@ class Session(ABC, Generic[M]):
         """Exchange HELLOs; the listener has heard the dialer's."""
         machine, options = self.machine, self.options
         streams = options.streams or STREAMS
-        window = WINDOW if self.role is Role.RECEIVER else 0
         about = options if machine.peer is None else machine.peer
-        self.say(Hello(self.role, about.session, about.epoch, 0, streams, window, self.features))
+        self.say(Hello(self.role, about.session, about.epoch, 0, streams, self.window, self.features))
         if options.dial is not None:
             deadline = self.waiter.now() + options.timeout
             while machine.next_event() is None:
@@ -195,6 +199,11 @@ class Session(ABC, Generic[M]):
     @abstractmethod
     def features(self) -> int:
         """What this side can do besides."""
+
+    @property
+    def window(self) -> int:
+        """How many entries the other side may have open; a sender takes none."""
+        return 0
 
     # Streams other than 0.
 

@@ -12,21 +12,35 @@ from typing import Final
 from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, VerificationError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, Refused, VerificationError
 from enchufe.events import OnEvent
 from enchufe.printable import printable
 from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
-from enchufe.transfer.messages import ZSTD, Error, Have, LeftOut, OfferEnd, Ping, next_message
+from enchufe.transfer.messages import (
+    LIST_SIZE,
+    LIST_WINDOW,
+    WINDOW,
+    ZSTD,
+    Error,
+    Have,
+    LeftOut,
+    OfferEnd,
+    Ping,
+    next_message,
+)
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
 from enchufe.transports import Transport
 
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
+
+_Answers = list[tuple[Entry, Answer]]
 
 
 class ReceivingSession(Session[Receiver]):
@@ -38,6 +52,7 @@ class ReceivingSession(Session[Receiver]):
         BrokenError, DeadlineExceeded: the other side is gone.
         RemoteProtocolError: it broke the protocol; VerificationError: what arrived is not what was sent.
         Refused: there is something here that the other side's files would collide with, or too many of them.
+        Declined: somebody was asked, and said no.
 
     Args:
         begin: opens the store, once somebody is there.
@@ -56,6 +71,10 @@ class ReceivingSession(Session[Receiver]):
         super().__init__(over, Receiver, options, on_event)
         self._begin = begin
         self._offers: deque[Sequence[Entry]] = deque()
+        self._agreed = options.ask is None
+        self._held: list[_Answers] = []  # until somebody has said yes
+        self._held_size = 0
+        self._question: Question | None = None
         self._readers: dict[str, _Reader] = {}
         self._quiet = (-1, 0.0)  # frames taken, and since when no more
 
@@ -63,6 +82,11 @@ class ReceivingSession(Session[Receiver]):
     def features(self) -> int:
         """Opens what is compressed."""
         return ZSTD
+
+    @property
+    def window(self) -> int:
+        """The whole list, where somebody is asked first."""
+        return WINDOW if self.options.ask is None else LIST_WINDOW
 
     @property
     def moved(self) -> bool:
@@ -85,6 +109,9 @@ class ReceivingSession(Session[Receiver]):
             self._stop_work()
             self.delivery.suspend()
             raise
+        finally:
+            if self._question is not None:
+                self._question.withdraw()
 
     def _stop_work(self) -> None:
         """Nobody touches the delivery after this."""
@@ -97,6 +124,7 @@ class ReceivingSession(Session[Receiver]):
             while (message := self.next_event()) is not None:
                 await self._heed(message)
             self.say_posted()
+            self._heed_answer()
             await self._answer_offers()
             await self._complete()
             with self.lock:
@@ -134,6 +162,7 @@ class ReceivingSession(Session[Receiver]):
             case OfferEnd(entries=count, size=size, left_out=left_out):
                 self.left_out += left_out
                 self.tell(events.Offered(count, size))
+                self._ask()
             case LeftOut(reason=reason):
                 entry = self.machine.left_out
                 if entry is not None and reason is not Reason.AGAIN:
@@ -149,16 +178,64 @@ class ReceivingSession(Session[Receiver]):
             self._drop()
             if self.machine.dropping:
                 return  # whoever is at work on them rings the bell
-            await self.waiter.offload(self._answer, self._offers.popleft())
+            answers = await self.waiter.offload(self._judge, self._offers.popleft())
+            if self._agreed:
+                self._answer(answers)
+            else:
+                self._hold(answers)
 
-    def _answer(self, entries: Sequence[Entry]) -> None:
-        answers = [
+    def _judge(self, entries: Sequence[Entry]) -> _Answers:
+        return [
             (
                 entry,
                 Answer.TOO_BIG if FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE else self.delivery.admit(entry),
             )
             for entry in entries
         ]
+
+    def _hold(self, answers: _Answers) -> None:
+        """Say nothing of it before somebody was asked."""
+        self._held.append(answers)
+        self._held_size += sum(len(entry.packed) for entry, _ in answers)
+        if self.machine.offered >= LIST_WINDOW or self._held_size > LIST_SIZE:
+            raise Refused(
+                f"that is too much to be asked about: {self.machine.offered:,} entries and more",
+                hint="Where you want it whatever it is, receive it with --yes (in code without ask).",
+            )
+
+    def _ask(self) -> None:
+        """The offer is complete: have somebody say whether we take it, if there is anything that we can take."""
+        ask, hello = self.options.ask, self.machine.peer
+        if self._agreed or ask is None or hello is None:
+            return
+        if all(answer.refusal for answers in self._held for _, answer in answers):
+            self._agree()
+            return
+        offering = Offering(
+            (one for answers in self._held for one in answers),
+            peer=self.link.transport.peer,
+            name=self.options.name,
+            session=hello.session,
+            epoch=hello.epoch,
+        )
+        self._question = Question(ask, offering, self.ring, self.fail)
+
+    def _heed_answer(self) -> None:
+        """Go on, or end it, as soon as the answer is there."""
+        if self._agreed or self._question is None or self._question.answer is None:
+            return
+        if not self._question.answer:
+            raise Declined("the receiver declined", hint="Nothing of this offer was taken.")
+        self._question = None
+        self._agree()
+
+    def _agree(self) -> None:
+        self._agreed = True
+        held, self._held = self._held, []
+        for answers in held:
+            self._answer(answers)
+
+    def _answer(self, answers: _Answers) -> None:
         self.say(self.machine.answer(answers))
         while self.delivery.restarted:
             path = self.delivery.restarted.pop()

@@ -23,6 +23,8 @@ VERSION: Final = 1
 MAGIC: Final = b"enchufe"
 STREAMS: Final = 64
 WINDOW: Final = 16_384  # entries that may be offered and not settled
+LIST_WINDOW: Final = 262_144  # the same where somebody is shown all of them first
+LIST_SIZE: Final = 64 << 20  # bytes that these may take in offers
 ZSTD: Final = 1  # of the features: PACKED
 
 _FRAME: Final = struct.Struct(">BI")

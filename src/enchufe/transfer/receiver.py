@@ -35,6 +35,7 @@ from enchufe.transfer.messages import (
     FileEnd,
     Finish,
     Have,
+    Hello,
     LeftOut,
     Lost,
     OfferEnd,
@@ -132,6 +133,7 @@ class Receiver(Machine):
         self.dropped: deque[Entry] = deque()
         self.dropping = 0
         self._max_entries = max_entries
+        self._window = WINDOW
         self._depths: dict[int, int] = {NO_PARENT: 0}
         self._unanswered: dict[int, Entry] = {}
         self._arriving: dict[int, Arriving] = {}
@@ -346,6 +348,8 @@ class Receiver(Machine):
 
     def _sent(self, message: Message) -> None:
         match message:
+            case Hello(window=window):
+                self._window = window
             case Want(runs):
                 for first, count, answer in runs:
                     for number in range(first, first + count):
@@ -408,8 +412,8 @@ class Receiver(Machine):
         for entry in entries:
             if entry.id != self.offered:
                 raise RemoteProtocolError(f"the peer offered entry {entry.id} in place of {self.offered}")
-            if self.offered - self._settled >= WINDOW:
-                raise RemoteProtocolError(f"the peer offered more than {WINDOW} entries at once")
+            if self.offered - self._settled >= self._window:
+                raise RemoteProtocolError(f"the peer offered more than {self._window} entries at once")
             if self.offered >= self._max_entries:
                 raise Refused(f"more than {self._max_entries} entries", hint="Send it in parts.")
             depth = self._depths.get(entry.parent)

@@ -19,6 +19,7 @@ from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
+    LIST_WINDOW,
     STREAMS,
     Again,
     FileEnd,
@@ -35,7 +36,7 @@ from enchufe.transfer.messages import (
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.states import DATA, State, Way, step
 
-MAX_WINDOW: Final = 65_536  # entries kept open at the most, however many the receiver would allow
+MAX_WINDOW: Final = LIST_WINDOW  # entries kept open at the most, however many the receiver would allow
 
 Small = tuple[Entry, bytes | None]
 """A small file to be sent, and the digest it had if it was sent before."""

@@ -177,6 +177,7 @@ def receive_files(
     if _is_pipe([folder]):
         begin = partial(PipeDelivery, _standard(sys.stdout, "output"))
         retry = 0.0
+        streams = 1  # what comes on several is in no order
     else:
         store = LocalStore(folder, if_exists=if_exists, links=links, checksum=checksum, max_size=max_size)
         begin = store.begin

@@ -596,6 +596,15 @@ def test_pipes(tmp_path: Path, size: int) -> None:
         assert sent[0].stdout == b""
 
 
+def test_a_file_of_many_blocks_into_a_pipe(start: Start, tmp_path: Path) -> None:
+    """Its size is known, so its blocks could go on several connections: but a pipe takes them in order."""
+    big = generated(tmp_path / "big", 32 * MIB)
+    sender = start("send", big, "--listen", "127.0.0.1:0", "--streams", "8")
+    done = run("receive", sender.wait_for("listening")["address"], "-o", "-", "--plain", "--streams", "8")
+    assert (done.returncode, sender.end()) == (0, 0)
+    assert hashlib.sha256(done.stdout).hexdigest() == digest(big)
+
+
 def test_the_receiver_may_dial_and_quiet_is_quiet(start: Start, tmp_path: Path, inbox: Path) -> None:
     (tmp_path / "f").write_text("x")
     sender = start("send", tmp_path / "f", "--listen", "127.0.0.1:0")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
 from enchufe import events, meeting
 from enchufe.errors import LocalProtocolError
 from enchufe.events import OnEvent
-from enchufe.meeting import Make
+from enchufe.meeting import Aim, Make
 from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
+from enchufe.transfer.message import Role
 from enchufe.transports import Transport, parse_address
 
 if TYPE_CHECKING:
+    from enchufe.entrance import Entrance
     from enchufe.session.receiving import ReceivingSession
     from enchufe.session.sending import SendingSession
     from enchufe.store import IfExists, Links, Receiving, Sending
@@ -45,6 +48,11 @@ def send_files(
     to: str | None = None,
     listen: str | None = None,
     plain: bool = False,
+    code: str | Callable[[], str] | None = None,
+    remember: bool = False,
+    tokens: bool = False,
+    announce: bool = True,
+    interfaces: Sequence[str] = (),
     text: str | None = None,
     name: str | None = None,
     exclude: Sequence[str] = (),
@@ -64,9 +72,16 @@ def send_files(
 
     Args:
         paths: files and folders, at least one; or just "-", standard input.
-        to: where a receiver listens: `host:port` or `unix:/path`.
-        listen: in place of `to`: where to wait for a receiver to connect.
-        plain: without encryption and authentication: for now the only way, and never silently.
+        to: the receiver: the code or link that it shows, `@name` of a machine that is known here, or where it listens:
+            `host:port` or `unix:/path`.
+        listen: in place of `to`: where to wait for a receiver to connect: `host:port`, `:port`, `unix:/path`; port 0 takes
+            a free one and `events.Listening` says which. `events.Code` says the code that lets one in.
+        plain: without encryption and authentication, for networks that are trusted.
+        code: the code that the other side shows, where `to` is an address; or what asks for it.
+        remember: whether to pin the other's key, and be pinned: `@name` needs no code then. It takes both sides.
+        tokens: with `listen`: whether tokens (`enchufe token new`) let in too.
+        announce: with `listen`: whether the network hears where we are (multicast DNS).
+        interfaces: names or addresses of those to announce on, and to look for others on; none: all.
         text: in place of `paths`: a text, which arrives as a file.
         name: what standard input or a text is called at the destination.
         exclude: patterns of what is left at home, as `Source` says.
@@ -82,7 +97,7 @@ def send_files(
     Raises:
         StoreError: one of `paths` is not there. A file that cannot be read, or keeps changing, raises nothing:
             it is left out, told, and counted in the receipt.
-        Refused: the other side said no, or its disk is full.
+        Refused: the other side said no, or its disk is full; or it is not who it should be, or the code is wrong.
         BrokenError, DeadlineExceeded: it could not be reached, or was cut; nothing half-done is visible there.
         RemoteProtocolError, VerificationError: it broke the protocol, or what arrived was damaged.
         LocalProtocolError: the arguments make no sense.
@@ -90,7 +105,6 @@ def send_files(
     from enchufe.session.sending import SendingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.sender import Sender  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    _require_plain(plain)
     begin, about = _source_of(paths, text, name, exclude, attributes)
     is_pipe = text is None and _is_pipe(paths)
     options = Options(timeout=timeout, limit=limit, each_file=each_file, streams=streams, compress=compress)
@@ -98,7 +112,10 @@ def send_files(
     def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
         return SendingSession(over, begin(), options, on_event)
 
-    return _meet(Sender, make, to, listen, about, options, 0.0 if is_pipe else retry, on_event, once=True)
+    how = _How(
+        plain=plain, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
+    )
+    return _meet(Sender, make, to, listen, how, about, options, 0.0 if is_pipe else retry, on_event, once=True)
 
 
 def _is_pipe(paths: Sequence[Path]) -> bool:
@@ -131,7 +148,13 @@ def receive_files(
     *,
     listen: str | None = None,
     source: str | None = None,
+    where: str | None = None,
     plain: bool = False,
+    code: str | Callable[[], str] | None = None,
+    remember: bool = False,
+    tokens: bool = False,
+    announce: bool = True,
+    interfaces: Sequence[str] = (),
     if_exists: IfExists = "rename",
     checksum: bool = False,
     links: Links = "inside",
@@ -150,10 +173,10 @@ def receive_files(
 
     Args:
         folder: where to; it is made if it is not there. "-" writes the one file to standard output.
-        listen: where to wait for a sender: `host:port`, `:port`, `unix:/path`; port 0 takes a free one and
-            `events.Listening` says which.
-        source: in place of `listen`: where a sender listens.
-        plain: without encryption and authentication: for now the only way, and never silently.
+        listen: where to wait for a sender, as for `send_files`.
+        source: in place of `listen`: the sender, as `to` of `send_files`.
+        where: where the sender listens, if `source` is a code or a name and the network does not carry announcements.
+        plain, code, remember, tokens, announce, interfaces: as for `send_files`.
         if_exists, checksum, links, max_size: see LocalStore.
         ask: is shown the whole list (`enchufe.session.Offering`) before any content comes, in a thread of its own, and
             takes as long as it likes to say whether to take it; after a cut not again for the same list. None: it is
@@ -171,7 +194,6 @@ def receive_files(
     from enchufe.store import LocalStore, PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    _require_plain(plain)
     begin: Callable[[], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     if _is_pipe([folder]):
@@ -187,7 +209,10 @@ def receive_files(
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         return ReceivingSession(over, begin, options, on_event)
 
-    return _meet(Receiver, make, source, listen, about, options, retry, on_event, once=False)
+    how = _How(
+        plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
+    )
+    return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
 
 
 def _meet(
@@ -195,6 +220,7 @@ def _meet(
     make: Make[M],
     dial: str | None,
     listen: str | None,
+    how: _How,
     about: bytes,
     options: Options,
     retry: float,
@@ -209,9 +235,64 @@ def _meet(
             hint="On one machine --listen :9000, on the other the first one's name and that port.",
         )
     if dial is not None:
-        return meeting.dialing(meeting.Plain(parse_address(dial)), make, about, options, retry, on_event)
+        return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
     assert listen is not None
-    return meeting.listening(parse_address(listen), machine, make, options, retry, on_event, once=once)
+    where = parse_address(listen)
+    return meeting.listening(
+        where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """How the other side is known, as `send_files` says."""
+
+    plain: bool
+    where: str | None = None
+    code: str | Callable[[], str] | None
+    remember: bool
+    tokens: bool
+    announce: bool
+    interfaces: Sequence[str]
+
+    def aim(self, to: str, on_event: OnEvent) -> Aim:
+        """Whom a dialer wants."""
+        if self.plain:
+            if self.where is not None:
+                raise LocalProtocolError("two addresses", hint="In plain text there is no code: one address will do.")
+            return meeting.Plain(parse_address(to))
+        from enchufe.reaching import aim  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        return aim(
+            to,
+            where=self.where,
+            code=self._code,
+            remember=self.remember,
+            interfaces=self.interfaces,
+            on_event=on_event,
+        )
+
+    def entrance(self, machine: type[Machine], on_event: OnEvent) -> Entrance | None:
+        """Who is let in by a listener."""
+        if self.plain:
+            return None
+        from enchufe.entrance import Entrance  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        return Entrance(
+            announce=self.announce,
+            interfaces=self.interfaces,
+            remember=self.remember,
+            tokens=self.tokens,
+            scope="drop" if machine.role is Role.RECEIVER else "read",
+            on_event=on_event,
+        )
+
+    def _code(self) -> str:
+        if self.code is None:
+            raise LocalProtocolError(
+                "it takes the code that the other side shows", hint="Name it, or the link, in place of the address."
+            )
+        return self.code if isinstance(self.code, str) else self.code()
 
 
 def _standard(stream: TextIO | None, what: str) -> int:
@@ -221,11 +302,3 @@ def _standard(stream: TextIO | None, what: str) -> int:
             f"there is no standard {what}: it is closed", hint="Name a file or folder instead of -."
         )
     return stream.fileno()
-
-
-def _require_plain(plain: bool) -> None:
-    if not plain:
-        raise LocalProtocolError(
-            "encryption is not there yet",
-            hint="For a network that you trust, say so: --plain (in code plain=True).",
-        )

@@ -15,7 +15,8 @@ import click
 import enchufe
 from enchufe import events
 from enchufe.cli import exits
-from enchufe.cli.options import Rate, Size, believing, common, proving, seconds, talking
+from enchufe.cli.options import Rate, Size, believing, common, proving, seconds, securing, talking
+from enchufe.cli.securing import Securing
 from enchufe.cli.show import Screen, screen
 from enchufe.errors import EnchufeError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def cli() -> None:
     """Send files and folders from one machine to another.
 
-    On one machine `enchufe receive --listen :9000 --plain`, on the other `enchufe send PATH --to HOST:9000 --plain`.
+    On one machine `enchufe send PATH`, which shows a code; on the other `enchufe receive CODE`.
 
     Exit codes: 0 done, and on the other side's disk; 2 usage; 3 refused, or not who it claimed to be, or the other
     side's disk is full; 4 not reached, cut or timed out; 5 verification failed; 6 this machine's disk; 7 done, but
@@ -38,8 +39,8 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[PATH...]", type=click.Path())
-@click.option("--to", metavar="TARGET", help="Where a receiver listens: host:port or unix:/path.")
-@click.option("--listen", metavar="ADDR", help="Instead of --to: wait here for a receiver; port 0 takes a free port.")
+@click.option("--to", metavar="TARGET", help="The receiver: its code, its link, @name of a known machine, host:port.")
+@click.option("--listen", metavar="ADDR", help="Without --to: where to wait for a receiver.  [default: :0, a free port]")
 @click.option("--text", metavar="TEXT", help="Instead of PATH: send this text as a file.")
 @click.option(
     "--name", metavar="NAME", help="What standard input (-) or --text is called there.  [default: stdin, text.txt]"
@@ -61,6 +62,7 @@ def cli() -> None:
 )
 @click.option("--limit", type=Rate(), metavar="RATE", envvar="ENCHUFE_LIMIT", help="At the most so fast, as 20MB/s.")
 @common
+@securing
 def send(
     paths: tuple[str, ...],
     to: str | None,
@@ -78,25 +80,27 @@ def send(
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    no_input: bool,  # noqa: ARG001 (nothing is asked yet)
+    no_input: bool,
+    **manner: Any,
 ) -> None:
     """Send files and folders, or a text; - is standard input.
 
-    A folder keeps its name there. Symbolic links travel as links. The command ends when everything is verified and
-    on the other side's disk.
+    Without --to it shows a code, and waits for whoever says that: enchufe receive CODE. A folder keeps its name there.
+    Symbolic links travel as links. The command ends when everything is verified and on the other side's disk.
     """
     if text is None and not paths:
         raise click.UsageError("nothing to send: name a file or a folder, or say --text")
     if text is not None and paths:
         raise click.UsageError("--text goes alone: send the files in another run")
     shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True)
+    secured = Securing(plain=plain, no_input=no_input, **manner)
+    listen = secured.where(to, listen)
     _transfer(
         shown,
         lambda: enchufe.send_files(
             paths,
             to=to,
             listen=listen,
-            plain=plain,
             text=text,
             name=("stdin" if text is None else "text.txt") if name is None else name,
             exclude=exclude,
@@ -108,13 +112,15 @@ def send(
             retry=retry,
             each_file=verbose,
             on_event=shown.show,
+            **secured.arguments(),
         ),
     )
 
 
 @cli.command()
 @click.argument("source", required=False, metavar="[SOURCE]")
-@click.option("--listen", metavar="ADDR", help="Instead of SOURCE: wait here for a sender; port 0 takes a free port.")
+@click.option("--listen", metavar="ADDR", help="Without SOURCE: where to wait for a sender.  [default: :0, a free port]")
+@click.option("--to", metavar="ADDR", help="Where whoever has the code or name SOURCE listens, if the network hides it.")
 @click.option("-o", "--output", default=".", show_default=True, metavar="DIR", help="Where to; - is standard output.")
 @click.option(
     "--if-exists",
@@ -136,9 +142,11 @@ def send(
 @click.option("--once", is_flag=True, help="End after one receipt (the default).")
 @click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
 @common
+@securing
 def receive(
     source: str | None,
     listen: str | None,
+    to: str | None,
     output: str,
     if_exists: str,
     checksum: bool,
@@ -154,25 +162,31 @@ def receive(
     quiet: bool,
     verbose: bool,
     no_input: bool,
+    **manner: Any,
 ) -> None:
     """Receive what one sender sends.
 
-    SOURCE is where a sender listens (host:port or unix:/path); without it --listen says where to wait for one. A sender
-    that is cut or refused does not end the waiting.
+    SOURCE is the sender: its code, its link, @name of a known machine, or where it listens (host:port or unix:/path).
+    Without it, this shows a code, and waits for whoever says that: enchufe send PATH --to CODE. A sender that is cut or
+    refused does not end the waiting.
     """
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
+    from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
     from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
 
     shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False)
     ask = asking(shown, plain=plain, yes=yes, no_input=no_input, as_json=as_json, quiet=quiet)
-    _transfer(
-        shown,
-        lambda: enchufe.receive_files(
+    secured = Securing(plain=plain, no_input=no_input, **manner)
+    listen = secured.where(source, listen)
+
+    def run() -> events.Receipt:
+        confined(output, listen, secured.state())
+        return enchufe.receive_files(
             output,
             listen=listen,
             source=source,
-            plain=plain,
+            where=to,
             if_exists=if_exists,  # type: ignore[arg-type]  # click has checked it
             checksum=checksum,
             links=links,  # type: ignore[arg-type]
@@ -183,8 +197,10 @@ def receive(
             retry=retry,
             each_file=verbose,
             on_event=shown.show,
-        ),
-    )
+            **secured.arguments(),
+        )
+
+    _transfer(shown, run)
 
 
 @cli.command()

@@ -97,6 +97,29 @@ _COMMON: Final[list[Decorator]] = [
 ]
 
 
+_SECURING: Final[list[Decorator]] = [
+    click.option("--remember", is_flag=True, help="Pin the other's key, if it says so too: @name needs no code then."),
+    click.option(
+        "--tokens", is_flag=True, help="Where this listens: let in by tokens too (enchufe token new makes them)."
+    ),
+    click.option(
+        "--announce/--no-announce",
+        default=True,
+        show_default=True,
+        envvar="ENCHUFE_ANNOUNCE",
+        help="Where this listens: have the network hear where it is.",
+    ),
+    click.option(
+        "--interface",
+        "interfaces",
+        multiple=True,
+        metavar="NAME",
+        envvar="ENCHUFE_INTERFACE",
+        help="Announce and look on this network interface only. Repeatable.",
+    ),
+]
+
+
 _TALK: Final[list[Decorator]] = [
     click.option(
         "--framing",
@@ -161,8 +184,9 @@ def _giving(options: Sequence[Decorator]) -> Decorator:
     return give
 
 
-# For whoever dials by TLS, listens by TLS, exchanges messages, transfers files.
+# For whoever dials by TLS, listens by TLS, exchanges messages, transfers files, and those who do it encrypted.
 believing: Final = _giving(_BELIEVING)
 proving: Final = _giving(_PROVING)
 talking: Final = _giving(_TALK)
 common: Final = _giving(_COMMON)
+securing: Final = _giving(_SECURING)

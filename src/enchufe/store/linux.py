@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
+import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
 # Tests turn them off to see that nothing depends on them.
@@ -12,12 +15,22 @@ use_renameat2 = True
 use_syncfs = True
 use_sync_file_range = True
 use_fallocate = True
+use_landlock = True
 
 _RENAME_NOREPLACE: Final = 1
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _PUNCH_HOLE: Final = 3  # with FALLOC_FL_KEEP_SIZE
 # Where there is no disk to begin writing to: tmpfs, ramfs (statfs(2)).
 _IN_MEMORY: Final = frozenset({0x01021994, 0x858458F6})
+
+# The same on every architecture that Python's Linux builds are made for (linux/landlock.h, asm-generic/unistd.h).
+_CREATE_RULESET: Final = 444
+_ADD_RULE: Final = 445
+_RESTRICT_SELF: Final = 446
+_CREATE_RULESET_VERSION: Final = 1
+_RULE_PATH_BENEATH: Final = 1
+_PATH_BENEATH: Final = struct.Struct("=Qi")
+_PR_SET_NO_NEW_PRIVS: Final = 38
 
 # Not in this kernel; not on this file system; or a sandbox that says EPERM to what it does not know. A real EPERM
 # comes again from what is tried instead.
@@ -40,6 +53,8 @@ _syncfs: Final = _function("syncfs", ctypes.c_int)
 _sync_file_range: Final = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _fallocate: Final = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fstatfs: Final = _function("fstatfs", ctypes.c_int, ctypes.c_char_p)
+_syscall: Final = _function("syscall", *[ctypes.c_long] * 5)
+_prctl: Final = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 
 def rename_noreplace(source_dir: int, source: bytes, target_dir: int, target: bytes) -> None:
@@ -135,3 +150,41 @@ def blank(descriptor: int, offset: int, size: int) -> None:
         written = os.pwrite(descriptor, bytes(min(size, 1 << 20)), offset)
         offset += written
         size -= written
+
+
+def landlock_version() -> int:
+    """Which Landlock this kernel has (its ABI version); 0 where it has none, or it is turned off."""
+    if not use_landlock or sys.platform != "linux" or _syscall is None or _prctl is None:
+        return 0
+    return max(0, int(_syscall(_CREATE_RULESET, 0, 0, _CREATE_RULESET_VERSION, 0)))
+
+
+def landlock(handled: int, allowed: Sequence[tuple[int, int]]) -> None:
+    """Take rights from this thread, and from all that it starts from now on; only with a `landlock_version()`.
+
+    For good. Descriptors that are open keep what they can do. No program that is started then gains rights by setuid.
+
+    Args:
+        handled: the rights to take: LANDLOCK_ACCESS_FS_* of that version.
+        allowed: descriptors of files and directories, each with the rights that stay for it and what is below.
+
+    Raises:
+        OSError: the kernel refused it, and nothing was taken.
+    """
+    attributes = ctypes.c_uint64(handled)
+    ruleset = _checked(_syscall(_CREATE_RULESET, ctypes.addressof(attributes), ctypes.sizeof(attributes), 0, 0))
+    try:
+        for descriptor, stays in allowed:
+            rule = ctypes.create_string_buffer(_PATH_BENEATH.pack(stays, descriptor))
+            _checked(_syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, ctypes.addressof(rule), 0))
+        _checked(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        _checked(_syscall(_RESTRICT_SELF, ruleset, 0, 0, 0))
+    finally:
+        os.close(ruleset)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result

@@ -1,0 +1,75 @@
+"""How a transfer is secured, as the options of `send` and `receive` say; and the code, from wherever it may come."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from enchufe.errors import LocalProtocolError
+
+CODE: Final = "ENCHUFE_CODE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Securing:
+    """What the options say."""
+
+    plain: bool
+    no_input: bool
+    remember: bool
+    tokens: bool
+    announce: bool
+    interfaces: tuple[str, ...]
+
+    def where(self, to: str | None, listen: str | None) -> str | None:
+        """Where to listen; None: we dial `to`.
+
+        Raises:
+            click.UsageError: options that mean nothing together.
+        """
+        if self.plain and (self.remember or self.tokens):
+            raise click.UsageError("--plain proves nothing of anybody: leave out --remember and --tokens")
+        if to is None and listen is None and not self.plain:
+            return ":0"
+        return listen
+
+    def arguments(self) -> dict[str, Any]:
+        """For `send_files` and `receive_files`."""
+        return {
+            "plain": self.plain,
+            "code": self.code,
+            "remember": self.remember,
+            "tokens": self.tokens,
+            "announce": self.announce,
+            "interfaces": self.interfaces,
+        }
+
+    def state(self) -> str | None:
+        """The folder where keys are kept, if any may be; it is there then."""
+        if self.plain or not (self.remember or self.tokens):
+            return None
+        from enchufe.access.state import Folder  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        folder = Folder()
+        with folder.locked():  # which makes it
+            return folder.path
+
+    def code(self) -> str:
+        """The code that the other side shows, from the environment or from whoever sits here.
+
+        Raises:
+            LocalProtocolError: there is nobody to ask.
+        """
+        if code := os.environ.get(CODE):
+            return code
+        hint = f"Set {CODE}, or name the code or the link in place of the address."
+        if self.no_input:
+            raise LocalProtocolError("it takes the code that the other side shows", hint=hint)
+        try:
+            answer: str = click.prompt("The code that the other side shows", err=True)
+        except click.Abort:
+            raise LocalProtocolError("no code, no way in", hint=hint) from None
+        return answer

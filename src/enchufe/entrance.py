@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
 
 from enchufe import events
 from enchufe.access import Admitted, Code, Gate, Grant, LiveCode, listener_certificate, listening_context
-from enchufe.access.certificate import kept
+from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import KnownMachines
 from enchufe.access.links import Link, own_addresses
-from enchufe.access.state import Folder
 from enchufe.access.tokens import Tokens
 from enchufe.acquaintance import acquaint, introduction
-from enchufe.errors import DeadlineExceeded, EnchufeError, Refused
+from enchufe.errors import DeadlineExceeded, Refused
 from enchufe.events import OnEvent
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
-
-CERTIFICATE: Final = "listener.pem"
 
 
 class Entrance:
@@ -52,7 +47,7 @@ class Entrance:
         self._interfaces = list(interfaces) or None
         self._remember = remember
         self._on_event = on_event
-        self._certificate = kept(Folder().path(CERTIFICATE)) if tokens else listener_certificate()
+        self._certificate = lasting() if tokens else listener_certificate()
         self.context = listening_context(self._certificate)
         machines = KnownMachines()
         # A machine that nobody knows has shown nobody its key.
@@ -75,7 +70,7 @@ class Entrance:
         return admitted
 
     def open(self, addresses: Sequence[str]) -> None:
-        """Show a code for a listener at these addresses, where the last one has had its use; the network hears of it."""
+        """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
         if self._code is not None and not self._code.burnt:
             return
         self._addresses = _dialable(addresses, self._interfaces)

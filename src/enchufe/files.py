@@ -74,8 +74,8 @@ def send_files(
         paths: files and folders, at least one; or just "-", standard input.
         to: the receiver: the code or link that it shows, `@name` of a machine that is known here, or where it listens:
             `host:port` or `unix:/path`.
-        listen: in place of `to`: where to wait for a receiver to connect: `host:port`, `:port`, `unix:/path`; port 0 takes
-            a free one and `events.Listening` says which. `events.Code` says the code that lets one in.
+        listen: in place of `to`: where to wait for a receiver to connect: `host:port`, `:port`, `unix:/path`; port 0
+            takes a free one and `events.Listening` says which. `events.Code` says the code that lets one in.
         plain: without encryption and authentication, for networks that are trusted.
         code: the code that the other side shows, where `to` is an address; or what asks for it.
         remember: whether to pin the other's key, and be pinned: `@name` needs no code then. It takes both sides.
@@ -112,9 +112,7 @@ def send_files(
     def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
         return SendingSession(over, begin(), options, on_event)
 
-    how = _How(
-        plain=plain, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
-    )
+    how = _How(plain=plain, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces)
     return _meet(Sender, make, to, listen, how, about, options, 0.0 if is_pipe else retry, on_event, once=True)
 
 

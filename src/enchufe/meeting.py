@@ -120,8 +120,11 @@ def listening(
     """
     from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    secured = {} if entrance is None else {"context": entrance.context, "admit": entrance.admit}
-    with Listener(where) as listener, Door(listener, machine, options.timeout, **secured) as door:
+    context, admit = (None, None) if entrance is None else (entrance.context, entrance.admit)
+    with (
+        Listener(where) as listener,
+        Door(listener, machine, options.timeout, context=context, admit=admit) as door,
+    ):
         for address in listener.addresses:
             on_event(events.Listening(address))
         cut: EnchufeError | None = None

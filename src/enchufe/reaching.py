@@ -10,13 +10,11 @@ from typing import Final
 from enchufe import transports
 from enchufe.access import (
     Admitted,
-    AnotherMachine,
     ByCode,
     ByKey,
     ByPass,
     ByToken,
     Code,
-    CodeGone,
     Denial,
     Proof,
     dialing_context,

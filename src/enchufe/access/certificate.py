@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from enchufe.errors import StoreError
 
 ALPN: Final = "enchufe/1"
+LASTING: Final = "listener.pem"  # in the state folder
 
 # No clock matters. The end is RFC 5280's for "none", section 4.1.2.5.
 _BEGIN: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -69,6 +70,19 @@ def listener_certificate() -> Certificate:
         private + certificate.public_bytes(serialization.Encoding.PEM),
         certificate.public_bytes(serialization.Encoding.DER),
     )
+
+
+def lasting() -> Certificate:
+    """That of this user's listeners that take tokens, which every link with a token names; made at the first use.
+
+    Raises:
+        StoreError: as `kept`.
+    """
+    from enchufe.access.state import Folder  # noqa: PLC0415 (few listeners need it)
+
+    folder = Folder()
+    with folder.locked():
+        return kept(f"{folder.path}/{LASTING}")
 
 
 def kept(path: str) -> Certificate:

@@ -40,7 +40,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[PATH...]", type=click.Path())
 @click.option("--to", metavar="TARGET", help="The receiver: its code, its link, @name of a known machine, host:port.")
-@click.option("--listen", metavar="ADDR", help="Without --to: where to wait for a receiver.  [default: :0, a free port]")
+@click.option(
+    "--listen", metavar="ADDR", help="Without --to: where to wait for a receiver.  [default: :0, a free port]"
+)
 @click.option("--text", metavar="TEXT", help="Instead of PATH: send this text as a file.")
 @click.option(
     "--name", metavar="NAME", help="What standard input (-) or --text is called there.  [default: stdin, text.txt]"
@@ -92,7 +94,7 @@ def send(
         raise click.UsageError("nothing to send: name a file or a folder, or say --text")
     if text is not None and paths:
         raise click.UsageError("--text goes alone: send the files in another run")
-    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True)
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True, plain=plain)
     secured = Securing(plain=plain, no_input=no_input, **manner)
     listen = secured.where(to, listen)
     _transfer(
@@ -119,8 +121,12 @@ def send(
 
 @cli.command()
 @click.argument("source", required=False, metavar="[SOURCE]")
-@click.option("--listen", metavar="ADDR", help="Without SOURCE: where to wait for a sender.  [default: :0, a free port]")
-@click.option("--to", metavar="ADDR", help="Where whoever has the code or name SOURCE listens, if the network hides it.")
+@click.option(
+    "--listen", metavar="ADDR", help="Without SOURCE: where to wait for a sender.  [default: :0, a free port]"
+)
+@click.option(
+    "--to", metavar="ADDR", help="Where whoever has the code or name SOURCE listens, if the network hides it."
+)
 @click.option("-o", "--output", default=".", show_default=True, metavar="DIR", help="Where to; - is standard output.")
 @click.option(
     "--if-exists",
@@ -175,7 +181,7 @@ def receive(
     from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
     from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
 
-    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False)
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False, plain=plain)
     ask = asking(shown, plain=plain, yes=yes, no_input=no_input, as_json=as_json, quiet=quiet)
     secured = Securing(plain=plain, no_input=no_input, **manner)
     listen = secured.where(source, listen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,11 +26,11 @@ class Screen(Protocol):
         """Leave the terminal as it was."""
 
 
-def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool) -> Screen:
+def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool, plain: bool) -> Screen:
     """The screen that the options and the terminal ask for."""
     if as_json:
         return JsonLines()
-    person = Sentences(quiet=quiet, verbose=verbose, sending=sending)
+    person = Sentences(quiet=quiet, verbose=verbose, sending=sending, plain=plain)
     if quiet or not sys.stderr.isatty():
         return person
     return ProgressBars(person)
@@ -67,8 +68,9 @@ class JsonLines:
 class Sentences:
     """A line on standard error for what matters; with `quiet` only for what went wrong."""
 
-    def __init__(self, *, quiet: bool, verbose: bool, sending: bool) -> None:
+    def __init__(self, *, quiet: bool, verbose: bool, sending: bool, plain: bool) -> None:
         self._quiet = quiet
+        self._plain = plain
         self._verbose = verbose
         self._sending = sending
 
@@ -86,11 +88,19 @@ class Sentences:
                 return failure(event)
             case events.File(action="refused" | "left out" | "started over"):
                 return [f"{event.action}: {shown_path(event.path)} ({event.reason})"]
+            case events.Code():
+                return self._code(event)
         if self._quiet:
             return []
         match event:
             case events.Listening(address):
-                return [f"listening on {address}, for: {self._counterpart(address)}"]
+                return [f"listening on {address}, for: {self._counterpart(address)}"] if self._plain else []
+            case events.Unannounced(message):
+                return [f"{message}: the other side needs the link, or the address and the code"]
+            case events.Paired(way, name):
+                return [f"the other side has the {way}" if name is None else f"the other side is {printable(name)}"]
+            case events.Remembered(name):
+                return [_remembered(name)]
             case events.Connected(peer):
                 return [f"connected to {peer}"]
             case events.Offered(entries, size):
@@ -110,6 +120,16 @@ class Sentences:
         where = to_dial(address)
         return f"enchufe receive {where} --plain" if self._sending else f"enchufe send PATH --to {where} --plain"
 
+    def _code(self, event: events.Code) -> list[str]:
+        """What to do on the other side, by whoever is told the code; once."""
+        lines = [f"on the other side: {self._secured(event.code)}"]
+        if event.link:
+            lines.append(f"or, from where it is not found: {self._secured(shlex.quote(event.link))}")
+        return lines
+
+    def _secured(self, target: str) -> str:
+        return f"enchufe receive {target}" if self._sending else f"enchufe send PATH --to {target}"
+
     def _receipt(self, event: events.Receipt) -> list[str]:
         done = "sent" if self._sending else "received"
         place = "on the other side's disk" if self._sending else "on disk"
@@ -126,6 +146,12 @@ class Sentences:
             lines.append(f"left out {event.left_out}, listed above" if self._sending else f"left out {event.left_out}")
         lines.append(f"digest {event.digest.hex()}")
         return lines
+
+
+def _remembered(name: str | None) -> str:
+    if name is None:
+        return "the other side is not remembered: it did not say --remember"
+    return f"remembered as {printable(name)}: @{printable(name)} needs no code from now on"
 
 
 class ProgressBars:

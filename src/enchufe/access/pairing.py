@@ -18,6 +18,10 @@ from enchufe.errors import RemoteProtocolError
 _DIALER: Final = b"dialer"
 _LISTENER: Final = b"listener"
 
+# A point of Ed25519 on the wire: RFC 8032, section 5.1.
+_FIELD: Final = 2**255 - 19
+_Y: Final = 2**255 - 1
+
 
 class _Pairing:
     """What both sides do.
@@ -36,6 +40,9 @@ class _Pairing:
 
     def _hear(self, message: bytes) -> None:
         try:
+            # Which the library does not look at: the neutral point has more than one form where that is allowed.
+            if len(message) != len(self.message) or not 1 < int.from_bytes(message[1:], "little") & _Y < _FIELD:
+                raise ValueError("not the one form of a point")
             key = self._spake.finish(message)
         except (SPAKEError, NotOnCurve, ValueError) as error:
             raise RemoteProtocolError("the peer sent a malformed CODE: that is no message of SPAKE2") from error

@@ -1,0 +1,162 @@
+"""The certificate that proves nothing, and TLS that asks nothing of it."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import tempfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from enchufe import transports
+from enchufe.access.certificate import Certificate, dialing_context, kept, listener_certificate, listening_context
+from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
+from enchufe.transports import tls
+from enchufe.waiting import drive
+from tests.access.meeting import WAITER, Beside, Place, soon
+
+
+def shaken(place: Place) -> tuple[bytes | None, str | None, bytes | None, str | None]:
+    """What each side knows of the other after a handshake: the certificate, and the protocol."""
+    accepting = Beside(place.accept)
+    near = place.dial()
+    far = accepting.result()
+    with near, far:
+        return near.peer_certificate(), near.alpn(), far.peer_certificate(), far.alpn()
+
+
+def test_a_fresh_certificate_is_a_new_one_with_no_end() -> None:
+    one, other = listener_certificate(), listener_certificate()
+    assert one.sha256 != other.sha256
+    assert one.pem != other.pem
+    read = x509.load_der_x509_certificate(one.der)
+    key = read.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+    assert read.not_valid_before_utc == datetime(2000, 1, 1, tzinfo=UTC)
+    assert read.not_valid_after_utc == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    read.verify_directly_issued_by(read)
+    assert b"PRIVATE" not in repr(one).encode()
+    assert repr(one.pem) not in repr(one)
+
+
+@pytest.mark.parametrize("memory", ["memory", "a path that is not there", "no memory files"])
+def test_both_sides_know_the_certificate_and_the_protocol(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if memory == "no memory files":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif memory != "memory":
+        monkeypatch.setattr(os.path, "exists", lambda _path: False)
+    certificate = listener_certificate()
+    with Place(certificate) as place:
+        assert shaken(place) == (certificate.der, "enchufe/1", None, "enchufe/1")
+
+
+def test_where_there_are_no_files_in_memory_the_key_lies_nowhere_unlocked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen: list[tuple[int, bytes]] = []
+
+    load = ssl.SSLContext.load_cert_chain
+
+    def spy(context: ssl.SSLContext, certfile: str, keyfile: None = None, password: str | None = None) -> None:
+        path = Path(certfile)
+        assert path.parent == tmp_path
+        seen.append((stat.S_IMODE(path.stat().st_mode), path.read_bytes()))
+        load(context, certfile, keyfile, password)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", spy)
+    listening_context(listener_certificate())
+    ((mode, content),) = seen
+    assert mode == 0o600
+    assert b"ENCRYPTED PRIVATE KEY" in content
+    assert b"BEGIN PRIVATE KEY" not in content
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_older_than_tls_1_3() -> None:
+    certificate = listener_certificate()
+    old = dialing_context()
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
+    assert dialing_context().minimum_version == ssl.TLSVersion.TLSv1_3
+    with Place(certificate) as place:
+        accepting = Beside(place.accept)
+        with pytest.raises(RemoteProtocolError, match=r"older than 1\.3"):
+            drive(tls.connect(place.address, WAITER, soon(), context=old))
+        with pytest.raises(RemoteProtocolError, match=r"older than 1\.3"):
+            accepting.result()
+
+
+def test_no_tickets() -> None:
+    assert listening_context(listener_certificate()).num_tickets == 0
+
+
+def test_who_did_not_shake_hands_knows_nothing() -> None:
+    with Place(listener_certificate()) as place:
+        raw = drive(transports.connect(place.address, WAITER, soon()))
+        with tls.over(raw, dialing_context(), server_side=False) as transport:
+            for ask in (transport.peer_certificate, transport.alpn):
+                with pytest.raises(LocalProtocolError):
+                    ask()
+
+
+# One that lasts
+
+
+def test_a_kept_certificate_stays_the_same_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "listener.pem"
+    first = kept(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert kept(str(path)) == first
+    assert os.listdir(tmp_path) == ["listener.pem"]
+    with Place(first) as place:
+        assert shaken(place)[0] == first.der
+
+
+def test_many_who_make_it_at_once_have_the_same(tmp_path: Path) -> None:
+    start, got = threading.Barrier(6), list[Certificate]()
+
+    def make() -> None:
+        start.wait()
+        got.append(kept(str(tmp_path / "listener.pem")))
+
+    for beside in [Beside(make) for _ in range(6)]:
+        beside.result()
+    assert len({certificate.sha256 for certificate in got}) == 1
+    assert os.listdir(tmp_path) == ["listener.pem"]
+
+
+def test_what_is_no_certificate_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "listener.pem"
+    one, other = listener_certificate().pem, listener_certificate().pem
+    key, _, shown = one.partition(b"-----BEGIN CERTIFICATE")
+    _, _, others = other.partition(b"-----BEGIN CERTIFICATE")
+    head = b"-----BEGIN CERTIFICATE"
+    for content in (b"", b"hello", key, head + shown, key + head + others):
+        path.write_bytes(content)
+        path.chmod(0o600)
+        with pytest.raises(StoreError, match=r"listener\.pem") as caught:
+            kept(str(path))
+        assert "Remove" in caught.value.hint
+        assert path.read_bytes() == content, "it was replaced"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_others_may_read_is_not_used(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "listener.pem"
+    kept(str(path))
+    path.chmod(mode)
+    with pytest.raises(StoreError, match="others"):
+        kept(str(path))
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file"):
+        kept(str(tmp_path / "none" / "listener.pem"))

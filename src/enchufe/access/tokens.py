@@ -1,0 +1,235 @@
+"""Tokens: what a service gives out so that whoever has one may do this much, so long, and no more.
+
+A token is a key. Its secret half is in the link and nowhere else; what is kept here is the public one, with which
+nobody can log in.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from enchufe.access.identity import KeyPair
+from enchufe.access.known import chosen_name
+from enchufe.access.state import Book, Folder
+from enchufe.errors import LocalProtocolError, Refused
+from enchufe.printable import printable
+
+FILE: Final = "tokens.json"
+CERTIFICATE: Final = "listener.pem"  # in the same folder: what a listener that takes tokens shows, and every link names
+SCOPES: Final = ("drop", "read", "list")
+_KEY: Final = 32  # bytes
+_TEXT: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # 32 bytes in base64url, RFC 4648 section 5, without padding
+
+
+class Token(KeyPair):
+    """The secret that its bearer shows; only its creator and the link ever have it."""
+
+    @property
+    def seed(self) -> bytes:
+        """The secret itself, 32 bytes."""
+        return self._seed
+
+    @property
+    def text(self) -> str:
+        """The secret itself, as links carry it: base64url without padding."""
+        return base64.urlsafe_b64encode(self._seed).rstrip(b"=").decode()
+
+    @classmethod
+    def parse(cls, text: str) -> Token:
+        """Read what a link carries.
+
+        Raises:
+            LocalProtocolError: it is no token. The error does not repeat it.
+        """
+        try:
+            if _TEXT.fullmatch(text):
+                return cls(base64.b64decode(text + "=", altchars=b"-_", validate=True))
+        except (binascii.Error, ValueError):
+            pass
+        raise LocalProtocolError("that is no token", hint="Copy the whole link, without spaces or line breaks.")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the bearer of a token may do now.
+
+    Attributes:
+        name: of the token.
+        scope: some of `drop`, `read` and `list`.
+        left: bytes that may still cross; None: any number.
+    """
+
+    name: str
+    scope: frozenset[str]
+    left: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept about a token.
+
+    Attributes:
+        name: of it.
+        public: the public half of its key, 32 bytes.
+        scope: some of `drop`, `read` and `list`.
+        quota: bytes that may cross in all; None: any number.
+        used: bytes that have crossed.
+        made: when, in seconds since 1970.
+        expires: when it stops being good, in seconds since 1970; None: never.
+    """
+
+    name: str
+    public: bytes
+    scope: frozenset[str]
+    quota: int | None
+    used: int
+    made: int
+    expires: int | None
+
+    @property
+    def left(self) -> int | None:
+        """Bytes that may still cross; None: any number."""
+        return None if self.quota is None else self.quota - self.used
+
+    def state(self, now: float) -> str:
+        """`good`, `expired` or `used up` at that moment, in seconds since 1970."""
+        if self.expires is not None and now >= self.expires:
+            return "expired"
+        return "used up" if self.left == 0 else "good"
+
+
+class UsedUp(Refused):
+    """A token is not good for that much, or for anything any more."""
+
+    hint = "Ask whoever gave you the link for another."
+
+
+class Tokens:
+    """All tokens that were given out here, for every process of this user.
+
+    Every call reads what is on disk by then, and may raise StoreError: it cannot be read or written, is not private, or
+    is damaged.
+
+    Args:
+        folder: where they are kept; None: the state folder.
+        now: the time, in seconds since 1970: expiry is a date that was told to people.
+    """
+
+    def __init__(self, folder: Folder | None = None, now: Callable[[], float] = time.time) -> None:
+        self._book = Book(folder or Folder(), FILE, _parse, _pack)
+        self._now = now
+
+    def all(self) -> list[Record]:
+        """Every one that was not revoked, in the order in which they were made."""
+        return list(self._book.read().values())
+
+    def new(
+        self,
+        name: str | None = None,
+        scope: Iterable[str] = ("drop",),
+        quota: int | None = None,
+        expires: float | None = None,
+    ) -> tuple[Token, Record]:
+        """Make a token; the only time that it can be had.
+
+        Args:
+            name: by which to list and revoke it; None: `token-N`.
+            scope: some of `drop`, `read` and `list`.
+            quota: bytes that may cross in all; None: any number.
+            expires: when it stops being good, in seconds since 1970; None: never.
+
+        Raises:
+            LocalProtocolError: that is no name, or taken; no such scope, or none; no quota; a time that is past.
+        """
+        granted = _scope(scope)
+        if quota is not None and quota < 1:
+            raise LocalProtocolError("a token for nothing is none", hint="Say how many bytes may cross, as 10GB.")
+        if expires is not None and expires <= self._now():
+            raise LocalProtocolError("such a token has expired already", hint="Say for how long it is good, as 30d.")
+        if name is not None:
+            name = chosen_name(name)
+        token = Token.new()
+        with self._book.changing() as records:
+            if name is None:
+                name = next(free for n in range(1, len(records) + 2) if (free := f"token-{n}") not in records)
+            elif name in records:
+                raise LocalProtocolError(
+                    f"there is a token called {name} already", hint="Choose another name, or revoke that one first."
+                )
+            until = None if expires is None else int(expires)
+            record = Record(name, token.public, granted, quota, 0, int(self._now()), until)
+            records[name] = record
+        return token, record
+
+    def check(self, public: bytes) -> Grant | None:
+        """What the bearer of this token may do; None where it is unknown, revoked, expired or used up."""
+        record = self._good(self._book.read(), public)
+        return Grant(record.name, record.scope, record.left) if record is not None else None
+
+    def spend(self, public: bytes, size: int) -> int | None:
+        """Take `size` bytes from what may cross, whatever other processes do; what is left, None: any number.
+
+        Raises:
+            UsedUp: there is not so much left, and nothing was taken; or it is unknown, revoked or expired by now.
+        """
+        if size < 0:
+            raise ValueError(f"{size} bytes cannot be spent")
+        with self._book.changing() as records:
+            record = self._good(records, public)
+            if record is None:
+                raise UsedUp("the token is not good any more")
+            if record.left is not None and record.left < size:
+                raise UsedUp(f"the token is good for {record.left} bytes more, not for {size}")
+            record = replace(record, used=record.used + size)
+            records[record.name] = record
+        return record.left
+
+    def revoke(self, name: str) -> Record:
+        """Have a token be good for nothing from now on, and forget it; what it was.
+
+        Raises:
+            LocalProtocolError: there is none of that name.
+        """
+        with self._book.changing() as records:
+            if name not in records:
+                raise LocalProtocolError(
+                    f"there is no token called '{printable(name)}'", hint="`enchufe token list` lists them."
+                )
+            return records.pop(name)
+
+    def _good(self, records: dict[str, Record], public: bytes) -> Record | None:
+        record = next((record for record in records.values() if record.public == public), None)
+        return record if record is not None and record.state(self._now()) == "good" else None
+
+
+def _scope(scope: Iterable[str]) -> frozenset[str]:
+    wanted = frozenset(scope)
+    unknown = sorted(wanted - frozenset(SCOPES))
+    if unknown or not wanted:
+        wrong = printable(unknown[0]) if unknown else ""
+        raise LocalProtocolError(f"'{wrong}' is nothing a token is for", hint=f"Choose among {', '.join(SCOPES)}.")
+    return wanted
+
+
+def _parse(name: str, record: dict[str, Any]) -> Record:
+    public, scope = bytes.fromhex(record["public"]), frozenset(record["scope"])
+    if len(public) != _KEY or not scope <= frozenset(SCOPES):
+        raise ValueError("no token")
+    return Record(name, public, scope, record["quota"], record["used"], record["made"], record["expires"])
+
+
+def _pack(record: Record) -> dict[str, Any]:
+    return {
+        "public": record.public.hex(),
+        "scope": [scope for scope in SCOPES if scope in record.scope],
+        "quota": record.quota,
+        "used": record.used,
+        "made": record.made,
+        "expires": record.expires,
+    }

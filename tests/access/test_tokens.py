@@ -1,0 +1,205 @@
+"""Tokens: scope, quota and expiry hold for all processes, and what is kept lets nobody in."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from enchufe.access.state import Folder
+from enchufe.access.tokens import FILE, Grant, Token, Tokens, UsedUp
+from enchufe.errors import LocalProtocolError, Refused, StoreError
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "state"))
+
+
+@pytest.fixture
+def tokens(folder: Folder, clock: Clock) -> Tokens:
+    return Tokens(folder, clock)
+
+
+def test_a_token_is_good_for_what_it_says(tokens: Tokens, folder: Folder, clock: Clock) -> None:
+    token, record = tokens.new("ana", ["drop", "list"], 100, 2000.0)
+    assert (record.name, record.public, record.made, record.expires) == ("ana", token.public, 1000, 2000)
+    assert tokens.check(token.public) == Grant("ana", frozenset({"drop", "list"}), 100)
+    assert Tokens(folder, clock).all() == [record]
+    assert os.stat(f"{folder.path}/{FILE}").st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_says_nothing_else_has_no_end(tokens: Tokens, clock: Clock) -> None:
+    token, record = tokens.new()
+    clock.now = 1e12
+    assert tokens.check(token.public) == Grant("token-1", frozenset({"drop"}), None)
+    assert tokens.spend(token.public, 1 << 60) is None
+    assert tokens.all()[0].used == 1 << 60
+    assert (record.quota, record.expires) == (None, None)
+
+
+def test_the_link_s_text_is_the_token(tokens: Tokens) -> None:
+    token, _ = tokens.new()
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token.text)
+    again = Token.parse(token.text)
+    assert again.public == token.public and again.seed == token.seed and len(token.seed) == 32
+    Ed25519PublicKey.from_public_bytes(token.public).verify(again.sign(b"it is me"), b"it is me")
+
+
+@pytest.mark.parametrize("text", ["", "a" * 42, "a" * 44, "a" * 42 + "=", "a" * 42 + "+", "a" * 42 + "\n", "ñ" * 43])
+def test_what_is_no_token_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(LocalProtocolError, match="no token") as caught:
+        Token.parse(text)
+    assert not text or text not in str(caught.value)
+
+
+def test_an_unknown_or_revoked_token_is_good_for_nothing(tokens: Tokens) -> None:
+    token, _ = tokens.new("ana")
+    assert tokens.check(Token.new().public) is None
+    assert tokens.revoke("ana").public == token.public
+    assert tokens.check(token.public) is None
+    with pytest.raises(UsedUp, match="not good any more"):
+        tokens.spend(token.public, 0)
+    assert tokens.all() == []
+    with pytest.raises(LocalProtocolError, match="no token called"):
+        tokens.revoke("ana")
+
+
+def test_it_expires_by_the_clock_on_the_wall(tokens: Tokens, clock: Clock) -> None:
+    token, _ = tokens.new("ana", expires=1500.0)
+    clock.now = 1499.0
+    assert tokens.check(token.public) is not None
+    clock.now = 1500.0
+    assert tokens.check(token.public) is None
+    assert tokens.all()[0].state(clock.now) == "expired"
+    with pytest.raises(UsedUp):
+        tokens.spend(token.public, 1)
+    clock.now = 1400.0  # whoever sets the clock back has it back
+    assert tokens.check(token.public) is not None
+
+
+def test_a_quota_is_spent_and_never_overspent(tokens: Tokens, clock: Clock) -> None:
+    token, _ = tokens.new("ana", quota=100)
+    assert tokens.spend(token.public, 60) == 40
+    with pytest.raises(UsedUp, match="40 bytes more, not for 41") as caught:
+        tokens.spend(token.public, 41)
+    assert isinstance(caught.value, Refused)
+    assert tokens.check(token.public) == Grant("ana", frozenset({"drop"}), 40)
+    assert tokens.spend(token.public, 40) == 0
+    assert tokens.check(token.public) is None
+    assert tokens.all()[0].state(clock.now) == "used up"
+    with pytest.raises(ValueError, match="cannot be spent"):
+        tokens.spend(token.public, -1)
+
+
+SPENDING = """
+import sys
+from enchufe.access.state import Folder
+from enchufe.access.tokens import Tokens, UsedUp
+tokens, spent = Tokens(Folder(sys.argv[1])), 0
+for _ in range(40):
+    try:
+        tokens.spend(bytes.fromhex(sys.argv[2]), 7)
+        spent += 7
+    except UsedUp:
+        pass
+print(spent)
+"""
+
+
+def test_processes_that_spend_at_once_spend_no_more_than_there_is(tokens: Tokens, folder: Folder) -> None:
+    token, _ = tokens.new("ana", quota=500)  # 71 times 7, and 3
+    many = [
+        subprocess.Popen(
+            [sys.executable, "-c", SPENDING, folder.path, token.public.hex()], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    spent = [int(each.communicate(timeout=120)[0]) for each in many]
+    assert sum(spent) == 497
+    assert tokens.all()[0].used == 497
+
+
+def test_what_is_kept_lets_nobody_in(tokens: Tokens, folder: Folder) -> None:
+    token, record = tokens.new("ana", ["drop", "read", "list"], 1 << 40, 5000.0)
+    everything = b"".join(Path(folder.path, name).read_bytes() for name in os.listdir(folder.path))
+    assert token.seed not in everything and token.seed.hex().encode() not in everything
+    assert token.text.encode() not in everything
+    tried = 0
+    for word in re.findall(rb"[A-Za-z0-9+/_-]{32,}", everything):
+        found = [word[at : at + 32] for at in range(len(word) - 31)]
+        if re.fullmatch(rb"[0-9a-f]+", word):
+            raw = bytes.fromhex(word.decode())
+            found += [raw[at : at + 32] for at in range(len(raw) - 31)]
+        for altchars in (b"+/", b"-_"):
+            raw = base64.b64decode(word + b"=" * (-len(word) % 4), altchars=altchars)
+            found += [raw[at : at + 32] for at in range(len(raw) - 31)]
+        for seed in found:
+            tried += 1
+            assert tokens.check(Token(seed).public) is None
+    assert tried > 2
+    assert tokens.check(token.public) is not None
+    assert record.public.hex().encode() in everything  # so the search was in the right place
+
+
+def test_the_secret_shows_nowhere(tokens: Tokens) -> None:
+    token, record = tokens.new()
+    for shown in (repr(token), str(token), repr(record), repr(tokens.check(token.public))):
+        assert token.text not in shown and token.seed.hex() not in shown and repr(token.seed) not in shown
+
+
+def test_names_are_made_or_chosen_and_taken_once(tokens: Tokens) -> None:
+    assert [tokens.new()[1].name for _ in range(3)] == ["token-1", "token-2", "token-3"]
+    tokens.revoke("token-2")
+    assert tokens.new()[1].name == "token-2"
+    with pytest.raises(LocalProtocolError, match="already"):
+        tokens.new("token-1")
+    with pytest.raises(LocalProtocolError, match="cannot be a name"):
+        tokens.new("a b")
+    assert len(tokens.all()) == 3
+
+
+@pytest.mark.parametrize("scope", [[], ["drop", "write"], [""], ["\x1b[2J"], "drop"])
+def test_a_scope_is_one_that_there_is(tokens: Tokens, scope: list[str]) -> None:
+    with pytest.raises(LocalProtocolError, match="nothing a token is for") as caught:
+        tokens.new("ana", scope)
+    assert str(caught.value).isprintable()
+    assert tokens.all() == []
+
+
+@pytest.mark.parametrize(("quota", "expires"), [(0, None), (-1, None), (None, 1000.0), (None, 0.0)])
+def test_a_token_for_nothing_is_none(tokens: Tokens, quota: int | None, expires: float | None) -> None:
+    with pytest.raises(LocalProtocolError):
+        tokens.new("ana", quota=quota, expires=expires)
+    assert tokens.all() == []
+
+
+def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, folder: Folder) -> None:
+    token, _ = tokens.new("ana", quota=100)
+    whole = folder.read(FILE)
+    assert whole is not None
+    for content in (b"", whole[:-20], whole.replace(b'"quota": 100', b'"quota": 900')):
+        with folder.locked() as opened:
+            opened.write(FILE, content)
+        for use in (lambda: tokens.check(token.public), lambda: tokens.spend(token.public, 1), tokens.new):
+            with pytest.raises(StoreError, match="damaged"):
+                use()
+        assert folder.read(FILE) == content

@@ -1,0 +1,119 @@
+"""Which interfaces this machine has, and which addresses each: chosen by name or address, or all that lead out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from pathlib import Path
+from typing import Final
+
+from enchufe.errors import LocalProtocolError
+from enchufe.transports.addresses import TcpAddress
+
+MOST: Final = 16  # interfaces; Linux takes 20 multicast memberships of a socket (igmp_max_memberships)
+_UP: Final = 0x1  # IFF_UP, netdevice(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface and its addresses with their networks.
+
+    Attributes:
+        name: as this machine calls it.
+        index: its number here, which an IPv6 scope is given by.
+        addresses: never empty.
+    """
+
+    name: str
+    index: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+
+    @property
+    def loopback(self) -> bool:
+        """Whether it leads nowhere but to this machine."""
+        return all(address.ip.is_loopback for address in self.addresses)
+
+    @property
+    def has_link_local(self) -> bool:
+        """Whether IPv6 addresses are dialed here that hold on this link alone."""
+        return any(address.version == 6 and address.is_link_local for address in self.addresses)
+
+
+def chosen(wanted: Sequence[str] | None = None) -> list[Interface]:
+    """The interfaces to use.
+
+    Args:
+        wanted: names or addresses of interfaces; None: all that are up and lead out, the loopback if none does.
+
+    Raises:
+        LocalProtocolError: there is no such interface, or it has no address.
+    """
+    every = list(_every())
+    if wanted is None:
+        return [each for each in every if not each.loopback][:MOST] or every[:MOST]
+    return list(dict.fromkeys(_named(each, every) for each in wanted))[:MOST]
+
+
+def _named(text: str, every: Sequence[Interface]) -> Interface:
+    for each in every:
+        if text == each.name:
+            return each
+    address, _, scope = text.partition("%")
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        ip = None
+    for each in every:
+        if scope in ("", each.name, str(each.index)) and ip in [own.ip for own in each.addresses]:
+            return each
+    names = ", ".join(each.name for each in every)
+    raise LocalProtocolError(
+        f"this machine has no interface {text!r} with an address", hint=f"It has: {names}." if names else "It has none."
+    )
+
+
+def _every() -> Iterator[Interface]:
+    # Late, since it costs 10 ms that a command which needs no network does not have to pay.
+    import ifaddr  # noqa: PLC0415
+
+    for adapter in ifaddr.get_adapters():
+        addresses: list[IPv4Interface | IPv6Interface] = []
+        for each in adapter.ips:
+            if isinstance(each.ip, tuple):
+                addresses.append(IPv6Interface(f"{each.ip[0].partition('%')[0]}/{each.network_prefix}"))
+            else:
+                addresses.append(IPv4Interface(f"{each.ip}/{each.network_prefix}"))
+        if addresses and adapter.index is not None and _is_up(adapter.name):
+            yield Interface(adapter.name, adapter.index, tuple(addresses))
+
+
+def _is_up(name: str) -> bool:
+    """Whether an interface is switched on; where the system does not tell (other than Linux), it counts as such."""
+    try:
+        return bool(int(Path("/sys/class/net", name, "flags").read_text(), 16) & _UP)
+    except OSError:
+        return True
+
+
+def dialable(addresses: Iterable[TcpAddress]) -> list[TcpAddress]:
+    """What to dial: an IPv6 address that is good on one link alone, and says on none of ours, is tried on each."""
+    every = list(addresses)
+    own = chosen() if any(_needs_scope(each.host) for each in every) else []
+    return [
+        each
+        for address in every
+        for each in (
+            [TcpAddress(f"{address.host}%{link.name}", address.port) for link in own if link.has_link_local]
+            if _needs_scope(address.host)
+            else [address]
+        )
+    ]
+
+
+def _needs_scope(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return isinstance(address, IPv6Address) and address.is_link_local and address.scope_id is None

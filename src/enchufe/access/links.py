@@ -1,0 +1,170 @@
+"""A link: where somebody listens, which certificate it shows, and what lets one in.
+
+`enchufe://host:port,host:port/#cert=...&code=label-word-word-word`, or `&token=...`. Secrets stand behind the `#`:
+whatever opens such a link sends that part to no server, and no log of one has it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+from urllib.parse import quote, unquote
+
+from enchufe.access import interfaces as machine
+from enchufe.errors import LocalProtocolError
+from enchufe.transports.addresses import TcpAddress, parse_address
+
+SCHEME: Final = "enchufe://"
+MOST_TEXT: Final = 2048  # characters; some programs cut longer links off
+MOST_ADDRESSES: Final = 8  # all of them are tried, one after the other
+_DIGEST: Final = 32  # bytes of SHA-256
+_TOKEN: Final = range(16, 65)  # bytes; an Ed25519 seed has 32
+_HINT: Final = "Copy the whole link again, from enchufe:// to its end, in quotes: # and & mean something to a shell."
+_NAME: Final = re.compile(r"[\w.-]+")  # of a host or an interface: nothing that could end the address part of a link
+# A label and three words, as people type them; whether they are of a list is for whoever reads the code.
+_CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:[\s-]+[^\W\d_]+){3}\s*")
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether a text has the form of a code: a number and three words, with hyphens or spaces between."""
+    return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", text)) is not None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Link:
+    """What a link says.
+
+    Attributes:
+        addresses: where to dial, the likeliest first.
+        fingerprint: SHA-256 of the listener's certificate (DER), or None: whichever it shows.
+        code: the spoken code, or None.
+        token: a token's private key, or None.
+    """
+
+    addresses: tuple[TcpAddress, ...]
+    fingerprint: bytes | None = None
+    code: str | None = None
+    token: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.addresses) <= MOST_ADDRESSES:
+            raise _wrong(f"has {len(self.addresses)} addresses, not 1 to {MOST_ADDRESSES}")
+        for each in self.addresses:
+            if not _is_host(each.host) or not 0 < each.port < 65536:
+                raise _wrong("has an address that nobody can dial")
+        if self.fingerprint is not None and len(self.fingerprint) != _DIGEST:
+            raise _wrong("has a fingerprint (cert) that is no SHA-256")
+        if self.code is not None and not looks_like_code(self.code):
+            raise _wrong("has a code that is none")
+        if self.token is not None and len(self.token) not in _TOKEN:
+            raise _wrong("has a token that is none")
+        if self.token is not None and self.fingerprint is None:
+            raise _wrong("has a token and no fingerprint (cert): anybody could take the token")
+        if self.token is not None and self.code is not None:
+            raise _wrong("has both a code and a token")
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """Read a link.
+
+        Raises:
+            LocalProtocolError: it is none; what it says of it holds nothing of the link.
+        """
+        if len(text) > MOST_TEXT:
+            raise _wrong(f"is longer than {MOST_TEXT} characters")
+        text = text.strip()
+        if text[: len(SCHEME)].lower() != SCHEME:
+            raise _wrong(f"does not begin with {SCHEME}")
+        place, _, fragment = text[len(SCHEME) :].partition("#")
+        hosts, _, path = place.partition("/")
+        if path or "?" in hosts:
+            raise _wrong("has something between its addresses and its #")
+        addresses = tuple(_address(each) for each in hosts.split(","))
+        said: dict[str, str] = {}
+        for each in filter(None, fragment.split("&")):
+            key, _, value = each.partition("=")
+            if key in said:
+                raise _wrong("says something twice")
+            said[key] = value
+        code = said.get("code")
+        return cls(
+            addresses,
+            _bytes(said.get("cert"), "a fingerprint (cert)"),
+            None if code is None else unquote(code),
+            _bytes(said.get("token"), "a token"),
+        )
+
+    def __str__(self) -> str:
+        said = []
+        if self.fingerprint is not None:
+            said.append(f"cert={_text(self.fingerprint)}")
+        if self.code is not None:
+            said.append(f"code={quote(self.code, safe='')}")
+        if self.token is not None:
+            said.append(f"token={_text(self.token)}")
+        return f"{SCHEME}{','.join(map(str, self.addresses))}/" + (f"#{'&'.join(said)}" if said else "")
+
+    def __repr__(self) -> str:
+        secret = "".join(f", {name}=..." for name in ("code", "token") if getattr(self, name) is not None)
+        return f"Link({', '.join(map(str, self.addresses))}{secret})"
+
+
+def own_addresses(port: int, interfaces: Sequence[str] | None = None) -> tuple[TcpAddress, ...]:
+    """Where this machine can be reached from others, the likeliest first; only itself where it has no network.
+
+    An IPv6 address that holds on one link alone comes without its interface, whose name says nothing elsewhere:
+    `interfaces.dialable` puts in the dialer's.
+
+    Raises:
+        LocalProtocolError: there is no such interface.
+    """
+    own = [address for each in machine.chosen(interfaces) for address in each.addresses]
+    own.sort(key=lambda address: (address.is_loopback, address.is_link_local, address.version))
+    return tuple(dict.fromkeys(TcpAddress(str(address.ip), port) for address in own))[:MOST_ADDRESSES]
+
+
+def _address(text: str) -> TcpAddress:
+    try:
+        address = parse_address(text)
+    except LocalProtocolError as error:
+        raise _wrong("has an address that is none") from error
+    if not isinstance(address, TcpAddress):
+        raise _wrong("has an address that is not host:port")
+    return address
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return _NAME.fullmatch(host) is not None
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return isinstance(address, IPv6Address) and (address.scope_id is None or bool(_NAME.fullmatch(address.scope_id)))
+
+
+def _bytes(text: str | None, what: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _wrong(f"has {what} that is none") from error
+    # One text for one meaning: bits that are left over are zero, and nothing is padded.
+    if _text(found) != text:
+        raise _wrong(f"has {what} that is none")
+    return found
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _wrong(what: str) -> LocalProtocolError:
+    return LocalProtocolError(f"the link {what}", hint=_HINT)

@@ -1,0 +1,71 @@
+"""What people name as the other side: an address, a known machine, a code or a link."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from enchufe.access.links import SCHEME, Link, looks_like_code
+from enchufe.errors import LocalProtocolError
+from enchufe.transports.addresses import Address, parse_address
+
+MOST_NAME: Final = 64  # bytes, as docs/access.md has it
+_HINT: Final = (
+    "Write host:port, unix:/path, @name (a known machine), the code label-word-word-word, or the enchufe:// link."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownName:
+    """A machine that this one remembers, by its name: `@name`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"@{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SpokenCode:
+    """A code as it was typed: it has the form of one, and is not yet read. Its `repr` does not show it."""
+
+    text: str = field(repr=False)
+
+
+Target = Address | SpokenCode | Link | KnownName
+
+
+def target(text: str) -> Target:
+    """Tell what a text names.
+
+    A colon is in every address and in no code, so that `7-zip-host-name:9000` is an address, and without a port a code.
+
+    Raises:
+        LocalProtocolError: it is none of these, or a wrong one. Of what may be a secret, nothing is said.
+    """
+    bare = text.strip()
+    if bare[: len(SCHEME)].lower() == SCHEME:
+        return Link.parse(bare)
+    if bare.startswith("@"):
+        return _known(bare[1:])
+    if ":" in text:
+        if "#" in text and not text.startswith(("unix:", "shm:")):
+            raise LocalProtocolError(f"a link begins with {SCHEME}", hint=_HINT)
+        return parse_address(text)
+    if looks_like_code(text):
+        return SpokenCode(text)
+    raise LocalProtocolError(
+        "this is no address (which has a port), no @name, no code (a number and three words) and no link", hint=_HINT
+    )
+
+
+def _known(name: str) -> KnownName:
+    if not name or not name.isprintable() or name != name.strip():
+        raise LocalProtocolError(
+            f"{name!r} is no name of a machine", hint="`enchufe peers` lists those that are known."
+        )
+    if len(name.encode("utf-8", "surrogateescape")) > MOST_NAME:
+        raise LocalProtocolError(
+            f"the name behind @ is longer than {MOST_NAME} bytes", hint="`enchufe peers` lists those that are known."
+        )
+    return KnownName(name)

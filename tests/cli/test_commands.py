@@ -408,7 +408,7 @@ def free_port() -> int:
     ("arguments", "code", "told"),
     [
         (["send", "{file}", "--to", "127.0.0.1:9"], 2, "--plain"),
-        (["receive", "--listen", "127.0.0.1:0"], 2, "--plain"),
+        (["receive", "--listen", "127.0.0.1:0", "--yes"], 2, "--plain"),
         (["send", "{file}", "--to", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
         (["send", "{file}", "--to", "nowhere", "--plain"], 2, "no port"),
         (["send", "{file}", "--plain"], 2, "one address"),

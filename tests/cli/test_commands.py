@@ -409,6 +409,9 @@ def free_port() -> int:
     [
         (["send", "{file}", "--to", "127.0.0.1:9"], 2, "--plain"),
         (["receive", "--listen", "127.0.0.1:0", "--yes"], 2, "--plain"),
+        (["receive", "--listen", "127.0.0.1:0", "--no-input"], 2, "say --yes"),
+        (["receive", "127.0.0.1:{port}", "--json"], 2, "say --yes"),
+        (["receive", "127.0.0.1:{port}", "--quiet"], 2, "say --yes"),
         (["send", "{file}", "--to", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
         (["send", "{file}", "--to", "nowhere", "--plain"], 2, "no port"),
         (["send", "{file}", "--plain"], 2, "one address"),

@@ -286,7 +286,9 @@ def test_what_asking_raises_ends_it_like_that(tree: Path, tmp_path: Path, error:
 
 
 @contextmanager
-def receiving(inbox: Path, ask: Callable[[Offering], bool]) -> Iterator[tuple[str, Callable[[], BaseException | None]]]:
+def receiving(
+    inbox: Path, ask: Callable[[Offering], bool], timeout: float = 30.0
+) -> Iterator[tuple[str, Callable[[], BaseException | None]]]:
     """Somebody who receives in a thread: the address, and how it ended."""
     told: list[events.Event] = []
     ready = threading.Event()
@@ -298,7 +300,7 @@ def receiving(inbox: Path, ask: Callable[[Offering], bool]) -> Iterator[tuple[st
 
     def run() -> None:
         try:
-            files.receive_files(inbox, listen="127.0.0.1:0", plain=True, ask=ask, on_event=tell)
+            files.receive_files(inbox, listen="127.0.0.1:0", plain=True, ask=ask, timeout=timeout, on_event=tell)
         except BaseException as error:  # noqa: BLE001 (looked at by the test)
             ending.append(error)
         else:
@@ -407,6 +409,45 @@ def test_an_offer_that_never_ends_is_never_asked_about(tmp_path: Path) -> None:
             files.send_files(text="the end", to=address, plain=True)
         assert isinstance(ended(), Declined)
     assert len(asked) == 1
+
+
+def test_a_newer_attempt_of_the_same_takes_the_place_of_a_question(tmp_path: Path) -> None:
+    epochs: list[int] = []
+    asked = threading.Event()
+
+    def ask(offering: Offering) -> bool:
+        epochs.append(offering.epoch)
+        asked.set()
+        return offering.epoch == 1 and await_withdrawal(offering)
+
+    with receiving(tmp_path / "inbox", ask) as (address, ended):
+        first = Bad(address, epoch=1)
+        first.say(Offer([file(0, 1)]), m.OfferEnd(1, 1, 0))
+        assert asked.wait(PATIENCE)
+        second = Bad(address, epoch=2)
+        second.say(Offer([file(0, 1)]), m.OfferEnd(1, 1, 0))
+        assert second.hear_error().message == "the receiver declined"
+        assert isinstance(ended(), Declined)
+        first.sock.close()
+    assert epochs == [1, 2]
+
+
+def test_a_sender_that_falls_silent_ends_the_question(tmp_path: Path) -> None:
+    withdrawn = threading.Event()
+
+    def ask(offering: Offering) -> bool:
+        if offering.session[:3] != b"bad":
+            return False
+        await_withdrawal(offering)
+        withdrawn.set()
+        return True
+
+    with receiving(tmp_path / "inbox", ask, timeout=1.0) as (address, ended):
+        bad = Bad(address)
+        bad.say(Offer([file(0, 1)]), m.OfferEnd(1, 1, 0))
+        assert withdrawn.wait(PATIENCE)
+        bad.sock.close()
+    assert isinstance(ended(), Declined)
 
 
 def test_an_offer_of_too_many_bytes_is_refused(tmp_path: Path) -> None:

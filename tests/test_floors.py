@@ -14,10 +14,11 @@ ORDER = [
     ("F0", "errors"), ("F0", "printable"), ("F0", "entry"), ("F0", "events"), ("F0", "buffer"), ("F0", "lazy"),
     ("F1", "framing"), ("F1", "transfer"),
     ("F2", "waiting"), ("F2", "transports"), ("F2", "store"),
-    ("F3", "file"), ("F3", "connection"), ("F3", "heartbeat"), ("F3", "pace"), ("F3", "access"), ("F3", "link"), ("F3", "session"),
+    ("F3", "file"), ("F3", "connection"), ("F3", "heartbeat"), ("F3", "pace"), ("F3", "access"),
+    ("F3", "link"), ("F3", "session"),
     ("F4", "server"),
-    ("F5", "engines"), ("F5", "aio"), ("F5", "blocking"), ("F5", "acquaintance"), ("F5", "entrance"), ("F5", "meeting"),
-    ("F5", "reaching"), ("F5", "files"), ("F5", "measure"), ("F5", "testing"),
+    ("F5", "engines"), ("F5", "aio"), ("F5", "blocking"), ("F5", "acquaintance"), ("F5", "entrance"),
+    ("F5", "meeting"), ("F5", "reaching"), ("F5", "files"), ("F5", "measure"), ("F5", "testing"),
     ("F6", "__init__"), ("F6", "web"), ("F6", "cli"), ("F6", "__main__"),
 ]  # fmt: skip
 PLACES = {name: place for place, (_, name) in enumerate(ORDER)}

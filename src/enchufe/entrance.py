@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Final
 
 from enchufe import events
-from enchufe.access import Admitted, Code, Gate, Grant, LiveCode, listener_certificate, listening_context
+from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate, listening_context
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import KnownMachines
 from enchufe.access.links import Link, own_addresses
 from enchufe.access.tokens import Tokens
 from enchufe.acquaintance import acquaint, introduction
-from enchufe.errors import DeadlineExceeded, Refused
+from enchufe.errors import DeadlineExceeded, Refused, StoreError
 from enchufe.events import OnEvent
+from enchufe.session.base import Options
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
+
+_GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 
 
 class Entrance:
@@ -59,15 +66,34 @@ class Entrance:
             tokens=_Scoped(scope) if tokens else None,
             introduction=introduction() if remember else None,
         )
+        self._lock = threading.Lock()
         self._code: LiveCode | None = None
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
+        self._guests: OrderedDict[bytes, Admitted] = OrderedDict()  # by secret, until they are inside
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
         """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
-        admitted = await self.gate.admit(transport, deadline)
-        acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+        try:
+            admitted = await self.gate.admit(transport, deadline)
+            acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+        except StoreError as error:  # ours, and nobody else is told of it
+            self._on_event(events.Failed(error.kind, str(error), error.hint))
+            raise
+        with self._lock:
+            self._guests[admitted.secret] = admitted
+            while len(self._guests) > _GUESTS:  # who never said HELLO
+                self._guests.popitem(last=False)
         return admitted
+
+    def suit(self, options: Options, secret: bytes | None) -> Options:
+        """The options for whoever was let in, and shares that secret with us."""
+        with self._lock:
+            admitted = self._guests.pop(secret or b"", None)
+        if admitted is None:
+            return options
+        allowance = admitted.grant if isinstance(admitted.grant, _Granted) else None
+        return replace(options, name=admitted.name, allowance=allowance)
 
     def open(self, addresses: Sequence[str]) -> None:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
@@ -111,6 +137,20 @@ class Entrance:
         self._announcement.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What a token allows, and how much of it is left: an `Allowance`."""
+
+    name: str
+    left: int | None
+    _public: bytes
+    _tokens: Tokens
+
+    def spend(self, size: int) -> None:
+        """As `Allowance.spend`."""
+        self._tokens.spend(self._public, size)
+
+
 class _Scoped:
     """The tokens that are for one thing."""
 
@@ -118,10 +158,12 @@ class _Scoped:
         self._tokens = Tokens()
         self._scope = scope
 
-    def check(self, public: bytes) -> Grant | None:
+    def check(self, public: bytes) -> _Granted | None:
         """What a token allows; None: nothing here."""
         grant = self._tokens.check(public)
-        return grant if grant is not None and self._scope in grant.scope else None
+        if grant is None or self._scope not in grant.scope:
+            return None
+        return _Granted(grant.name, grant.left, public, self._tokens)
 
 
 def _dialable(addresses: Sequence[str], interfaces: Sequence[str] | None) -> tuple[TcpAddress, ...]:

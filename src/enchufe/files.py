@@ -189,13 +189,13 @@ def receive_files(
         LocalProtocolError: the arguments make no sense, or the address cannot be listened on.
     """
     from enchufe.session.receiving import ReceivingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
-    from enchufe.store import LocalStore, PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.store import LocalStore  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    begin: Callable[[], Receiving]
+    begin: Callable[[int | None], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     if _is_pipe([folder]):
-        begin = partial(PipeDelivery, _standard(sys.stdout, "output"))
+        begin = partial(_into_pipe, _standard(sys.stdout, "output"))
         retry = 0.0
         streams = 1  # what comes on several is in no order
     else:
@@ -205,12 +205,19 @@ def receive_files(
     options = Options(timeout=timeout, each_file=each_file, streams=streams, ask=asking)
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        return ReceivingSession(over, begin, options, on_event)
+        left = None if options.allowance is None else options.allowance.left
+        return ReceivingSession(over, partial(begin, left), options, on_event)
 
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
     )
     return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
+
+
+def _into_pipe(descriptor: int, _most: int | None) -> Receiving:
+    from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+    return PipeDelivery(descriptor)
 
 
 def _meet(

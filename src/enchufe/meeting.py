@@ -94,7 +94,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                 session = make(reached.transport, attempt)
                 return drive(session.complete())
         except (BrokenError, DeadlineExceeded, BusyError) as error:
-            pause = patience.pause(error, met=session is not None, moved=session is not None and session.moved)
+            pause = patience.pause(error, met=session is not None, moved=session is not None and session.crossed > 0)
             if pause is None:
                 raise
             on_event(events.Retrying(str(error), round(pause, 3)))
@@ -138,7 +138,7 @@ def listening(
                     raise cut
                 try:
                     with greeted.transport:
-                        session = make(greeted, options)
+                        session = make(greeted, options if entrance is None else entrance.suit(options, greeted.secret))
                         door.entered(session)
                         return drive(session.complete())
                 except (StoreError, LocalProtocolError, Declined):

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     terminal, inbox, *options = sys.argv[1:]
     if terminal:
         os.close(os.open(terminal, os.O_RDWR))  # a session without a terminal takes the first one that it opens
-    shown = screen(as_json=False, quiet=False, verbose=False, sending=False)
+    shown = screen(as_json=False, quiet=False, verbose=False, sending=False, plain=True)
     ask = asking(shown, plain=False, yes="--yes" in options, no_input=False)
     _transfer(
         shown,

@@ -407,8 +407,10 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["send", "{file}", "--to", "127.0.0.1:9"], 2, "--plain"),
-        (["receive", "--listen", "127.0.0.1:0", "--yes"], 2, "--plain"),
+        (["send", "{file}", "--to", "127.0.0.1:9"], 2, "ENCHUFE_CODE"),
+        (["receive", "127.0.0.1:9", "--yes", "--no-input"], 2, "ENCHUFE_CODE"),
+        (["receive", "--listen", "127.0.0.1:0", "--plain", "--remember"], 2, "--remember"),
+        (["receive", "7-a-b-c", "--to", "nowhere", "--yes"], 2, "word"),
         (["receive", "--listen", "127.0.0.1:0", "--no-input"], 2, "say --yes"),
         (["receive", "127.0.0.1:{port}", "--json"], 2, "say --yes"),
         (["receive", "127.0.0.1:{port}", "--quiet"], 2, "say --yes"),

@@ -33,7 +33,7 @@ from tests.pairs.pair import file
 PATIENCE = 60.0
 ROOT = Path(__file__).parent.parent.parent
 ASKED = "Take it?"
-SCREEN = Sentences(quiet=False, verbose=False, sending=False)
+SCREEN = Sentences(quiet=False, verbose=False, sending=False, plain=True)
 
 
 class Terminal:

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from enchufe import events, files
+from enchufe import events, files, meeting
 from enchufe.entry import NO_PARENT, Entry, Kind
 from enchufe.errors import EnchufeError
 from enchufe.session import Greeted, Offering, Options, SendingSession
 from enchufe.store import Source
 from enchufe.transfer.sender import Sender
-from enchufe.transports import Transport
+from enchufe.transports import Transport, parse_address
 
 
 class Many(Source):
@@ -56,7 +56,7 @@ def send(address: str, count: str) -> None:
         return SendingSession(over, Many(int(count), str(Path(__file__).parent)), options, lambda _event: None)
 
     try:
-        files._run(Sender, make, address, None, b"many", Options(), 0.0, lambda _event: None, once=True)
+        meeting.dialing(meeting.Plain(parse_address(address)), make, b"many", Options(), 0.0, lambda _event: None)
     except EnchufeError as error:
         print(memory(), error, flush=True)
 

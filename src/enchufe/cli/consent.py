@@ -14,14 +14,13 @@ from typing import Final
 
 import click
 
-from enchufe.cli import output
+from enchufe.cli import output, terminal
 from enchufe.cli.show import Screen, counted, in_bytes
 from enchufe.entry import Kind
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.session.consent import Ask, Item, Offering, Root
 
-_TERMINAL: Final = "/dev/tty"
 _YES: Final = frozenset({"y", "yes", "s", "si", "sí"})
 _NO: Final = frozenset({"", "n", "no"})
 _LIST: Final = frozenset({"l", "list", "lista"})
@@ -49,19 +48,12 @@ def asking(
         else "--json and --quiet ask nothing"
         if as_json or quiet
         else "there is no terminal to ask on"
-        if (terminal := _terminal()) is None
+        if (found := terminal.opened()) is None
         else ""
     )
-    if why or terminal is None:
+    if why or found is None:
         raise click.UsageError(f"{why}, and what is offered is taken only with a yes: say --yes")
-    return Prompt(terminal, shown)
-
-
-def _terminal() -> int | None:
-    """A descriptor of the terminal that we were started on, never of a pipe."""
-    with suppress(OSError):
-        return os.open(_TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    return 0 if os.isatty(0) else None
+    return Prompt(found, shown)
 
 
 class Prompt:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from enchufe.cli import terminal
 from enchufe.errors import LocalProtocolError
 
 CODE: Final = "ENCHUFE_CODE"
@@ -65,11 +66,10 @@ class Securing:
         """
         if code := os.environ.get(CODE):
             return code
-        hint = f"Set {CODE}, or name the code or the link in place of the address."
-        if self.no_input:
-            raise LocalProtocolError("it takes the code that the other side shows", hint=hint)
-        try:
-            answer: str = click.prompt("The code that the other side shows", err=True)
-        except click.Abort:
-            raise LocalProtocolError("no code, no way in", hint=hint) from None
+        answer = None if self.no_input else terminal.ask("the code that the other side shows: ")
+        if not answer:
+            raise LocalProtocolError(
+                "it takes the code that the other side shows",
+                hint=f"Set {CODE}, or name the code or the link in place of the address.",
+            )
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
@@ -170,6 +171,9 @@ class ProgressBars:
             case events.Connected():
                 self._print(event)
                 self._start()
+            case events.Code():
+                self._print(event)
+                self._show_qr(event.link)
             case events.Receipt() | events.Failed():
                 self.close()
                 self._sentences.show(event)
@@ -181,6 +185,13 @@ class ProgressBars:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+
+    def _show_qr(self, link: str) -> None:
+        from enchufe.cli.qr import qr  # noqa: PLC0415 (slow to import, and seldom needed)
+
+        code = qr(link, sys.stderr, colour="NO_COLOR" not in os.environ) if link else None
+        if code is not None:
+            output.tell(code)
 
     def _print(self, event: events.Event) -> None:
         if self._bars is None:

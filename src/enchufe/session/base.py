@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, RemoteProtocolError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, Refused, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
@@ -31,6 +31,22 @@ HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HEL
 # How many streams, where nobody said: measured by benchmarks.files and benchmarks.wan.
 _NEAR_STREAMS: Final = 2
 _FAR_STREAMS: Final = 8
+_SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
+
+
+class Allowance(Protocol):
+    """How much content may cross, over all transfers that it is for."""
+
+    @property
+    def left(self) -> int | None:
+        """Bytes that may still cross; None: any number."""
+
+    def spend(self, size: int) -> None:
+        """Take from it what has crossed.
+
+        Raises:
+            Refused: there is not so much left.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,7 @@ class Options:
         each_file: whether to tell of every single file.
         ask: a receiver shows what is offered to this, and takes it if it says yes; None: it takes it unasked.
         name: who the other side has proved to be, where it has.
+        allowance: what may cross, where the other side was let in for so much.
     """
 
     dial: Callable[[], Transport] | None = None
@@ -62,6 +79,7 @@ class Options:
     each_file: bool = False
     ask: Ask | None = None
     name: str | None = None
+    allowance: Allowance | None = None
 
 
 M = TypeVar("M", bound=Machine)
@@ -163,12 +181,24 @@ class Session(ABC, Generic[M]):
         self._failure: BaseException | None = None
         self._most = 1
         self._closed = False
+        self._spent = 0  # bytes taken from the allowance
         self.trip: float | None = None  # seconds of a round trip, where it is known
 
     async def complete(self) -> events.Receipt:
         """Do all of it, over a connection that the caller closes; what each kind of session raises it says itself."""
-        async with self.ending_well():
-            return await self.run()
+        try:
+            async with self.ending_well():
+                return await self.run()
+        finally:
+            with suppress(Refused):  # the last bytes have crossed, come what may
+                self._spend(0)
+
+    def _spend(self, step: int) -> None:
+        """Take what has crossed from the allowance, if it is more than so many bytes."""
+        allowance, crossed = self.options.allowance, self.crossed
+        if allowance is not None and crossed - self._spent > step:
+            allowance.spend(crossed - self._spent)
+            self._spent = crossed
 
     @abstractmethod
     async def run(self) -> events.Receipt:
@@ -303,8 +333,8 @@ class Session(ABC, Generic[M]):
 
     @property
     @abstractmethod
-    def moved(self) -> bool:
-        """Whether anything got across."""
+    def crossed(self) -> int:
+        """Bytes of content that got across."""
 
     # Telling.
 
@@ -315,6 +345,7 @@ class Session(ABC, Generic[M]):
 
     def tell_progress(self, stored: int, total: int, files: int) -> None:
         """Tell how far we are."""
+        self._spend(_SPENT_AT_ONCE)
         rate = self._rates.rate(self.waiter.now(), stored)
         self.tell(events.Progress(stored, total, files, rate))
 

@@ -89,9 +89,9 @@ class ReceivingSession(Session[Receiver]):
         return WINDOW if self.options.ask is None else LIST_WINDOW
 
     @property
-    def moved(self) -> bool:
-        """Whether any content got across."""
-        return self.machine.received_bytes > 0
+    def crossed(self) -> int:
+        """As `Session.crossed`."""
+        return self.machine.received_bytes
 
     async def run(self) -> events.Receipt:
         """Receive everything, and return the receipt."""

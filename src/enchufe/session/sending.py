@@ -69,9 +69,9 @@ class SendingSession(Session[Sender]):
         return 0 if self.options.compress == "never" else ZSTD
 
     @property
-    def moved(self) -> bool:
-        """Whether any content got across."""
-        return self.machine.sent_bytes > 0
+    def crossed(self) -> int:
+        """As `Session.crossed`."""
+        return self.machine.sent_bytes
 
     async def run(self) -> events.Receipt:
         """Send everything, and return the receipt."""

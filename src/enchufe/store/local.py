@@ -62,11 +62,14 @@ class LocalStore:
         except OSError as error:
             raise store_error(error, "make the folder", self._path) from error
 
-    def begin(self) -> Delivery:
+    def begin(self, most: int | None = None) -> Delivery:
         """Start a delivery, with a staging area of its own.
 
         What it can take over from one that was cut it will; areas of dead owners with nothing to take over, or that
         have expired, are removed on the way.
+
+        Args:
+            most: bytes that this one may bring, if that is less than `max_size`; None: any number.
 
         Raises:
             StoreError: the folder cannot be written to.
@@ -88,7 +91,7 @@ class LocalStore:
                     if_exists=self._if_exists,
                     links=self._links,
                     checksum=self._checksum,
-                    max_size=self._max_size,
+                    max_size=min((size for size in (most, self._max_size) if size is not None), default=None),
                 )
             except BaseException:
                 for area in staging.dead:

@@ -68,6 +68,7 @@ class Entrance:
         )
         self._lock = threading.Lock()
         self._code: LiveCode | None = None
+        self._told_dead = False
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
         self._guests: OrderedDict[bytes, Admitted] = OrderedDict()  # by secret, until they are inside
@@ -100,11 +101,12 @@ class Entrance:
         if self._code is not None and not self._code.burnt:
             return
         self._addresses = _dialable(addresses, self._interfaces)
+        announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
         self._code = self.gate.code = LiveCode(code, time.monotonic)
         link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
         self._announcement.close()
-        if self._announces and self._addresses:
+        if announces:
             from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
             self._announcement.enter_context(
@@ -123,7 +125,12 @@ class Entrance:
             DeadlineExceeded: the code is too old, and nobody else could come.
         """
         code = self._code
-        if code is None or code.alive or code.burnt or self._lasting:
+        if code is None or code.alive or code.burnt:
+            return
+        if self._lasting:
+            if not self._told_dead:
+                self._told_dead = True
+                self._on_event(events.CodeGone())
             return
         if code.guesses == 0:
             raise Refused(
@@ -164,6 +171,10 @@ class _Scoped:
         if grant is None or self._scope not in grant.scope:
             return None
         return _Granted(grant.name, grant.left, public, self._tokens)
+
+
+def _is_here_only(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _dialable(addresses: Sequence[str], interfaces: Sequence[str] | None) -> tuple[TcpAddress, ...]:

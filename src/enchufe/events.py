@@ -63,6 +63,13 @@ class Code(Event):
 
 
 @dataclass(frozen=True)
+class CodeGone(Event):
+    """The code lets nobody in any more: too old, or guessed wrong too often. Known machines and tokens still do."""
+
+    event = "code_gone"
+
+
+@dataclass(frozen=True)
 class Unannounced(Event):
     """The network does not hear that we are here: whoever is to come needs the address or the link."""
 

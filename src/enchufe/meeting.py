@@ -90,7 +90,9 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
         try:
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:
-                attempt = replace(options, dial=reached.dial, session=identity, epoch=time.time_ns())
+                attempt = replace(
+                    options, dial=reached.dial, secret=reached.secret, session=identity, epoch=time.time_ns()
+                )
                 session = make(reached.transport, attempt)
                 return drive(session.complete())
         except (BrokenError, DeadlineExceeded, BusyError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -22,12 +23,13 @@ from enchufe.access import (
 )
 from enchufe.access.discovery import find
 from enchufe.access.identity import Identity
-from enchufe.access.known import KnownMachines, Machine
+from enchufe.access.interfaces import dialable
+from enchufe.access.known import ChangedKey, KnownMachines, Machine
 from enchufe.access.links import Link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction
-from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.meeting import Reached
 from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
@@ -75,7 +77,9 @@ class Secured:
         for place in self._places():
             try:
                 return await self._enter(place, waiter, timeout)
-            except (BrokenError, DeadlineExceeded, Denial, RemoteProtocolError) as error:
+            except ChangedKey:
+                raise
+            except (BrokenError, DeadlineExceeded, Refused, RemoteProtocolError) as error:
                 if self._fixed:
                     raise
                 if failure is None or isinstance(error, Denial):  # which says more than that nobody answered
@@ -91,7 +95,7 @@ class Secured:
         there = parse_address(plain.peer) if plain.name == tcp.NAME else place[0]
         transport = tls.over(plain, self._context, server_side=False)
         try:
-            await transport.handshake(deadline)
+            await _shake(transport, deadline)
             admitted = await knock(
                 transport,
                 self._proof,
@@ -116,6 +120,13 @@ class Secured:
         self._fixed = True
         if admitted.way in ("code", "again"):
             self._proof = ByPass(admitted.secret)
+
+
+async def _shake(transport: tls.TlsTransport, deadline: float) -> None:
+    try:
+        await transport.handshake(deadline)
+    except RemoteProtocolError as error:  # whoever that is, it is not the one
+        raise Refused(str(error), hint=error.hint) from error
 
 
 async def _dialed(place: Place, waiter: Waiter, deadline: float) -> Transport:
@@ -158,7 +169,7 @@ def aim(
             places = partial(_whereabouts, machine, interfaces) if where is None else _at(parse_address(where))
             return secured(places, ByKey(Identity.mine(), machine.public), fixed=where is not None)
         case Link():
-            places = _at(*meant.addresses)
+            places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
     return secured(_at(meant), ByCode(Code.parse(code())), fixed=True)
 
@@ -175,12 +186,14 @@ def _at(*addresses: Address) -> Callable[[], Iterable[Place]]:
 
 def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
     """Who says that it has a code of this label."""
-    found = find(label, _LOOK, list(interfaces) or None)
-    return (announcer.addresses for announcer in islice(found, _ANNOUNCERS))
+    with closing(find(label, _LOOK, list(interfaces) or None)) as found:
+        for announcer in islice(found, _ANNOUNCERS):
+            yield announcer.addresses
 
 
 def _whereabouts(machine: Machine, interfaces: Sequence[str]) -> Iterator[Place]:
     """Where a machine was before, then everybody who announces anything: the wrong ones learn nothing."""
     yield from ([parse_address(address)] for address in machine.addresses)
-    for announcer in find(None, _LOOK, list(interfaces) or None):
-        yield announcer.addresses
+    with closing(find(None, _LOOK, list(interfaces) or None)) as found:
+        for announcer in found:
+            yield announcer.addresses

@@ -96,6 +96,8 @@ class Sentences:
         match event:
             case events.Listening(address):
                 return [f"listening on {address}, for: {self._counterpart(address)}"] if self._plain else []
+            case events.CodeGone():
+                return ["the code lets nobody in any more: it is too old, or was said wrong three times"]
             case events.Unannounced(message):
                 return [f"{message}: the other side needs the link, or the address and the code"]
             case events.Paired(way, name):

@@ -12,7 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, Refused, RemoteProtocolError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError, Refused, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
@@ -31,6 +31,7 @@ HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HEL
 # How many streams, where nobody said: measured by benchmarks.files and benchmarks.wan.
 _NEAR_STREAMS: Final = 2
 _FAR_STREAMS: Final = 8
+_TLS: Final = "tls"  # the name of such a transport
 _SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
 
 
@@ -167,6 +168,8 @@ class Session(ABC, Generic[M]):
         self.link = Link(transport, self.machine, timeout=options.timeout, pace=self.pace, bell=self.bell)
         self.options = options
         self.secret = over.secret if isinstance(over, Greeted) else options.secret
+        if (self.secret is None) == (transport.name == _TLS):  # or the other streams would go in plain text
+            raise LocalProtocolError("stream 0 and the others are encrypted together, or none of them")
         self._on_event = on_event
         self._telling = threading.RLock()
         self.lock = threading.RLock()

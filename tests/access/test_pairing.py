@@ -174,3 +174,14 @@ def test_what_asks_for_a_machine_tells_nobody_else_which() -> None:
 def test_a_key_that_is_none_signs_nothing() -> None:
     for public in (b"", bytes(31), b"\xff" * 32):
         assert not HERE.is_signature(public, b"what", bytes(64))
+
+
+def test_nobodys_key_signs_nothing() -> None:
+    """Where a key is of small order, no secret is behind it: every few messages it fits a signature of anybody."""
+    for y in USELESS:
+        for public in (y.to_bytes(32, "little"), (y | 1 << 255).to_bytes(32, "little")):
+            assert not any(
+                HERE.is_signature(public, bytes([what]), first + bytes(32))
+                for what in range(64)
+                for first in (public, bytes(32), (1).to_bytes(32, "little"))
+            )

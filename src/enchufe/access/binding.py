@@ -16,6 +16,18 @@ from enchufe.access.messages import Knock, Nonce
 
 SECRET_SIZE: Final = 32
 
+# A point of Ed25519 on the wire is y and the sign of x: RFC 8032, section 5.1. Points of order 1, 2, 4 and 8 have these
+# y; as a key, each is nobody's: anybody signs with it.
+_FIELD: Final = 2**255 - 19
+_EIGHTH: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL: Final = frozenset((0, 1, _FIELD - 1, _EIGHTH, _FIELD - _EIGHTH))
+
+
+def is_sound(point: bytes) -> bool:
+    """Whether 32 bytes could be a point of Ed25519 with a secret behind it: of large order, in its only form."""
+    y = int.from_bytes(point, "little") & (1 << 255) - 1
+    return len(point) == 32 and y < _FIELD and y not in _SMALL
+
 
 def derived(secret: bytes, what: str | bytes, size: int, *, salt: bytes = b"") -> bytes:
     """A key of its own for one purpose: HKDF-SHA256 with the info "enchufe " and `what`.
@@ -73,6 +85,8 @@ class Binding:
 
     def is_signature(self, public: bytes, what: bytes, signature: bytes) -> bool:
         """Whether the holder of the Ed25519 key `public` says `what` on this connection."""
+        if not is_sound(public):
+            return False
         try:
             Ed25519PublicKey.from_public_bytes(public).verify(signature, self.signed(what))
         except (InvalidSignature, ValueError):

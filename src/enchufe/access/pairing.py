@@ -10,17 +10,13 @@ from typing import Final
 from spake2 import SPAKE2_A, SPAKE2_B, SPAKEError  # type: ignore[import-untyped]
 from spake2.ed25519_basic import NotOnCurve  # type: ignore[import-untyped]
 
-from enchufe.access.binding import SECRET_SIZE, Binding, derived
+from enchufe.access.binding import SECRET_SIZE, Binding, derived, is_sound
 from enchufe.access.codes import Code
 from enchufe.access.refusals import AnotherMachine, WrongCode
 from enchufe.errors import RemoteProtocolError
 
 _DIALER: Final = b"dialer"
 _LISTENER: Final = b"listener"
-
-# A point of Ed25519 on the wire: RFC 8032, section 5.1.
-_FIELD: Final = 2**255 - 19
-_Y: Final = 2**255 - 1
 
 
 class _Pairing:
@@ -40,8 +36,7 @@ class _Pairing:
 
     def _hear(self, message: bytes) -> None:
         try:
-            # Which the library does not look at: the neutral point has more than one form where that is allowed.
-            if len(message) != len(self.message) or not 1 < int.from_bytes(message[1:], "little") & _Y < _FIELD:
+            if not is_sound(message[1:]):  # the library takes longer ones, and one point in several forms
                 raise ValueError("not the one form of a point")
             key = self._spake.finish(message)
         except (SPAKEError, NotOnCurve, ValueError) as error:

@@ -83,6 +83,7 @@ class Gate:
             RemoteProtocolError: he broke the protocol, and was told nothing.
             BrokenError: the connection was cut or ended.
             DeadlineExceeded: he was not done in time.
+            EnchufeError: what `knows` and `tokens` raise; he was told nothing.
         """
         talk = Exchange(transport, deadline, "listener")
         try:

@@ -14,6 +14,7 @@ import click
 
 import enchufe
 from enchufe import events
+from enchufe.cli import config as settings
 from enchufe.cli import exits
 from enchufe.cli.options import Rate, Size, believing, common, proving, seconds, securing, talking
 from enchufe.cli.securing import Securing
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from enchufe.files import Compress
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=settings.Configured, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(enchufe.__version__)
 def cli() -> None:
     """Send files and folders from one machine to another.
@@ -419,6 +422,20 @@ def revoke_token(name: str) -> None:
     from enchufe.cli import token as commands  # noqa: PLC0415 (slow to import)
 
     sys.exit(commands.revoke(name))
+
+
+@cli.group()
+def config() -> None:
+    """Look at settings: flag, ENCHUFE_* variable, file, default, in this order."""
+
+
+@config.command("show")
+@click.argument("command", nargs=-1, metavar="[COMMAND...]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.pass_context
+def show_config(context: click.Context, command: tuple[str, ...], as_json: bool) -> None:
+    """Show every setting, or those of COMMAND, with its value and where that comes from, as a file could say it."""
+    sys.exit(settings.show(context, command, as_json=as_json))
 
 
 def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:

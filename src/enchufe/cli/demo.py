@@ -28,26 +28,29 @@ def run(size: int) -> int:
 
 def _run(folder: Path, size: int) -> int:
     big, tree, inbox = folder / "big.bin", folder / "enchufe", folder / "inbox"
-    _say(f"a file of {size} MiB and the source of enchufe, from one process to another over loopback")
+    _say(f"a file of {size} MiB and the source of enchufe, encrypted, from one process to another over loopback")
     _generate(big, size)
     shutil.copytree(Path(enchufe.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
 
-    receive = [*_COMMAND, "receive", "--listen", "127.0.0.1:0", "-o", str(inbox), "--plain", "--json"]
+    receive = [*_COMMAND, "receive", "--listen", "127.0.0.1:0", "-o", str(inbox), "--yes", "--json"]
     receiver = subprocess.Popen(receive, stdout=subprocess.PIPE, text=True)
     try:
         assert receiver.stdout is not None
         address = json.loads(receiver.stdout.readline())["address"]
-        _say(f"$ enchufe receive --listen {address} -o {inbox} --plain")
-        _say(f"$ enchufe send {big} {tree} --to {address} --plain")
-        sender = subprocess.run([*_COMMAND, "send", str(big), str(tree), "--to", address, "--plain"], check=False)
+        code = json.loads(receiver.stdout.readline())["code"]
+        _say(f"$ enchufe receive --listen {address} -o {inbox} --yes")
+        _say(f"the code that it shows, to be said to whoever sends: {code}")
+        _say(f"$ enchufe send {big} {tree} --to {address}")
+        send = [*_COMMAND, "send", str(big), str(tree), "--to", address]
+        sender = subprocess.run(send, env={**os.environ, "ENCHUFE_CODE": code}, check=False)
         told = [json.loads(line) for line in receiver.stdout]
-        code = receiver.wait(timeout=60)
+        ended = receiver.wait(timeout=60)
     finally:
         if receiver.poll() is None:
             receiver.kill()
             receiver.wait()
-    if sender.returncode or code:
-        _say(f"it failed: the sender ended with {sender.returncode}, the receiver with {code}")
+    if sender.returncode or ended:
+        _say(f"it failed: the sender ended with {sender.returncode}, the receiver with {ended}")
         return 1
     return _compare(told[-1], [(big, inbox / big.name), (tree, inbox / tree.name)])
 
@@ -62,9 +65,8 @@ def _compare(receipt: dict[str, Any], pairs: list[tuple[Path, Path]]) -> int:
         verdict = "the same" if here == there else "DIFFERENT"
         _say(f"  {sent.name}: sent {here[:16]}..., landed {there[:16]}...: {verdict}")
     rate = in_bytes(receipt["bytes"] / receipt["seconds"])
-    _say(
-        f"{receipt['files']} files, {in_bytes(receipt['bytes'])} in {receipt['seconds']:.2f} s: {rate}/s, fsync and all"
-    )
+    files, size, seconds = receipt["files"], in_bytes(receipt["bytes"]), receipt["seconds"]
+    _say(f"{files} files, {size} in {seconds:.2f} s: {rate}/s, encryption, fsync and all")
     return 0 if same else 1
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
 from enchufe import events
 from enchufe.access import Admitted, Introduction
+from enchufe.errors import StoreError
 from enchufe.events import OnEvent
 
 
@@ -33,6 +35,11 @@ def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_even
     if admitted.way == "again":
         return
     on_event(events.Paired(admitted.way, admitted.name))
+    if admitted.way == "key" and address is not None and admitted.name is not None:
+        from enchufe.access.known import KnownMachines  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        with suppress(StoreError):  # a receiver that confines itself may not write it down, and need not
+            KnownMachines().met(admitted.name, address)
     if not remember or admitted.way != "code":
         return
     if admitted.introduced is None:

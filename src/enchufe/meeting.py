@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from blake3 import blake3
@@ -42,11 +42,13 @@ class Reached:
         transport: what is said first there belongs to the transfer.
         dial: opens another connection to the same place.
         secret: what only the two ends know; None: in plain text.
+        name: who it has proved to be, where it has.
     """
 
     transport: Transport
     dial: Callable[[], Transport]
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
+    name: str | None = None
 
 
 class Aim(Protocol):
@@ -91,7 +93,12 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:
                 attempt = replace(
-                    options, dial=reached.dial, secret=reached.secret, session=identity, epoch=time.time_ns()
+                    options,
+                    dial=reached.dial,
+                    secret=reached.secret,
+                    name=reached.name,
+                    session=identity,
+                    epoch=time.time_ns(),
                 )
                 session = make(reached.transport, attempt)
                 return drive(session.complete())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -50,6 +51,7 @@ class Secured:
         proof: of who we are, and of who it is.
         certificate: the SHA-256 of the one that it must show; None: any.
         fixed: whether the one place is where it must be, so that what goes wrong there is final.
+        name: what is known here by the key that it must prove to have.
         remember: whether to be introduced, and to pin its key.
     """
 
@@ -60,10 +62,12 @@ class Secured:
         *,
         certificate: bytes | None = None,
         fixed: bool,
+        name: str | None = None,
         remember: bool,
         on_event: OnEvent,
     ) -> None:
         self._places = places
+        self._name = name
         self._proof = proof
         self._certificate = certificate
         self._fixed = fixed
@@ -103,6 +107,7 @@ class Secured:
                 introduction=introduction() if self._remember else None,
                 certificate=self._certificate,
             )
+            admitted = replace(admitted, name=self._name)
             acquaint(admitted, str(there), remember=self._remember, on_event=self._on_event)
         except BaseException:
             transport.close()
@@ -112,7 +117,7 @@ class Secured:
         def dial() -> Transport:
             return drive(transports.connect(there, waiter, waiter.now() + timeout))
 
-        return Reached(transport, dial, admitted.secret)
+        return Reached(transport, dial, admitted.secret, self._name)
 
     def _settle(self, there: Address, admitted: Admitted) -> None:
         """After a cut, go back to the same one; a code has had its use."""
@@ -167,7 +172,8 @@ def aim(
         case KnownName(name=name):
             machine = KnownMachines().existing(name)
             places = partial(_whereabouts, machine, interfaces) if where is None else _at(parse_address(where))
-            return secured(places, ByKey(Identity.mine(), machine.public), fixed=where is not None)
+            by_key = ByKey(Identity.mine(), machine.public)
+            return secured(places, by_key, fixed=where is not None, name=machine.name)
         case Link():
             places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from enchufe import transports
+from enchufe.access import certificate as module
 from enchufe.access.certificate import Certificate, dialing_context, kept, listener_certificate, listening_context
 from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.transports import tls
@@ -52,8 +53,17 @@ def test_both_sides_know_the_certificate_and_the_protocol(memory: str, monkeypat
         monkeypatch.delattr(os, "memfd_create", raising=False)
     elif memory != "memory":
         monkeypatch.setattr(os.path, "exists", lambda _path: False)
+    locked: list[bytes] = []
+    lock = module._locked
+
+    def spy(pem: bytes, password: bytes) -> bytes:
+        locked.append(pem)
+        return lock(pem, password)
+
+    monkeypatch.setattr(module, "_locked", spy)
     certificate = listener_certificate()
     with Place(certificate) as place:
+        assert locked == ([] if memory == "memory" else [certificate.pem])
         assert shaken(place) == (certificate.der, "enchufe/1", None, "enchufe/1")
 
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import logging
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -399,6 +400,39 @@ def test_a_denial_is_understood_wherever_it_comes(reason: int, way: str, place: 
         assert str(near)
         assert near.hint
         listening.result()
+
+
+def test_a_denial_arrives_though_more_was_said(place: Place) -> None:
+    """To close over what was not read would reset the connection, and that may overtake the reason."""
+    house = House()
+    admitting = threading.Thread(target=admit_one, args=(house, place))
+    admitting.start()
+    with place.dial() as transport:
+        said = m.frame(KNOCK) + m.frame(m.Whom(N[:16])) + bytes(50_000)
+        drive(transport.send([said], soon()))
+        admitting.join(0.5)
+        got = b""
+        while len(got) < 44:
+            got += drive(transport.receive(100, soon()))
+    assert got[38:] == m.frame(m.Denied(3))
+    admitting.join()
+
+
+def test_nobody_introduces_himself_by_our_own_words(place: Place) -> None:
+    house = House()
+
+    def reflect() -> None:
+        with place.dial() as transport:
+            talk = Exchange(transport, soon(), "dialer")
+            drive(talk.say(KNOCK))
+            binding = Binding.of(CERTIFICATE.sha256, KNOCK, drive(talk.hear(m.Nonce)))
+            drive(talk.say(m.Token(house.token.public, house.token.sign(binding.signed(b"enchufe token")))))
+            drive(talk.say(drive(talk.hear(m.Welcome))))
+
+    reflecting = Beside(reflect)
+    far = admit_one(house, place)
+    assert type(far) is RemoteProtocolError, far
+    reflecting.result()
 
 
 # Listeners that lie

@@ -17,7 +17,7 @@ from enchufe.access.refusals import AnotherMachine, WrongCode
 from enchufe.errors import EnchufeError, RemoteProtocolError
 
 CODE = Code(7, ("abaco", "ninez", "zurdo"))
-HERE = Binding(bytes(32), bytes(64))
+HERE = Binding(bytes([2] * 32), bytes(64))
 THERE = Binding(bytes([1] * 32), bytes(64))
 
 # The points of Ed25519 that are no use: the neutral one, and those of order 2, 4 and 8; also written with y + p.

@@ -89,6 +89,6 @@ class Binding:
             return False
         try:
             Ed25519PublicKey.from_public_bytes(public).verify(signature, self.signed(what))
-        except (InvalidSignature, ValueError):
+        except (InvalidSignature, ValueError):  # the latter where a library looks at the point itself
             return False
         return True

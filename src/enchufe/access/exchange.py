@@ -112,7 +112,6 @@ class Exchange:
         self.deadline = min(self.deadline, self.transport.waiter.now() + _FAREWELL)
         with contextlib.suppress(EnchufeError):
             await self.say(Denied(reason))
-            await self.transport.end(self.deadline)
             await self.transport.drop(_FAREWELL, self.deadline)
 
     def _too_late(self) -> DeadlineExceeded:

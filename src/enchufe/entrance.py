@@ -24,6 +24,7 @@ from enchufe.session.base import Options
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
 
+_ENTERING: Final = 10.0  # seconds from the code to HELLO at the most: docs/access.md, Limits
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 
 
@@ -69,6 +70,8 @@ class Entrance:
         self._lock = threading.Lock()
         self._code: LiveCode | None = None
         self._told_dead = False
+        self._listening: Sequence[str] = ()
+        self._burnt_since: float | None = None  # as far as was seen
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
         self._guests: OrderedDict[bytes, Admitted] = OrderedDict()  # by secret, until they are inside
@@ -100,6 +103,7 @@ class Entrance:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
         if self._code is not None and not self._code.burnt:
             return
+        self._listening, self._burnt_since = addresses, None
         self._addresses = _dialable(addresses, self._interfaces)
         announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
@@ -125,7 +129,10 @@ class Entrance:
             DeadlineExceeded: the code is too old, and nobody else could come.
         """
         code = self._code
-        if code is None or code.alive or code.burnt:
+        if code is None or code.alive:
+            return
+        if code.burnt:
+            self._replace_burnt()
             return
         if self._lasting:
             if not self._told_dead:
@@ -138,6 +145,19 @@ class Entrance:
                 hint="Run it again for a new code. If it was not you who mistyped, somebody there tries to guess.",
             )
         raise DeadlineExceeded("nobody came in the ten minutes that a code lives", hint="Run it again for a new one.")
+
+    def _replace_burnt(self) -> None:
+        """Show a new code where somebody had the last one, and was cut before he was inside."""
+        now = time.monotonic()
+        if self._burnt_since is None:
+            self._burnt_since = now
+        elif now - self._burnt_since > _ENTERING:
+            self.open(self._listening)
+
+    def forget(self, secret: bytes | None) -> None:
+        """Whoever shares this secret with us is not to come again."""
+        if secret is not None:
+            self.gate.forget(secret)
 
     def close(self) -> None:
         """Nobody else is to come."""

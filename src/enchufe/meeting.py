@@ -154,6 +154,8 @@ def listening(
                     raise
                 except EnchufeError as error:
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
+                    if entrance is not None and not may_return:
+                        entrance.forget(greeted.secret)
                     if once and not may_return:
                         raise
                     if once:

@@ -1,9 +1,9 @@
 """What encryption costs a stream: plain text, TLS and sealed records side by side, over 1, 2 and 4 connections.
 
-`python -m benchmarks.sealing [bytes...]`: blocks of a file, framed as in a transfer, between two processes over loopback;
-nothing is hashed, read or written, so what differs is what carries them. A thread on each side for each connection. From
-the first byte sent until the receiver has answered on every connection that it has all. All take turns, and a ratio is
-that of the medians. At the end what AES-256-GCM alone does here, over one block after the other, which nobody can reach.
+`python -m benchmarks.sealing [bytes...]`: blocks of a file, framed as in a transfer, between two processes over
+loopback; nothing is hashed, read or written, so what differs is what carries them. A thread on each side for each
+connection. From the first byte sent until the receiver has answered on every connection that it has all. All take
+turns, and a ratio is that of the medians. At the end what AES-256-GCM alone does here, which nobody can reach.
 """
 
 from __future__ import annotations

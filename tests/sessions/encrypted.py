@@ -80,13 +80,15 @@ def dial(address: str) -> Admitted:
 
 
 @contextmanager
-def served(side: Side, make: Callable[..., Any], machine: Any, timeout: float = 20.0) -> Iterator[str]:
+def served(
+    side: Side, make: Callable[..., Any], machine: Any, timeout: float = 20.0, patience: float = PATIENCE
+) -> Iterator[str]:
     """A listener that takes the first transfer that gets in; `side` is told how it ended."""
     listening = Listener(parse_address("127.0.0.1:0"))
     door: Door[Any] = Door(listening, machine, timeout, context=contexts()[0], admit=admit)
 
     def run() -> None:
-        greeted = door.next(PATIENCE)
+        greeted = door.next(patience)
         if greeted is not None:
             with greeted.transport:
                 session = make(greeted)

@@ -30,6 +30,7 @@ HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HEL
 
 # How many streams, where nobody said: measured by benchmarks.files and benchmarks.wan.
 _NEAR_STREAMS: Final = 2
+_NEAR_SEALED: Final = 3  # of which stream 0, in TLS, leaves the blocks to the others
 _FAR_STREAMS: Final = 8
 _TLS: Final = "tls"  # the name of such a transport
 _SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
@@ -226,7 +227,8 @@ class Session(ABC, Generic[M]):
         self.tell(events.Connected(self.link.transport.peer))
         if options.dial is not None and options.streams is None:
             # Without a round trip to measure it is a socket of this machine.
-            self._most = min(self._most, _NEAR_STREAMS if trip is None or trip < tcp.NEAR else _FAR_STREAMS)
+            near = _NEAR_STREAMS if self.secret is None else _NEAR_SEALED
+            self._most = min(self._most, near if trip is None or trip < tcp.NEAR else _FAR_STREAMS)
 
     @property
     @abstractmethod

@@ -1,0 +1,277 @@
+"""Sealed streams: the keys and records of docs/access.md, whole transfers over them, and what may become of them."""
+
+from __future__ import annotations
+
+import hmac
+import random
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import pytest
+
+from enchufe.buffer import ReceiveBuffer
+from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError
+from enchufe.session.sealed import STREAM_SIZE, Opener, Sealer, dialers_key, listeners_key, stream_id
+from enchufe.transfer import messages as m
+from enchufe.transfer.message import Role, Type
+from enchufe.transfer.receiver import Receiver
+from tests.sessions import encrypted
+from tests.sessions.relay import Bend, Relay, Way, cut_at, flip_at
+from tests.sessions.test_door import receiving, send
+from tests.sessions.transfers import PATIENCE, Ends, Side, snapshot, visible
+
+BIG = random.Random(5).randbytes(12 * BLOCK_SIZE + 4_321)
+KEY = bytes(range(32))
+dialing = pytest.mark.parametrize("sender_dials", [True, False], ids=["sender dials", "receiver dials"])
+
+
+# Keys and records.
+
+
+def test_the_key_schedule() -> None:
+    """Made once by the `hmac` module, from RFC 5869 and the text of docs/access.md alone."""
+    dialer, listener = b"\xaa" * 32, b"\xbb" * 32
+    assert stream_id(KEY) == hkdf(KEY, b"", b"enchufe stream id", 16)
+    key = hkdf(KEY, b"", b"enchufe stream key", 32)
+    for stream in (1, 2, 258):
+        number = stream.to_bytes(2, "big")
+        assert dialers_key(KEY, stream, dialer) == hkdf(key, dialer, b"enchufe dialer" + number, 32)
+        both = dialer + listener
+        assert listeners_key(KEY, stream, both) == hkdf(key, both, b"enchufe listener" + number, 32)
+
+
+def hkdf(secret: bytes, salt: bytes, info: bytes, size: int) -> bytes:
+
+    first = hmac.digest(salt or bytes(32), secret, "sha256")
+    return hmac.digest(first, info + b"\1", "sha256")[:size]
+
+
+def records(*messages: bytes) -> list[bytes]:
+    sealer = Sealer(KEY)
+    return [bytes(record) for message in messages for record in sealer.seal([message])]
+
+
+def opened(data: bytes) -> bytes:
+    arrived, into, opener = ReceiveBuffer(), ReceiveBuffer(), Opener(KEY)
+    arrived.append(data)
+    while not opener.open(arrived, into):
+        pass
+    return bytes(into.view())
+
+
+@pytest.mark.parametrize("size", [0, 1, 8191, 8192, 70_000, (1 << 20) + (64 << 10) + 1008, 3 << 20])
+def test_what_is_sealed_is_opened(size: int) -> None:
+    pieces = [b"a" * 5, BIG[:size], b"z", BIG[: size // 2]]
+    data = b"".join(map(bytes, Sealer(KEY).seal(pieces)))
+    assert opened(data) == b"".join(pieces)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda one, two, three: two + one + three,
+        lambda one, two, three: one + one + two,
+        lambda one, two, three: one + three,
+        lambda one, two, three: one + two[:1] + one[1:5] + two[5:] + three,
+    ],
+    ids=["reordered", "repeated", "dropped", "another's length"],
+)
+def test_records_out_of_their_place_do_not_open(spoil: Callable[[bytes, bytes, bytes], bytes]) -> None:
+    with pytest.raises(BrokenError):
+        opened(spoil(*records(b"first", b"the second", b"third")))
+
+
+def test_no_flipped_bit_opens() -> None:
+    (record,) = records(b"some data")
+    for position in range(len(record)):
+        for bit in range(8):
+            flipped = bytearray(record)
+            flipped[position] ^= 1 << bit
+            with suppress(BrokenError):  # a length that grew may only wait for more
+                assert opened(bytes(flipped)) == b""
+
+
+@pytest.mark.parametrize("size", [0, 15, (1 << 20) + (64 << 10) + (1 << 10) + 1, 0xFFFFFFFF])
+def test_a_length_that_no_record_has_takes_no_memory(size: int) -> None:
+    arrived, into = ReceiveBuffer(), ReceiveBuffer()
+    arrived.append(b"\x4b" + size.to_bytes(4, "big"))
+    with pytest.raises(BrokenError):
+        Opener(KEY).open(arrived, into)
+    assert "of 0 bytes" in repr(into)
+
+
+# Whole transfers.
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    (root / "in").mkdir(parents=True)
+    for number in range(200):
+        (root / "in" / f"small {number}").write_bytes(BIG[: number * 20])
+    (root / "big").write_bytes(BIG)
+    return root
+
+
+def arrived_well(ends: Ends, tree: Path, inbox: Path) -> None:
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert snapshot(inbox / tree.name) == snapshot(tree)
+
+
+@pytest.mark.parametrize("streams", [1, 2, 4])
+@dialing
+def test_a_tree_goes_over_tls_and_sealed_streams(tree: Path, tmp_path: Path, streams: int, sender_dials: bool) -> None:
+    seen: list[bytes] = []
+
+    def note(_offset: int, piece: bytes) -> bytes:
+        seen.append(piece)
+        return piece
+
+    with Relay(lambda _: note) as relay:
+        ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=streams, sender_dials=sender_dials)
+    arrived_well(ends, tree, tmp_path / "inbox")
+    assert relay.streams == {(0, number) for number in range(streams)}
+    wire = b"".join(seen)
+    assert BIG[5_000:5_032] not in wire
+    assert b"small 1" not in wire
+
+
+@dialing
+def test_with_a_limit_and_pings(tree: Path, tmp_path: Path, sender_dials: bool) -> None:
+    ends = encrypted.send(tree, tmp_path / "inbox", streams=3, limit=20e6, sender_dials=sender_dials)
+    arrived_well(ends, tree, tmp_path / "inbox")
+
+
+POSITIONS = [
+    0,
+    3,
+    STREAM_SIZE - 1,
+    STREAM_SIZE,
+    STREAM_SIZE + 3,
+    STREAM_SIZE + 60,
+    STREAM_SIZE + 90_000,
+    2 * BLOCK_SIZE,
+]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("spoil", [cut_at, lambda position: flip_at(position, 4)], ids=["cut", "flipped"])
+@dialing
+def test_a_stream_that_is_cut_or_damaged_ends_alone(
+    tree: Path, tmp_path: Path, position: int, spoil: Callable[[int], Bend], sender_dials: bool
+) -> None:
+    def choose(way: Way) -> Bend | None:
+        return spoil(position) if way.stream == 1 and way.there == sender_dials else None
+
+    with Relay(choose) as relay:
+        ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=3, sender_dials=sender_dials)
+    arrived_well(ends, tree, tmp_path / "inbox")
+
+
+@pytest.mark.parametrize("spoil", [cut_at, lambda position: flip_at(position, 4)], ids=["cut", "flipped"])
+@dialing
+def test_every_stream_but_the_first_ends(
+    tree: Path, tmp_path: Path, spoil: Callable[[int], Bend], sender_dials: bool
+) -> None:
+    def choose(way: Way) -> Bend | None:
+        return spoil(STREAM_SIZE + way.stream * 700_000) if way.stream and way.there == sender_dials else None
+
+    with Relay(choose) as relay:
+        ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=4, sender_dials=sender_dials)
+    arrived_well(ends, tree, tmp_path / "inbox")
+
+
+@pytest.mark.parametrize("spoil", [cut_at, lambda position: flip_at(position, 4)], ids=["cut", "flipped"])
+@dialing
+def test_the_first_stream_ends_and_with_it_all(
+    tree: Path, tmp_path: Path, spoil: Callable[[int], Bend], sender_dials: bool
+) -> None:
+    inbox = tmp_path / "inbox"
+    with Relay(lambda way: spoil(20_000) if not way.stream and way.there == sender_dials else None) as relay:
+        ends = encrypted.send(tree, inbox, relay=relay, streams=2, sender_dials=sender_dials)
+    assert isinstance(ends.sender.end, EnchufeError)
+    assert isinstance(ends.receiver.end, EnchufeError)
+    assert visible(inbox) == []
+    arrived_well(encrypted.send(tree, inbox, streams=2, sender_dials=sender_dials), tree, inbox)
+
+
+# Who else comes.
+
+
+def heard(sock: socket.socket) -> bytes:
+    data = b""
+    with suppress(ConnectionError):
+        while piece := sock.recv(65536):
+            data += piece
+    return data
+
+
+def knock(address: str, words: bytes) -> bytes:
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(words)
+        return heard(sock)
+
+
+def test_a_replayed_stream_brings_nothing(tree: Path, tmp_path: Path) -> None:
+    """Recorded, and dialed again while the transfer goes on; the second half of it waits for that."""
+    said = bytearray()
+    answers: list[bytes] = []
+
+    def record(_offset: int, piece: bytes) -> bytes:
+        said.extend(piece)
+        if len(said) > 3 * BLOCK_SIZE and not answers:
+            answers.append(knock(relay.to, bytes(said)))
+        return piece
+
+    with Relay(lambda way: record if way.stream == 1 and way.there else None) as relay:
+        ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=2)
+    arrived_well(ends, tree, tmp_path / "inbox")
+    assert len(answers[0]) in (0, STREAM_SIZE)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"\x40" + (50).to_bytes(4, "big") + bytes(50),
+        b"\x40" + (51).to_bytes(4, "big") + bytes(51),
+        b"\x40\0",
+        b"",
+    ],
+    ids=["a foreign id", "a wrong length", "half of it", "nothing"],
+)
+def test_who_knows_no_secret_gets_no_word(words: bytes) -> None:
+    side = Side()
+    with transferless(side) as address:
+        assert knock(address, words) == b""
+
+
+def transferless(side: Side) -> AbstractContextManager[str]:
+    """A listener that nobody gets into."""
+    return encrypted.served(side, lambda _: None, Receiver, timeout=0.5, patience=2.0)
+
+
+def test_plain_text_is_refused_and_told_why() -> None:
+    with transferless(Side()) as address:
+        answer = knock(address, b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16, 1))))
+    assert (answer[0], answer[5]) == (Type.ERROR, m.Code.REFUSED)
+    assert b"leave out --plain" in answer
+
+
+def test_who_dials_by_tls_learns_that_the_other_side_is_plain(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("good")
+    with receiving(tmp_path / "inbox") as (_, address):
+        with pytest.raises(RemoteProtocolError, match="speaks plain text") as caught:
+            encrypted.dial(address)
+        assert "--plain" in caught.value.hint
+        send(tmp_path / "f", address)
+
+
+def test_who_sends_in_plain_text_learns_that_the_other_side_encrypts(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("good")
+    with transferless(Side()) as address:
+        with pytest.raises(Refused, match="leave out --plain"):
+            send(tmp_path / "f", address)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hmac
 import random
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 
+from enchufe.access import ByCode, Code, Gate, LiveCode, dialing_context, listener_certificate, listening_context
+from enchufe.access import knock as knocking
 from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError
@@ -196,6 +199,24 @@ def test_the_first_stream_ends_and_with_it_all(
     assert isinstance(ends.receiver.end, EnchufeError)
     assert visible(inbox) == []
     arrived_well(encrypted.send(tree, inbox, streams=2, sender_dials=sender_dials), tree, inbox)
+
+
+def test_a_real_code_lets_in_and_its_secret_seals(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, code = listener_certificate(), Code.new("english")
+    gate = Gate(certificate, code=LiveCode(code, time.monotonic))
+    monkeypatch.setattr(encrypted, "contexts", lambda: (listening_context(certificate), dialing_context()))
+    monkeypatch.setattr(encrypted, "admit", gate.admit)
+    monkeypatch.setattr(
+        encrypted, "agree", lambda transport, deadline, dialed: knocking(transport, ByCode(code), deadline)
+    )
+    arrived_well(encrypted.send(tree, tmp_path / "inbox", streams=3), tree, tmp_path / "inbox")
+
+
+def test_who_stops_in_the_middle_of_tls_or_of_a_stream_is_gone_at_the_deadline() -> None:
+    with transferless(Side()) as address:
+        assert knock(address, b"\x16\x03\x01\x02") == b""
+        assert knock(address, b"\x16") == b""
+        assert knock(address, b"\x40\0\0\0\x32" + bytes(49)) == b""
 
 
 # Who else comes.

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,17 +14,18 @@ from enchufe import events
 from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate, listening_context
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
-from enchufe.access.known import KnownMachines
+from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, own_addresses
 from enchufe.access.tokens import Tokens
 from enchufe.acquaintance import acquaint, introduction
-from enchufe.errors import DeadlineExceeded, Refused, StoreError
+from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Options
+from enchufe.transfer.machine import told_to_peer
+from enchufe.transfer.messages import frame
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
 
-_ENTERING: Final = 10.0  # seconds from the code to HELLO at the most: docs/access.md, Limits
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 
 
@@ -70,25 +71,43 @@ class Entrance:
         self._lock = threading.Lock()
         self._code: LiveCode | None = None
         self._told_dead = False
+        self._failure: EnchufeError | None = None
+        self._knocking = 0  # who may be at a guess
         self._listening: Sequence[str] = ()
-        self._burnt_since: float | None = None  # as far as was seen
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
         self._guests: OrderedDict[bytes, Admitted] = OrderedDict()  # by secret, until they are inside
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
         """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
+        with self._lock:
+            self._knocking += 1
         try:
             admitted = await self.gate.admit(transport, deadline)
-            acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+            await self._acquaint(admitted, deadline)
+            with self._lock:
+                self._guests[admitted.secret] = admitted
+                while len(self._guests) > _GUESTS:  # who never said HELLO
+                    self._guests.popitem(last=False)
         except StoreError as error:  # ours, and nobody else is told of it
             self._on_event(events.Failed(error.kind, str(error), error.hint))
             raise
-        with self._lock:
-            self._guests[admitted.secret] = admitted
-            while len(self._guests) > _GUESTS:  # who never said HELLO
-                self._guests.popitem(last=False)
+        finally:
+            with self._lock:
+                self._knocking -= 1
         return admitted
+
+    async def _acquaint(self, admitted: Admitted, deadline: float) -> None:
+        """Get to know who was let in; else it is not in any more, and hears so where it expects HELLO."""
+        try:
+            acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+        except EnchufeError as error:
+            self.gate.forget(admitted.secret)
+            if isinstance(error, ChangedKey):
+                self._failure = error
+            with suppress(EnchufeError):
+                await admitted.transport.send(frame(told_to_peer(error)), deadline)
+            raise
 
     def suit(self, options: Options, secret: bytes | None) -> Options:
         """The options for whoever was let in, and shares that secret with us."""
@@ -103,7 +122,7 @@ class Entrance:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
         if self._code is not None and not self._code.burnt:
             return
-        self._listening, self._burnt_since = addresses, None
+        self._listening = addresses
         self._addresses = _dialable(addresses, self._interfaces)
         announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
@@ -122,17 +141,20 @@ class Entrance:
         self._on_event(events.Unannounced(sentence))
 
     def check(self) -> None:
-        """Go on waiting, as long as there is somebody to wait for.
+        """Go on waiting, as long as there is somebody to wait for; by a new code, where the last one brought nobody.
 
         Raises:
             Refused: somebody has guessed wrong three times.
+            ChangedKey: somebody has the name of a machine that is known, and not its key.
             DeadlineExceeded: the code is too old, and nobody else could come.
         """
+        if self._failure is not None:
+            raise self._failure
         code = self._code
-        if code is None or code.alive:
+        if code is None or code.alive or self._somebody_comes():
             return
         if code.burnt:
-            self._replace_burnt()
+            self.open(self._listening)
             return
         if self._lasting:
             if not self._told_dead:
@@ -146,18 +168,18 @@ class Entrance:
             )
         raise DeadlineExceeded("nobody came in the ten minutes that a code lives", hint="Run it again for a new one.")
 
-    def _replace_burnt(self) -> None:
-        """Show a new code where somebody had the last one, and was cut before he was inside."""
-        now = time.monotonic()
-        if self._burnt_since is None:
-            self._burnt_since = now
-        elif now - self._burnt_since > _ENTERING:
-            self.open(self._listening)
-
     def forget(self, secret: bytes | None) -> None:
         """Whoever shares this secret with us is not to come again."""
         if secret is not None:
             self.gate.forget(secret)
+
+    def _somebody_comes(self) -> bool:
+        """Whether one is at a guess, or was let in and is about to say HELLO."""
+        with self._lock:
+            gone = [secret for secret, guest in self._guests.items() if guest.transport.fileno() < 0]
+            for secret in gone:
+                del self._guests[secret]
+            return bool(self._knocking or self._guests)
 
     def close(self) -> None:
         """Nobody else is to come."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.entry import NO_LINK, Entry, Kind
+from enchufe.entry import NO_LINK, UNKNOWN_SIZE, Entry, Kind
 from enchufe.transfer.message import CONTROL_SIZE, FILE_SIZE, Message, Type, malformed
 
 TARGET_SIZE: Final = 4095
@@ -20,6 +20,9 @@ _LINKED: Final = struct.Struct(">I")
 _SIZE: Final = struct.Struct(">H")
 _ATTRIBUTE: Final = struct.Struct(">BH")
 _SPARSE, _IS_LINKED, _ATTRIBUTES, _SHARED = 1, 2, 4, 8
+# Looking a member up by its number costs as much as the rest of a small entry.
+_KINDS: Final = {kind.value: kind for kind in Kind}
+_FILE, _SYMLINK = Kind.FILE, Kind.SYMLINK
 
 
 @dataclass(slots=True)
@@ -38,11 +41,12 @@ class Offer(Message):
     def unpack(cls, body: memoryview) -> Offer:
         if len(body) <= _FIRST.size:
             raise malformed(cls.type)
-        (number,) = _FIRST.unpack_from(body)
+        data = bytes(body)  # of which a slice costs half
+        (number,) = _FIRST.unpack_from(data)
         entries = []
         position = _FIRST.size
-        while position < len(body):
-            entry, position = _unpack_entry(body, position, number)
+        while position < len(data):
+            entry, position = _unpack_entry(data, position, number)
             entries.append(entry)
             number += 1
         return cls(entries)
@@ -78,33 +82,33 @@ def _pack_extras(entry: Entry) -> bytes:
     return packed
 
 
-def _unpack_entry(body: memoryview, position: int, number: int) -> tuple[Entry, int]:
+def _unpack_entry(body: bytes, position: int, number: int) -> tuple[Entry, int]:
     start = position + _ENTRY.size
     if start > len(body):
         raise malformed(Type.OFFER)
-    kind, flags, parent, mode, size, mtime_ns, name_size, target_size = _ENTRY.unpack_from(body, position)
+    known, flags, parent, mode, size, mtime_ns, name_size, target_size = _ENTRY.unpack_from(body, position)
+    kind = _KINDS.get(known)
     middle = start + name_size
     end = middle + target_size
     if (
         end > len(body)
         or flags > _SPARSE | _IS_LINKED | _ATTRIBUTES | _SHARED
-        or kind not in (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
+        or kind is None
         or mode > 0o7777
-        or (target_size > 0) != (kind == Kind.SYMLINK)
+        or (target_size > 0) != (kind is _SYMLINK)
         or target_size > TARGET_SIZE
-        or (size != 0 and kind != Kind.FILE)
-        or FILE_SIZE < size < 2**64 - 1
-        or (flags & (_SPARSE | _IS_LINKED | _SHARED) and kind != Kind.FILE)
+        or FILE_SIZE < size < UNKNOWN_SIZE
+        or ((size or flags & (_SPARSE | _IS_LINKED | _SHARED)) and kind is not _FILE)
     ):
         raise malformed(Type.OFFER)
-    entry = Entry(number, parent, bytes(body[start:middle]), Kind(kind), size, mode, mtime_ns, bytes(body[middle:end]))
+    entry = Entry(number, parent, body[start:middle], kind, size, mode, mtime_ns, body[middle:end])
     if flags:
         end = _unpack_extras(body, end, flags, entry)
-    entry.packed = bytes(body[position:end])
+    entry.packed = body[position:end]
     return entry, end
 
 
-def _unpack_extras(body: memoryview, position: int, flags: int, entry: Entry) -> int:
+def _unpack_extras(body: bytes, position: int, flags: int, entry: Entry) -> int:
     entry.sparse, entry.shared = bool(flags & _SPARSE), bool(flags & _SHARED)
     try:
         if flags & _IS_LINKED:
@@ -124,17 +128,17 @@ def _unpack_extras(body: memoryview, position: int, flags: int, entry: Entry) ->
     return position
 
 
-def _unpack_attributes(body: memoryview) -> tuple[tuple[bytes, bytes], ...]:
+def _unpack_attributes(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
     attributes = []
     position = 0
     while position < len(body):
         name_size, value_size = _ATTRIBUTE.unpack_from(body, position)
         middle = position + _ATTRIBUTE.size + name_size
         end = middle + value_size
-        name = bytes(body[position + _ATTRIBUTE.size : middle])
+        name = body[position + _ATTRIBUTE.size : middle]
         if end > len(body) or not name or b"\0" in name:
             raise malformed(Type.OFFER)
-        attributes.append((name, bytes(body[middle:end])))
+        attributes.append((name, body[middle:end]))
         position = end
     return tuple(attributes)
 

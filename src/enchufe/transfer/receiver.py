@@ -54,9 +54,17 @@ _PROGRESS_BYTES: Final = 16 << 20
 _PROGRESS_ENTRIES: Final = 1024
 PROGRESS_SECONDS: Final = 0.1
 
+# Looking an enum's member up costs as much as the rest of an entry's line in the books.
+_ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
+_FILE, _DIRECTORY, _ARRIVED, _SKIPPED = Kind.FILE, Kind.DIRECTORY, Outcome.ARRIVED, Outcome.SKIPPED
+
 
 class TreeMismatch(VerificationError):
     """What arrived is not what was sent, though every block of it was: nothing of it is to be used again."""
+
+
+# Of all files that come in a batch, to which nothing is ever added: one each would cost more than the rest of it.
+_NONE: Final = FileDigest()
 
 
 class Arriving:
@@ -78,12 +86,12 @@ class Arriving:
     def __init__(self, entry: Entry, answer: Answer) -> None:
         self.entry = entry
         self.answer = answer
-        self.digests = FileDigest()
+        self.in_batch = answer is _ALL and travels_in_batch(entry)
+        self.digests = _NONE if self.in_batch else FileDigest()
         self.stored = 0
-        self.own = bytearray()
+        self.own: bytes | bytearray = bytearray() if answer is _DELTA else b""
         self.end: FileEnd | None = None
         self.busy = 0
-        self.in_batch = answer is Answer.ALL and travels_in_batch(entry)
         self.left_out = False
         self.short = False
 
@@ -270,10 +278,10 @@ class Receiver(Machine):
         """A file has arrived: verified, written, closed."""
         entry = arriving.entry
         del self._arriving[entry.id]
-        if arriving.answer is Answer.LINK:
+        if arriving.answer is _LINK:
             self.stored_bytes += size
         self._booked -= arriving.digests.span
-        self._settle(entry, Outcome.ARRIVED, size, root)
+        self._settle(entry, _ARRIVED, size, root)
         self.files += 1
         if entry.shared:
             self._linked_to[entry.id] = (entry, size, root)
@@ -289,11 +297,16 @@ class Receiver(Machine):
     def answer(self, answers: Iterable[tuple[Entry, Answer]]) -> Want:
         """The message that answers entries, as few runs as there are; entries in the order of their ids."""
         runs: list[tuple[int, int, Answer]] = []
+        first, after, same = 0, 0, None
         for entry, answer in answers:
-            if runs and runs[-1][0] + runs[-1][1] == entry.id and runs[-1][2] is answer:
-                runs[-1] = (runs[-1][0], runs[-1][1] + 1, answer)
-            else:
-                runs.append((entry.id, 1, answer))
+            if answer is not same or entry.id != after:
+                if same is not None:
+                    runs.append((first, after - first, same))
+                first = after = entry.id
+                same = answer
+            after += 1
+        if same is not None:
+            runs.append((first, after - first, same))
         return Want(runs)
 
     def arriving(self, number: int) -> Arriving | None:
@@ -372,21 +385,21 @@ class Receiver(Machine):
         entry = self._unanswered.pop(number, None)
         if entry is None:
             raise LocalProtocolError(f"entry {number} has no answer coming")
-        if answer in (Answer.ALL, Answer.REST, Answer.DELTA, Answer.LINK):
-            if entry.kind is not Kind.FILE:
-                self._settle(entry, Outcome.ARRIVED)
+        if answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK:
+            if entry.kind is not _FILE:
+                self._settle(entry, _ARRIVED)
                 return
             self._arriving[number] = Arriving(entry, answer)
-        elif answer is Answer.SKIP:
-            self.skipped += entry.kind is Kind.FILE
-            self._settle(entry, Outcome.SKIPPED)
+        elif answer is _SKIP:
+            self.skipped += entry.kind is _FILE
+            self._settle(entry, _SKIPPED)
         else:
             self._settle(entry, Outcome.REFUSED)
 
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
         self._tree.add(entry, outcome, size, root)
         self._settled += 1
-        if outcome is not Outcome.ARRIVED and entry.size != UNKNOWN_SIZE:
+        if outcome is not _ARRIVED and entry.size != UNKNOWN_SIZE:
             self.unwanted_bytes += entry.size
 
     def _got(self, message: Message) -> None:
@@ -421,7 +434,7 @@ class Receiver(Machine):
                 raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
             if depth >= MAX_DEPTH:
                 raise RemoteProtocolError(f"entry {entry.id} is more than {MAX_DEPTH} directories deep")
-            before = self._to_come_again.pop((entry.parent, entry.name), None)
+            before = self._to_come_again.pop((entry.parent, entry.name), None) if self._to_come_again else None
             if before is None and self.total is not None:
                 raise RemoteProtocolError(f"the peer offered entry {entry.id} after the end of its offer")
             if entry.linked != NO_LINK and entry.linked not in self._shared:
@@ -430,7 +443,7 @@ class Receiver(Machine):
                 if len(self._shared) >= MAX_SHARED:
                     raise Refused(f"more than {MAX_SHARED} files with several names", hint="Send it in parts.")
                 self._shared.add(entry.id)
-            if entry.kind is Kind.DIRECTORY:
+            if entry.kind is _DIRECTORY:
                 self._depths[entry.id] = depth + 1
             if entry.size != UNKNOWN_SIZE:
                 self.offered_bytes += entry.size

@@ -38,6 +38,10 @@ from enchufe.transfer.states import DATA, State, Way, step
 
 MAX_WINDOW: Final = LIST_WINDOW  # entries kept open at the most, however many the receiver would allow
 
+# Looking an enum's member up costs as much as the rest of an entry's line in the books.
+_ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
+_FILE, _ARRIVED, _SKIPPED = Kind.FILE, Outcome.ARRIVED, Outcome.SKIPPED
+
 Small = tuple[Entry, bytes | None]
 """A small file to be sent, and the digest it had if it was sent before."""
 
@@ -200,7 +204,7 @@ class Sender(Machine):
         for (entry, before), digest in zip(files, digests, strict=True):
             size += entry.size
             if before is None:
-                self._settle(entry, Outcome.ARRIVED, entry.size, digest)
+                self._settle(entry, _ARRIVED, entry.size, digest)
             elif before != digest:
                 raise changed_since(entry)
         state.frames.append([(entry, digest) for (entry, _), digest in zip(files, digests, strict=True)])
@@ -295,12 +299,12 @@ class Sender(Machine):
 
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
         del self._wanted[entry.id]
-        if outcome is Outcome.ARRIVED:
+        if outcome is _ARRIVED:
             self._tree.add(entry, outcome, size, root)
             self._arrived_bytes += size
         else:
             self._miss(entry, outcome)
-        self.files += outcome is Outcome.ARRIVED
+        self.files += outcome is _ARRIVED
         if entry.shared:
             self._ends[entry.id] = FileEnd(entry.id, size, root) if outcome is Outcome.ARRIVED else None
             for link in self._waiting_links.pop(entry.id, ()):
@@ -352,40 +356,41 @@ class Sender(Machine):
     def _answer(self, first: int, count: int, answer: Answer) -> None:
         if not 0 < count <= len(self._unanswered):
             raise RemoteProtocolError("the peer answered what was not offered")
+        wanted = answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK
         for number in range(first, first + count):
             entry = self._unanswered.pop(number, None)
             if entry is None:
                 raise RemoteProtocolError(f"the peer answered entry {number} twice or before it was offered")
-            if answer in (Answer.ALL, Answer.REST, Answer.DELTA, Answer.LINK):
+            if wanted:
                 self._want(entry, answer)
             elif number in self._waiting_links:
                 raise RemoteProtocolError(f"the peer links to entry {number}, which it did not take")
-            elif answer is Answer.SKIP:
-                self.skipped += entry.kind is Kind.FILE
-                self._miss(entry, Outcome.SKIPPED)
+            elif answer is _SKIP:
+                self.skipped += entry.kind is _FILE
+                self._miss(entry, _SKIPPED)
             else:
                 self.refused.append((entry, answer))
                 self._miss(entry, Outcome.REFUSED)
 
     def _want(self, entry: Entry, answer: Answer) -> None:
-        if entry.kind is not Kind.FILE:
-            if answer is not Answer.ALL:
+        if entry.kind is not _FILE:
+            if answer is not _ALL:
                 raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, which is no file")
-            self._tree.add(entry, Outcome.ARRIVED)
+            self._tree.add(entry, _ARRIVED)
             return
         if entry.size != UNKNOWN_SIZE and entry.size > FILE_BLOCKS * BLOCK_SIZE:
             raise RemoteProtocolError(f"the peer wants entry {entry.id}, which is bigger than any file may be")
         self._wanted[entry.id] = entry
-        if answer is Answer.LINK:
+        if answer is _LINK:
             if entry.linked in self._ends:
                 self._link(entry.id, entry.linked)
             elif entry.linked in self._wanted or entry.linked in self._unanswered:
                 self._waiting_links.setdefault(entry.linked, []).append(entry.id)
             else:
                 raise RemoteProtocolError(f"the peer links entry {entry.id} to what it did not take")
-        elif answer is Answer.ALL and travels_in_batch(entry):
+        elif answer is _ALL and travels_in_batch(entry):
             self._small.append((entry, None))
-        elif entry.size == UNKNOWN_SIZE and answer is not Answer.ALL:
+        elif entry.size == UNKNOWN_SIZE and answer is not _ALL:
             raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, of which nobody knows the size")
         else:
             going = self._going[entry.id] = Going(entry, answer)

@@ -18,7 +18,6 @@ from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
 from enchufe.store.durable import Written
 from enchufe.store.faults import store_error
-from enchufe.store.folders import Folders
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.journal import Journal, Runs
 from enchufe.store.leftovers import Leftovers, blank_rest
@@ -26,6 +25,7 @@ from enchufe.store.metadata import dress, granted_mode
 from enchufe.store.names import NameRules
 from enchufe.store.openfiles import OpenFile, OpenFiles
 from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
+from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
 from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
@@ -89,7 +89,7 @@ class Delivery:
         area = staging.area.descriptor
         self._granted = granted_mode(area)
         self._has_disk = linux.has_disk(area)
-        self._folders = Folders()
+        self._folders = SharedFolders()
         self._folders.pin(TOP, folder)
         self._folders.pin(AREA, area)
         self._plan = Plan(self._folders, rules, if_exists=if_exists, links=links, checksum=checksum)
@@ -97,8 +97,7 @@ class Delivery:
         self._written = Written(area)
         self._journal = Journal(area)
         self._hard_links = HardLinks(self._plan, self._written)
-        self._lock = threading.Lock()  # of all that follows, of the folders and of the plan
-        self._calmer = threading.Condition(self._lock)
+        self._lock = threading.Lock()  # of all that follows, and of the plan
         self._size = 0  # bytes wanted
         self._wanted = bytearray()  # by id, whether it is a file that was wanted
         self._begun: set[int] = set()
@@ -234,27 +233,16 @@ class Delivery:
         mode = entry.mode & 0o777
         try:
             with self._lock:
-                while self._folders.crowded:
-                    self._calmer.wait()
                 if entry.id in self._dropped:
                     return
                 directory, name = self._plan.place(entry)
                 self._space.stored += len(data)
                 again = entry.id in self._kept
+            if again:
+                descriptor = _opened(name, directory, _AGAIN | os.O_TRUNC)
+            else:
                 first = 0o600 if entry.attributes else mode  # a mode may keep us from giving it these
-                self._folders.hold()
-            try:  # to make a file takes long: others need not wait for it
-                descriptor = (
-                    _opened(name, directory, _AGAIN | os.O_TRUNC)
-                    if again
-                    else os.open(name, _NEW, first, dir_fd=directory)
-                )
-            finally:
-                with self._lock:
-                    crowded = self._folders.crowded
-                    self._folders.release()
-                    if crowded:
-                        self._calmer.notify_all()
+                descriptor = os.open(name, _NEW, first, dir_fd=directory)
             try:
                 written = os.write(descriptor, data)
                 if written != len(data):

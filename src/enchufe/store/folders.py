@@ -29,8 +29,6 @@ class Folders:
         self._open: dict[int, int] = {}  # in order of use, the last used last
         self._latest = (0, -1)
         self._tops: dict[int, bytes] = {}
-        self._holders = 0
-        self._retired: list[int] = []
 
     def mirror(self, limit: int) -> Folders:
         """The same directories below another one: whoever wants it pins what they are below."""
@@ -84,24 +82,6 @@ class Folders:
         self._latest = (id_, descriptor)
         return descriptor
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many are kept open for holders that nobody should ask for another before they have released."""
-        return len(self._retired) >= self._limit
-
-    def hold(self) -> None:
-        """Have every descriptor stay good until `release()`.
-
-        So several threads open files in them at once, and share a lock only for these calls.
-        """
-        self._holders += 1
-
-    def release(self) -> None:
-        """Descriptors may be closed again, once all who held them have said so."""
-        self._holders -= 1
-        if not self._holders:
-            self._close_retired()
-
     def path(self, id_: int) -> tuple[bytes, ...]:
         """The directory's names as they were offered, from its root on."""
         names = []
@@ -114,15 +94,9 @@ class Folders:
         """Close all that is open here, and hand out no more; the pinned are their owners'."""
         self._latest = (0, -1)
         self._pinned.clear()
-        self._close_retired()
         while self._open:
             with contextlib.suppress(OSError):  # nothing was written through it
                 os.close(self._open.popitem()[1])
-
-    def _close_retired(self) -> None:
-        while self._retired:
-            with contextlib.suppress(OSError):  # nothing was written through it
-                os.close(self._retired.pop())
 
     def _held(self, id_: int) -> int:
         pinned = self._pinned.get(id_)
@@ -140,10 +114,7 @@ class Folders:
         if len(self._open) >= self._limit:
             oldest = next(iter(self._open))  # never the parent, which was used just now
             self._latest = (0, -1)
-            if self._holders:
-                self._retired.append(self._open.pop(oldest))
-            else:
-                os.close(self._open.pop(oldest))
+            os.close(self._open.pop(oldest))
         top = self._tops.get(id_)
         if top is not None:
             descriptor = os.open(top, DIRECTORY)

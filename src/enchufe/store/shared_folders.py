@@ -14,12 +14,13 @@ class _Held:
     __slots__ = ("descriptor", "id")
 
     def __init__(self) -> None:
-        self.id = self.descriptor = -1
+        self.id: int | None = None
+        self.descriptor = -1
 
     def close(self) -> None:
         """Close it; more than once does no harm."""
         descriptor = self.descriptor
-        self.id = self.descriptor = -1
+        self.id, self.descriptor = None, -1
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -40,6 +41,8 @@ class SharedFolders(Folders):
     def descriptor(self, id_: int) -> int:
         """A descriptor of the directory, good until the next call of this by the same thread, or of `close()`.
 
+        A pinned one is good as long as its owner says.
+
         Raises:
             OSError: it is not there any more, is not a directory any more, or cannot be read.
             KeyError: it was never added.
@@ -50,10 +53,14 @@ class SharedFolders(Folders):
             held = self._local.held = _Held()
             with self._lock:
                 self._of_threads.append(held)
-        if held.id != id_:
-            held.close()
-            held.descriptor = self.dup(id_)
-            held.id = id_
+        if held.id == id_:
+            return held.descriptor
+        pinned = self._pinned.get(id_)
+        if pinned is not None:
+            return pinned
+        held.close()
+        held.descriptor = self.dup(id_)
+        held.id = id_
         return held.descriptor
 
     def dup(self, id_: int) -> int:

@@ -69,6 +69,11 @@ def folded(name: bytes) -> str:
     return unicodedata.normalize("NFKC", "".join(c for c in text if unicodedata.category(c) != "Cf"))
 
 
+def is_staging(name: bytes) -> bool:
+    """Whether any file system might take the name for that of the staging folder."""
+    return name.lower() == STAGING if name.isascii() else folded(name) == STAGING.decode()
+
+
 @dataclass(frozen=True, slots=True)
 class NameRules:
     """What one destination cannot hold, though it is safe; without any rule it holds every safe name.

@@ -24,7 +24,7 @@ from enchufe.store import journal
 from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
-from enchufe.store.names import STAGING, TARGET_MAX, NameRules, folded, safe_link, safe_name
+from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
 
 IfExists = Literal["rename", "skip", "overwrite", "update", "fail"]
 Links = Literal["inside", "any", "none"]
@@ -94,8 +94,10 @@ class Plan:
     ) -> None:
         self._descriptors = folders
         self._rules = rules
+        self._no_rules = rules.none
         self._if_exists = if_exists
         self._links = links
+        self._folds = rules.folds
         self._checksum = checksum
         self._device = os.fstat(folders.descriptor(TOP)).st_dev
         self._top = Folder(TOP, _LIVE, 0, seen={})
@@ -129,7 +131,7 @@ class Plan:
         self.grafts.pop(entry.id, None)
         above = self._top if entry.parent == NO_PARENT else self.folders[entry.parent]
         if above.seen is not None:
-            above.seen.pop(self._key(entry.name), None)
+            above.seen.pop(folded(entry.name) if self._folds else entry.name, None)
         folder = self.folders.get(entry.id)
         if folder is not None:
             folder.standing = _REFUSED
@@ -195,10 +197,10 @@ class Plan:
         """Why the entry cannot be taken, whatever the destination has."""
         if folder.depth > MAX_DEPTH:
             raise RemoteProtocolError(f"'{printable(entry.name)}' was offered too deep, below {MAX_DEPTH} folders")
-        if self._is_twin(entry.name, folder) or not self._rules.holds(entry.name):
+        if self._is_twin(entry.name, folder) or not (self._no_rules or self._rules.holds(entry.name)):
             return Answer.CANNOT_STORE
         # Every live directory may be the destination of another delivery.
-        if folder.standing is _LIVE and folded(entry.name) == STAGING.decode():
+        if folder.standing is _LIVE and is_staging(entry.name):
             return Answer.CANNOT_STORE
         if entry.kind is _SYMLINK:
             return self._link_refusal(entry.target, folder.depth)
@@ -206,17 +208,17 @@ class Plan:
 
     def _is_twin(self, name: bytes, folder: Folder) -> bool:
         """Whether the file system would take the name for another that was offered in the same directory."""
-        if folder.seen is None:
+        seen = folder.seen
+        if seen is None:
             return False
-        key = self._key(name)
-        first = folder.seen.get(key)
+        key = folded(name) if self._folds else name
+        first = seen.get(key)
+        if first is None:
+            seen[key] = name
+            return False
         if first == name:
             raise RemoteProtocolError(f"'{printable(name)}' was offered twice in the same folder")
-        folder.seen.setdefault(key, name)
-        return first is not None
-
-    def _key(self, name: bytes) -> bytes | str:
-        return folded(name) if self._rules.folds else name
+        return True
 
     def _link_refusal(self, target: bytes, depth: int) -> Answer | None:
         if self._links == "none":

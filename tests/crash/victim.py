@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from enchufe.cli import main as command
 from enchufe.session import ReceivingSession, SendingSession
-from enchufe.store import Delivery, LocalStore
+from enchufe.store import Delivery, LocalStore, linux
 
 _PR_SET_PTRACER: Final = 0x59616D61  # Yama lets nobody but a parent trace, unless it is told
 _ANY: Final = ctypes.c_ulong(-1 & (1 << 64) - 1)
@@ -74,6 +74,7 @@ def main() -> None:
     moment, threads, *rest = sys.argv[1:]
     end = rest.index("--")
     options, sys.argv[1:] = rest[:end], rest[end + 1 :]
+    linux.use_landlock = False  # a process that confines itself cannot have strace write its log elsewhere
     at_moment(moment, lambda: attach(options, threads=threads == "all"))
     command.main()
 

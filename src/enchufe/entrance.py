@@ -111,6 +111,7 @@ class Entrance:
 
     def suit(self, options: Options, secret: bytes | None) -> Options:
         """The options for whoever was let in, and shares that secret with us."""
+        self._announcement.close()  # until this one is gone, there is nothing for others here
         with self._lock:
             admitted = self._guests.pop(secret or b"", None)
         if admitted is None:

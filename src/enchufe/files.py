@@ -17,7 +17,7 @@ from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transports import Transport, parse_address
+from enchufe.transports import SharedMemoryAddress, Transport, parse_address
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
@@ -243,6 +243,8 @@ def _meet(
         return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
     assert listen is not None
     where = parse_address(listen)
+    if not how.plain and isinstance(where, SharedMemoryAddress):
+        raise LocalProtocolError("nobody stands between two processes that share memory", hint="Say --plain.")
     return meeting.listening(
         where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
     )

@@ -17,7 +17,7 @@ from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transports import SharedMemoryAddress, Transport, parse_address
+from enchufe.transports import Transport, parse_address
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
@@ -242,9 +242,7 @@ def _meet(
     if dial is not None:
         return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
     assert listen is not None
-    where = parse_address(listen)
-    if not how.plain and isinstance(where, SharedMemoryAddress):
-        raise LocalProtocolError("nobody stands between two processes that share memory", hint="Say --plain.")
+    where = meeting.for_files(parse_address(listen))
     return meeting.listening(
         where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
     )
@@ -267,7 +265,7 @@ class _How:
         if self.plain:
             if self.where is not None:
                 raise LocalProtocolError("two addresses", hint="In plain text there is no code: one address will do.")
-            return meeting.Plain(parse_address(to))
+            return meeting.Plain(meeting.for_files(parse_address(to)))
         from enchufe.reaching import aim  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
         return aim(

@@ -18,7 +18,7 @@ from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Machine
-from enchufe.transports import Address, Listener, Transport
+from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
 if TYPE_CHECKING:
@@ -49,6 +49,17 @@ class Reached:
     dial: Callable[[], Transport]
     secret: bytes | None = field(default=None, repr=False)
     name: str | None = None
+
+
+def for_files(address: Address) -> Address:
+    """The address, if files can go there.
+
+    Raises:
+        LocalProtocolError: it is shared memory, which has no streams beside each other.
+    """
+    if isinstance(address, SharedMemoryAddress):
+        raise LocalProtocolError("files do not go through shared memory", hint="Use a Unix socket: unix:/path.")
+    return address
 
 
 class Aim(Protocol):

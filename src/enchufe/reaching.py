@@ -32,8 +32,8 @@ from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, RemoteProtocolError
 from enchufe.events import OnEvent
-from enchufe.meeting import Reached
-from enchufe.transports import Address, SharedMemoryAddress, TcpAddress, Transport, parse_address, tcp, tls
+from enchufe.meeting import Reached, for_files
+from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
 from enchufe.waiting import Waiter, drive
 
 _ANNOUNCERS: Final = 3  # that hear a code at the most: each may guess once
@@ -177,9 +177,7 @@ def aim(
         case Link():
             places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
-        case SharedMemoryAddress():
-            raise LocalProtocolError("nobody stands between two processes that share memory", hint="Say --plain.")
-    return secured(_at(meant), ByCode(Code.parse(code())), fixed=True)
+    return secured(_at(for_files(meant)), ByCode(Code.parse(code())), fixed=True)
 
 
 def _proof(link: Link, code: Callable[[], str]) -> Proof:

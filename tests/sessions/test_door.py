@@ -39,9 +39,9 @@ def receiving(inbox: Path, timeout: float = 20.0) -> Iterator[tuple[Side, str]]:
     assert not thread.is_alive()
 
 
-def dial(address: str, *said: m.Hello) -> socket.socket:
+def dial(address: str, *said: m.Hello, source: str = "127.0.0.1") -> socket.socket:
     host, _, port = address.rpartition(":")
-    sock = socket.create_connection((host, int(port)), timeout=PATIENCE)
+    sock = socket.create_connection((host, int(port)), timeout=PATIENCE, source_address=(source, 0))
     for hello in said:
         sock.sendall(b"".join(m.frame(hello)))
     return sock
@@ -125,7 +125,7 @@ def test_guests_that_say_nothing_are_gone_after_their_deadline(file: Path, tmp_p
 
 def test_guests_that_say_nothing_keep_nobody_out(file: Path, tmp_path: Path) -> None:
     with receiving(tmp_path / "inbox", timeout=3600.0) as (_, address):
-        guests = [dial(address) for _ in range(20)]
+        guests = [dial(address, source=f"127.0.0.{2 + number % 2}") for number in range(20)]
         send(file, address)
     for guest in guests:
         guest.close()

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 from enchufe.errors import BusyError, ClosedError, DeadlineExceeded, EnchufeError, Refused, RemoteProtocolError
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
+from enchufe.session.crowd import Crowd, Place
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import BlockingWaiter, Doorbell, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
 
 if TYPE_CHECKING:
     import ssl
@@ -41,11 +42,12 @@ M = TypeVar("M", bound=Machine)
 _TLS: Final = b"\x16"
 _STREAM: Final = b"\x40"
 
-# Connections that may be saying HELLO at once; more wait in the backlog. No more than this part of the descriptors that
-# this process may have: whoever is inside needs the others.
+# Connections that may be saying who they are at once; more are dropped (crowd.py). No more than this part of the
+# descriptors that this process may have: whoever is inside needs the others.
 _GUESTS: Final = 64
 _GUESTS_PART: Final = 4
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
+_OVERTIME: Final = 0.5  # seconds of that at the most beyond the deadline that he had
 _PAUSE: Final = 0.2  # seconds to wait where this process has no descriptor left
 
 
@@ -54,11 +56,13 @@ class _Guest(Generic[M]):
     """Somebody who dialed us and is not let in yet.
 
     Attributes:
+        deadline: by which he must be let in.
         told: whether he may be told why he is turned away, by an ERROR.
     """
 
     transport: Transport
     machine: M
+    deadline: float
     told: bool
 
 
@@ -91,7 +95,7 @@ class Door(Generic[M]):
         self._waiter = BlockingWaiter()
         self._bell = Doorbell()
         self._lock = threading.Lock()
-        self._places = threading.Semaphore(_most_guests())
+        self._crowd = Crowd(_most_guests(), self._waiter.now())
         self._let_in: queue.SimpleQueue[Greeted[M]] = queue.SimpleQueue()
         self._inside: Greeted[M] | None = None  # let in, and not gone
         self._session: Session[M] | None = None
@@ -135,44 +139,68 @@ class Door(Generic[M]):
         with self._lock:
             if self._inside is greeted:
                 self._inside = self._session = None
+                self._crowd.expect(None)
 
     def _accept(self) -> None:
         while not self._closed:
             try:
                 transport = drive(self._listener.accept(self._waiter, stop=self._bell))
             except BusyError:
-                threading.Event().wait(_PAUSE)
+                self._rest(_PAUSE)
                 continue
             except EnchufeError:
                 return
             if transport is None:
                 return
-            self._places.acquire()
-            guest = _Guest(transport, self._machine(), told=self._context is None)
-            with self._lock:
-                self._guests.add(guest)
-            threading.Thread(target=self._hear, args=(guest,), name="enchufe guest", daemon=True).start()
+            place = self._crowd.enter(transport.peer)
+            if place is None:
+                transport.close()
+            else:
+                self._take_in(transport, place)
+            if pause := self._crowd.pause(self._waiter.now()):
+                self._rest(pause)
 
-    def _hear(self, guest: _Guest[M]) -> None:
+    def _rest(self, seconds: float) -> None:
+        """Leave whoever comes in the backlog for that long, or until the door is closed."""
+        with suppress(DeadlineExceeded):
+            drive(self._waiter.wait([(self._bell, READ)], self._waiter.now() + seconds))
+
+    def _take_in(self, transport: Transport, place: Place) -> None:
+        deadline = self._waiter.now() + self._timeout
+        guest = _Guest(transport, self._machine(), deadline, told=self._context is None)
+        with self._lock:
+            self._guests.add(guest)
+        thread = threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is left to this process
+            self._forget(guest, place)
+
+    def _hear(self, guest: _Guest[M], place: Place) -> None:
         kept = False
         try:
-            kept = drive(self._receive(guest, self._waiter.now() + self._timeout))
+            kept = drive(self._receive(guest))
         except EnchufeError as error:
             self._turn_away(guest, error)
         finally:
-            with self._lock:
-                self._guests.discard(guest)
-                kept = kept and not self._closed
-            if not kept:
-                guest.transport.close()
-            self._places.release()
+            self._forget(guest, place, kept=kept)
 
-    async def _receive(self, guest: _Guest[M], deadline: float) -> bool:
-        """Find out who it is, until `deadline`: whether he is let in.
+    def _forget(self, guest: _Guest[M], place: Place, *, kept: bool = False) -> None:
+        """He is no guest any more; his connection is closed unless it is `kept` by whoever has it now."""
+        with self._lock:
+            self._guests.discard(guest)
+            kept = kept and not self._closed
+        if not kept:
+            guest.transport.close()
+        self._crowd.leave(place)
+
+    async def _receive(self, guest: _Guest[M]) -> bool:
+        """Find out who it is, until his deadline: whether he is let in.
 
         Raises:
             EnchufeError: he is not, and may be told why.
         """
+        deadline = guest.deadline
         await guest.transport.handshake(deadline)
         if self._context is None:
             return await self._hear_plain(guest, deadline)
@@ -245,6 +273,7 @@ class Door(Generic[M]):
                 if self._session is not None:
                     self._session.fence()
             self._inside, self._session = greeted, None
+            self._crowd.expect(greeted.transport.peer)
             self._let_in.put(greeted)
             return True
 
@@ -252,7 +281,7 @@ class Door(Generic[M]):
         transport, machine = guest.transport, guest.machine
         if isinstance(error, ClosedError) or machine.state in (State.FAILED, State.DONE):
             return
-        deadline = self._waiter.now() + _FAREWELL
+        deadline = min(self._waiter.now() + _FAREWELL, guest.deadline + _OVERTIME)
         with suppress(EnchufeError):
             if guest.told:
                 drive(transport.send(machine.send(told_to_peer(error)), deadline))

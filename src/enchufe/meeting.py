@@ -63,7 +63,13 @@ def for_files(address: Address) -> Address:
 
 
 class Aim(Protocol):
-    """Whom a dialer wants."""
+    """Whom a dialer wants.
+
+    Attributes:
+        met: whether somebody has answered there.
+    """
+
+    met: bool
 
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """Dial, and be let in; again after a cut.
@@ -73,11 +79,12 @@ class Aim(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plain:
     """Whoever is at an address, in plain text."""
 
     address: Address
+    met: bool = False
 
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """As `Aim.reach`."""
@@ -85,7 +92,9 @@ class Plain:
         def dial() -> Transport:
             return drive(transports.connect(self.address, waiter, waiter.now() + timeout))
 
-        return Reached(dial(), dial)
+        transport = dial()
+        self.met = True
+        return Reached(transport, dial)
 
 
 def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: float, on_event: OnEvent) -> events.Receipt:
@@ -114,7 +123,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                 session = make(reached.transport, attempt)
                 return drive(session.complete())
         except (BrokenError, DeadlineExceeded, BusyError) as error:
-            pause = patience.pause(error, met=session is not None, moved=session is not None and session.crossed > 0)
+            pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:
                 raise
             on_event(events.Retrying(str(error), round(pause, 3)))

@@ -36,7 +36,7 @@ from enchufe.meeting import Reached, for_files
 from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
 from enchufe.waiting import Waiter, drive
 
-_ANNOUNCERS: Final = 3  # that hear a code at the most: each may guess once
+_GUESSES: Final = 3  # how often a code is said: whoever hears it may guess once
 _LOOK: Final = 10.0  # seconds to look for announcers
 
 Place = Sequence[Address]
@@ -74,6 +74,8 @@ class Secured:
         self._remember = remember
         self._on_event = on_event
         self._context = dialing_context()
+        self._said = 0  # how often the code was, to whomever
+        self.met = False
 
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """As `Aim.reach`."""
@@ -97,9 +99,11 @@ class Secured:
         deadline = waiter.now() + timeout
         plain = await _dialed(place, waiter, deadline)
         there = parse_address(plain.peer) if plain.name == tcp.NAME else place[0]
+        self.met = True
         transport = tls.over(plain, self._context, server_side=False)
         try:
             await _shake(transport, deadline)
+            self._count_guess()
             admitted = await knock(
                 transport,
                 self._proof,
@@ -118,6 +122,17 @@ class Secured:
             return drive(transports.connect(there, waiter, waiter.now() + timeout))
 
         return Reached(transport, dial, admitted.secret, self._name)
+
+    def _count_guess(self) -> None:
+        """Say the code to no more than may hear it: who stands between can guess once, each time that it is said."""
+        if not isinstance(self._proof, ByCode):
+            return
+        if self._said == _GUESSES:
+            raise Refused(
+                "the code was said three times, and the connection was cut each time",
+                hint="Somebody may stand between and try to guess. Ask for a new code, and use another network.",
+            )
+        self._said += 1
 
     def _settle(self, there: Address, admitted: Admitted) -> None:
         """After a cut, go back to the same one; a code has had its use."""
@@ -193,7 +208,7 @@ def _at(*addresses: Address) -> Callable[[], Iterable[Place]]:
 def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
     """Who says that it has a code of this label."""
     with closing(find(label, _LOOK, list(interfaces) or None)) as found:
-        for announcer in islice(found, _ANNOUNCERS):
+        for announcer in islice(found, _GUESSES):
             yield announcer.addresses
 
 

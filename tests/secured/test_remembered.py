@@ -54,7 +54,7 @@ def test_both_remember_and_need_no_code(people: tuple[Person, Person], file: Pat
     assert (receiver.end(), sender.end()) == (0, 0)
     assert [run.named("paired") for run in (sender, receiver)] == [
         [{"v": 1, "event": "paired", "way": "key", "name": name}],
-        [{"v": 1, "event": "paired", "way": "key"}],
+        [{"v": 1, "event": "paired", "way": "key", "name": name}],
     ]
     receiver = ana.receive(*HERE)
     sender = blas.send(file, options=("--to", f"@{name}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -193,12 +193,13 @@ class _Granted:
 
     name: str
     left: int | None
+    most: int | None
     _public: bytes
-    _tokens: Tokens
+    _scoped: _Scoped
 
     def spend(self, size: int) -> None:
         """As `Allowance.spend`."""
-        self._tokens.spend(self._public, size)
+        self._scoped.spend(self._public, size)
 
 
 class _Scoped:
@@ -207,13 +208,20 @@ class _Scoped:
     def __init__(self, scope: str) -> None:
         self._tokens = Tokens()
         self._scope = scope
+        self._spent: Counter[bytes] = Counter()  # by token, since we run: for one transfer, that is
 
     def check(self, public: bytes) -> _Granted | None:
         """What a token allows; None: nothing here."""
         grant = self._tokens.check(public)
         if grant is None or self._scope not in grant.scope:
             return None
-        return _Granted(grant.name, grant.left, public, self._tokens)
+        most = None if grant.left is None else grant.left + self._spent[public]
+        return _Granted(grant.name, grant.left, most, public, self)
+
+    def spend(self, public: bytes, size: int) -> None:
+        """As `Allowance.spend`."""
+        self._spent[public] += size
+        self._tokens.spend(public, size, crossed=True)
 
 
 def _is_here_only(host: str) -> bool:

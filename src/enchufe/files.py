@@ -205,8 +205,8 @@ def receive_files(
     options = Options(timeout=timeout, each_file=each_file, streams=streams, ask=asking)
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        left = None if options.allowance is None else options.allowance.left
-        return ReceivingSession(over, partial(begin, left), options, on_event)
+        most = None if options.allowance is None else options.allowance.most
+        return ReceivingSession(over, partial(begin, most), options, on_event)
 
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces

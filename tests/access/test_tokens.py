@@ -96,6 +96,15 @@ def test_it_expires_by_the_clock_on_the_wall(tokens: Tokens, clock: Clock) -> No
     assert tokens.check(token.public) is not None
 
 
+def test_what_has_crossed_is_paid_as_far_as_there_is_anything_left(tokens: Tokens) -> None:
+    token, _ = tokens.new("ana", quota=100)
+    assert tokens.spend(token.public, 60, crossed=True) == 40
+    with pytest.raises(UsedUp, match="good for 40 bytes more, and 41 have crossed"):
+        tokens.spend(token.public, 41, crossed=True)
+    assert tokens.check(token.public) is None
+    assert tokens.all()[0].used == 100
+
+
 def test_a_quota_is_spent_and_never_overspent(tokens: Tokens, clock: Clock) -> None:
     token, _ = tokens.new("ana", quota=100)
     assert tokens.spend(token.public, 60) == 40

@@ -172,11 +172,14 @@ class Tokens:
         record = self._good(self._book.read(), public)
         return Grant(record.name, record.scope, record.left) if record is not None else None
 
-    def spend(self, public: bytes, size: int) -> int | None:
+    def spend(self, public: bytes, size: int, *, crossed: bool = False) -> int | None:
         """Take `size` bytes from what may cross, whatever other processes do; what is left, None: any number.
 
+        Args:
+            crossed: whether they have crossed already: where there is not so much left, all of it is taken.
+
         Raises:
-            UsedUp: there is not so much left, and nothing was taken; or it is unknown, revoked or expired by now.
+            UsedUp: there is not so much left, and nothing was taken, unless they have crossed; or it is unknown, revoked or expired by now.
         """
         if size < 0:
             raise ValueError(f"{size} bytes cannot be spent")
@@ -184,10 +187,15 @@ class Tokens:
             record = self._good(records, public)
             if record is None:
                 raise UsedUp("the token is not good any more")
-            if record.left is not None and record.left < size:
-                raise UsedUp(f"the token is good for {record.left} bytes more, not for {size}")
-            record = replace(record, used=record.used + size)
+            before = record.left
+            lacks = before is not None and before < size
+            if lacks and not crossed:
+                raise UsedUp(f"the token is good for {before} bytes more, not for {size}")
+            taken = before if before is not None and lacks else size
+            record = replace(record, used=record.used + taken)
             records[record.name] = record
+        if lacks:
+            raise UsedUp(f"the token was good for {before} bytes more, and {size} have crossed")
         return record.left
 
     def revoke(self, name: str) -> Record:

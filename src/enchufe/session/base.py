@@ -43,8 +43,12 @@ class Allowance(Protocol):
     def left(self) -> int | None:
         """Bytes that may still cross; None: any number."""
 
+    @property
+    def most(self) -> int | None:
+        """Bytes that may be offered: those that are left, and what crossed of the same before a cut; None: any."""
+
     def spend(self, size: int) -> None:
-        """Take from it what has crossed.
+        """Take from it what has crossed; where there is not so much left, all of it.
 
         Raises:
             Refused: there is not so much left.
@@ -198,11 +202,28 @@ class Session(ABC, Generic[M]):
                 self._spend(0)
 
     def _spend(self, step: int) -> None:
-        """Take what has crossed from the allowance, if it is more than so many bytes."""
+        """Take what has crossed from the allowance, if it is more than so many bytes, or all there was.
+
+        Raises:
+            Refused: it is more than there was.
+        """
         allowance, crossed = self.options.allowance, self.crossed
-        if allowance is not None and crossed - self._spent > step:
-            allowance.spend(crossed - self._spent)
-            self._spent = crossed
+        if allowance is None:
+            return
+        all_gone = allowance.left is not None and crossed > allowance.left
+        if crossed - self._spent > (0 if all_gone else step):
+            size, self._spent = crossed - self._spent, crossed
+            allowance.spend(size)
+
+    def check_offered(self, size: int) -> None:
+        """Nothing crosses of an offer that is more than the other side was let in for.
+
+        Raises:
+            Refused: it is.
+        """
+        allowance = self.options.allowance
+        if allowance is not None and allowance.most is not None and size > allowance.most:
+            raise Refused(f"that is more than the token lets through: {size} bytes, and {allowance.left} are left")
 
     @abstractmethod
     async def run(self) -> events.Receipt:

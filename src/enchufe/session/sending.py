@@ -164,6 +164,7 @@ class SendingSession(Session[Sender]):
             entries.append(entry)
         if entries:
             self._total += sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
+            self.check_offered(self._total)
             self.say(Offer(entries))
         if walks and self._walk is None:
             for path, reason in self.source.left_out:

@@ -18,6 +18,11 @@ from enchufe.waiting import WRITE, Interest, Waiter
 
 NAME: Final = "tcp"
 
+_REFUSED: Final = "Check the address, that the other side is listening, and that no firewall stands between."
+_APART: Final = (
+    "Check the address. Two machines behind routers of their own do not reach each other: forward a port on one router"
+    " to the machine behind it, which listens there (--listen :PORT), or have both in one network or VPN."
+)
 _ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried too: RFC 8305 section 5
 
 # A peer that vanished is found within about a minute, whether we wait for it (keepalive: first probe
@@ -152,7 +157,7 @@ async def _first_ready(
     except DeadlineExceeded:
         if deadline is not None and waiter.now() >= deadline:
             tried = ", ".join(attempts.values())
-            raise DeadlineExceeded(f"no answer from {tried} in the time allowed") from None
+            raise DeadlineExceeded(f"no answer from {tried} in the time allowed", hint=_APART) from None
         return None
     for sock in [sock for sock in attempts if any(sock is thing for thing, _ in ready)]:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -164,9 +169,10 @@ async def _first_ready(
 
 
 def _unreachable(addresses: Sequence[TcpAddress], failures: list[str]) -> BrokenError:
+    # Whoever says no is there.
+    there = any(failure.endswith(os.strerror(errno.ECONNREFUSED)) for failure in failures)
     return BrokenError(
-        f"could not reach {', '.join(map(str, addresses))} ({'; '.join(failures)})",
-        hint="Check the address, that the other side is listening, and that no firewall stands between.",
+        f"could not reach {', '.join(map(str, addresses))} ({'; '.join(failures)})", hint=_REFUSED if there else _APART
     )
 
 

@@ -1,0 +1,160 @@
+"""Two machines on a network of their own: how they find each other, and what is said where they cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.namespaces import Machine, no_multicast, two_machines
+from tests.secured.people import Person, two_people
+
+BOUND = 20.0  # seconds: for machines that are busy with something else; three is what it is to take
+
+
+@pytest.fixture
+def machines() -> Iterator[tuple[Machine, Machine]]:
+    with two_machines() as machines:
+        yield machines
+
+
+@pytest.fixture
+def people(tmp_path: Path, machines: tuple[Machine, Machine]) -> Iterator[tuple[Person, Person]]:
+    with two_people(tmp_path, machines) as people:
+        yield people
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "carta.txt"
+    path.write_text("querida Ana")
+    return path
+
+
+def tell(what: str, seconds: float) -> None:
+    """A measurement, for `pytest -s`."""
+    print(f"\n{what}: {seconds:.2f} s to the first byte")
+
+
+def test_send_shows_a_code(people: tuple[Person, Person], file: Path) -> None:
+    ana, blas = people
+    sender = ana.send(file)
+    code = sender.code()
+    began = time.monotonic()
+    receiver = blas.receive(code)
+    receiver.wait_for("progress")
+    seconds = time.monotonic() - began
+    tell("receive CODE", seconds)
+    assert (receiver.end(), sender.end()) == (0, 0)
+    assert (blas.inbox / file.name).read_text() == file.read_text()
+    assert seconds < BOUND
+
+
+def test_receive_shows_a_code(people: tuple[Person, Person], file: Path) -> None:
+    ana, blas = people
+    receiver = blas.receive()
+    code = receiver.code()
+    began = time.monotonic()
+    sender = ana.send(file, options=("--to", code))
+    receiver.wait_for("progress")
+    seconds = time.monotonic() - began
+    tell("send --to CODE", seconds)
+    assert (receiver.end(), sender.end()) == (0, 0)
+    assert (blas.inbox / file.name).read_text() == file.read_text()
+    assert seconds < BOUND
+
+
+def test_a_known_name_is_found_where_it_is_now(people: tuple[Person, Person], file: Path) -> None:
+    """On a port that is another each time."""
+    ana, blas = people
+    sender = ana.send(file, options=("--remember",))
+    assert blas.receive(sender.code(), "--remember").end() == 0
+    assert sender.end() == 0
+    (name,) = blas.known()
+    sender = ana.send(file)
+    sender.code()
+    began = time.monotonic()
+    receiver = blas.receive(f"@{name}")
+    receiver.wait_for("progress")
+    tell("receive @name", time.monotonic() - began)
+    assert (receiver.end(), sender.end()) == (0, 0)
+
+
+def port_of(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("way", ["address", "code and address", "link"])
+def test_where_multicast_is_blocked(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path, way: str
+) -> None:
+    ana, blas = people
+    no_multicast(machines[0])
+    sender = ana.send(file)
+    code, link = sender.code(), sender.link()
+    where = f"{machines[0].ipv4()}:{port_of(sender.address)}"
+    began = time.monotonic()
+    if way == "address":
+        receiver = blas.receive(where, code=code)
+    elif way == "code and address":
+        receiver = blas.receive(code, "--to", where)
+    else:
+        receiver = blas.receive(link)
+    receiver.wait_for("progress")
+    tell(way, time.monotonic() - began)
+    assert (receiver.end(), sender.end()) == (0, 0)
+
+
+def test_nobody_is_found_where_multicast_is_blocked(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path
+) -> None:
+    """Then it is said what helps."""
+    ana, blas = people
+    no_multicast(machines[0])
+    sender = ana.send(file)
+    receiver = blas.receive(sender.code())
+    assert receiver.end() == 4
+    assert "--to host:port" in receiver.error["hint"]
+    assert "link" in receiver.error["hint"]
+
+
+UNREACHABLE = {
+    "no route": ("ip", "route", "add", "unreachable", "203.0.113.0/24"),
+    "forbidden": ("ip", "route", "add", "prohibit", "203.0.113.0/24"),
+    "silence": ("ip", "route", "add", "blackhole", "203.0.113.0/24"),
+    "nobody answers": ("ip", "route", "add", "203.0.113.0/24", "via", "10.98.0.1"),
+}
+
+
+@pytest.mark.parametrize("way", list(UNREACHABLE))
+def test_where_the_other_machine_cannot_be_reached(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path, way: str
+) -> None:
+    """Two networks behind routers: an error that says so, and what to do."""
+    ana, blas = people
+    machines[1].do(*UNREACHABLE[way])
+    sender = ana.send(file)
+    cert = sender.link().partition("#")[2]
+    for arguments in (
+        (f"enchufe://203.0.113.7:{port_of(sender.address)}/#{cert}",),
+        (sender.code(), "--to", f"203.0.113.7:{port_of(sender.address)}"),
+    ):
+        receiver = blas.receive(*arguments, "--timeout", "3")
+        assert receiver.end() == 4
+        assert "203.0.113.7" in receiver.error["message"]
+        for word in ("router", "forward", "--listen", "VPN"):
+            assert word in receiver.error["hint"]
+        assert not receiver.named("retrying")
+
+
+def test_where_the_machine_is_there_and_nobody_listens(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine]
+) -> None:
+    """Then no router is in the way, and nothing is said of any."""
+    _, blas = people
+    receiver = blas.receive("7-zoo-zoo-zoo", "--to", f"{machines[0].ipv4()}:9")
+    assert receiver.end() == 4
+    assert "router" not in receiver.error["hint"]
+    assert "listening" in receiver.error["hint"]

@@ -179,7 +179,8 @@ class Tokens:
             crossed: whether they have crossed already: where there is not so much left, all of it is taken.
 
         Raises:
-            UsedUp: there is not so much left, and nothing was taken, unless they have crossed; or it is unknown, revoked or expired by now.
+            UsedUp: there is not so much left, and nothing was taken, unless they have crossed; or it is unknown,
+                revoked or expired by now.
         """
         if size < 0:
             raise ValueError(f"{size} bytes cannot be spent")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -76,7 +76,7 @@ class Entrance:
         self._listening: Sequence[str] = ()
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
-        self._guests: OrderedDict[bytes, Admitted] = OrderedDict()  # by secret, until they are inside
+        self._guests: list[Admitted] = []  # that are not inside yet
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
         """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
@@ -86,9 +86,7 @@ class Entrance:
             admitted = await self.gate.admit(transport, deadline)
             await self._acquaint(admitted, deadline)
             with self._lock:
-                self._guests[admitted.secret] = admitted
-                while len(self._guests) > _GUESTS:  # who never said HELLO
-                    self._guests.popitem(last=False)
+                self._guests = [admitted, *self._guests[: _GUESTS - 1]]
         except StoreError as error:  # ours, and nobody else is told of it
             self._on_event(events.Failed(error.kind, str(error), error.hint))
             raise
@@ -109,15 +107,13 @@ class Entrance:
                 await admitted.transport.send(frame(told_to_peer(error)), deadline)
             raise
 
-    def suit(self, options: Options, secret: bytes | None) -> Options:
-        """The options for whoever was let in, and shares that secret with us."""
+    def suit(self, options: Options, admitted: Admitted) -> Options:
+        """The options for whoever was let in, and is inside now."""
         self._announcement.close()  # until this one is gone, there is nothing for others here
         with self._lock:
-            admitted = self._guests.pop(secret or b"", None)
-        if admitted is None:
-            return options
+            self._guests = [guest for guest in self._guests if guest is not admitted]
         allowance = admitted.grant if isinstance(admitted.grant, _Granted) else None
-        return replace(options, name=admitted.name, allowance=allowance)
+        return replace(options, name=admitted.name, party=admitted.party, allowance=allowance)
 
     def open(self, addresses: Sequence[str]) -> None:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
@@ -177,9 +173,7 @@ class Entrance:
     def _somebody_comes(self) -> bool:
         """Whether one is at a guess, or was let in and is about to say HELLO."""
         with self._lock:
-            gone = [secret for secret, guest in self._guests.items() if guest.transport.fileno() < 0]
-            for secret in gone:
-                del self._guests[secret]
+            self._guests = [guest for guest in self._guests if guest.transport.fileno() >= 0]
             return bool(self._knocking or self._guests)
 
     def close(self) -> None:

@@ -167,7 +167,10 @@ def listening(
                     raise cut
                 try:
                     with greeted.transport:
-                        session = make(greeted, options if entrance is None else entrance.suit(options, greeted.secret))
+                        suited = options
+                        if entrance is not None and greeted.admitted is not None:
+                            suited = entrance.suit(options, greeted.admitted)
+                        session = make(greeted, suited)
                         door.entered(session)
                         return drive(session.complete())
                 except (StoreError, LocalProtocolError, Declined):

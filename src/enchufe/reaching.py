@@ -30,7 +30,15 @@ from enchufe.access.links import Link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction
-from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, RemoteProtocolError
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    DeadlineExceeded,
+    EnchufeError,
+    LocalProtocolError,
+    Refused,
+    RemoteProtocolError,
+)
 from enchufe.events import OnEvent
 from enchufe.meeting import Reached, for_files
 from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
@@ -85,7 +93,7 @@ class Secured:
                 return await self._enter(place, waiter, timeout)
             except ChangedKey:
                 raise
-            except (BrokenError, DeadlineExceeded, Refused, RemoteProtocolError) as error:
+            except (BrokenError, BusyError, DeadlineExceeded, Refused, RemoteProtocolError) as error:
                 if self._fixed:
                     raise
                 if failure is None or isinstance(error, Denial):  # which says more than that nobody answered

@@ -73,6 +73,8 @@ class Admitted:
         name: of the machine or token, as it is called here; None: by code, or we have dialed.
         introduced: who the other side says it is, where it says so.
         grant: what the token allows.
+        party: equal for two connections of the same one: of one key, of one token, or come again by a pass. None: we
+            have dialed.
     """
 
     transport: TlsTransport
@@ -81,3 +83,4 @@ class Admitted:
     name: str | None = None
     introduced: Introduced | None = None
     grant: Grant | None = None
+    party: object = field(default=None, repr=False)

@@ -128,7 +128,9 @@ class Gate:
         welcome = await talk.hear(m.Welcome)
         introduced = talk.introduced(binding, welcome, guest.public if guest.by == "key" else None)
         self._remember(guest, only=True)
-        return Admitted(talk.transport, guest.secret, guest.way or guest.by, guest.name, introduced, guest.grant)
+        party = guest.public or guest.first
+        way = guest.way or guest.by
+        return Admitted(talk.transport, guest.secret, way, guest.name, introduced, guest.grant, party)
 
     async def _by_code(self, talk: Exchange, binding: Binding, spake: bytes) -> tuple[_Guest, bytes]:
         code = self.code

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE
@@ -25,6 +25,9 @@ from enchufe.transfer.messages import STREAMS, Hello, Receipt
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import Doorbell
+
+if TYPE_CHECKING:
+    from enchufe.access import Admitted
 
 HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HELLO is whole: docs/protocol.md, Limits
 
@@ -71,6 +74,7 @@ class Options:
         each_file: whether to tell of every single file.
         ask: a receiver shows what is offered to this, and takes it if it says yes; None: it takes it unasked.
         name: who the other side has proved to be, where it has.
+        party: equal for two connections of the same one; None: we have dialed, or it is in plain text.
         allowance: what may cross, where the other side was let in for so much.
     """
 
@@ -85,6 +89,7 @@ class Options:
     each_file: bool = False
     ask: Ask | None = None
     name: str | None = None
+    party: object = None
     allowance: Allowance | None = None
 
 
@@ -98,17 +103,24 @@ class Greeted(Generic[M]):
     Attributes:
         machine: has heard it.
         secret: what it proved to know; None in plain text.
+        admitted: who it is; None in plain text, or of a stream other than 0.
     """
 
     carrier: Carrier
     machine: M
     hello: Hello
     secret: bytes | None = field(default=None, repr=False)
+    admitted: Admitted | None = field(default=None, repr=False)
 
     @property
     def transport(self) -> Transport:
         """The connection itself."""
         return self.carrier.transport
+
+    @property
+    def party(self) -> object:
+        """Equal for two connections of the same one, as `Admitted` says; None in plain text, where nobody knows."""
+        return None if self.admitted is None else self.admitted.party
 
 
 async def hello_of(carrier: Carrier, machine: M, deadline: float, secret: bytes | None = None) -> Greeted[M]:

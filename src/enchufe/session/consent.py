@@ -67,15 +67,24 @@ class Offering:
     Attributes:
         peer: the sender's address.
         name: who the sender has proved to be, where it has.
+        party: equal for two connections of the same sender, where anything is known of that.
         session, epoch: what its transfer is about, and which attempt at it this is.
         total: of all there is in it.
     """
 
     def __init__(
-        self, answers: Iterable[tuple[Entry, Answer]], *, peer: str, name: str | None, session: bytes, epoch: int
+        self,
+        answers: Iterable[tuple[Entry, Answer]],
+        *,
+        peer: str,
+        name: str | None,
+        party: object = None,
+        session: bytes,
+        epoch: int,
     ) -> None:
         self.peer = peer
         self.name = name
+        self.party = party
         self.session = session
         self.epoch = epoch
         self.total = Root(b"", Kind.DIRECTORY)
@@ -158,12 +167,12 @@ def remembering(ask: Ask) -> Ask:
 
     docs/protocol.md, Consent, says which that is.
     """
-    agreed: tuple[bytes, str | None, bytes] | None = None
+    agreed: tuple[bytes, str | None, object, bytes] | None = None
     epoch = 0
 
     def asked(offering: Offering) -> bool:
         nonlocal agreed, epoch
-        this = (offering.session, offering.name, offering.digest)
+        this = (offering.session, offering.name, offering.party, offering.digest)
         if this == agreed and offering.epoch >= epoch:
             return True
         if not ask(offering):

@@ -235,7 +235,9 @@ class Door(Generic[M]):
         admitted = await self._prove(transport, deadline)
         guest.transport, guest.told = admitted.transport, True
         carrier = Plain(admitted.transport)
-        return self._admit(await hello_of(carrier, guest.machine, deadline, admitted.secret))
+        greeted = await hello_of(carrier, guest.machine, deadline, admitted.secret)
+        greeted.admitted = admitted
+        return self._admit(greeted)
 
     async def _hear_stream(self, guest: _Guest[M], deadline: float) -> bool:
         """One more stream of the transfer that is inside, by whoever knows its secret; others get no word."""
@@ -266,7 +268,7 @@ class Door(Generic[M]):
             if self._closed:
                 return False
             if inside is not None:
-                if hello.session != inside.hello.session:
+                if hello.session != inside.hello.session or greeted.party != inside.party:
                     raise BusyError("another transfer is going on here")
                 if hello.epoch <= inside.hello.epoch:
                     raise BusyError("a newer attempt at this transfer was here already")

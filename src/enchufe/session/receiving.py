@@ -215,6 +215,7 @@ class ReceivingSession(Session[Receiver]):
             (one for answers in self._held for one in answers),
             peer=self.link.transport.peer,
             name=self.options.name,
+            party=self.options.party,
             session=hello.session,
             epoch=hello.epoch,
         )

@@ -1,0 +1,214 @@
+"""Who has been let in by a listener, and what that opens: no more than it stands for, to nobody else, no longer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from enchufe import entrance, events, files, meeting
+from enchufe.access import (
+    Admitted,
+    ByCode,
+    ByKey,
+    ByPass,
+    ByToken,
+    Code,
+    Introduction,
+    Proof,
+    UnknownMachine,
+    WrongCode,
+    dialing_context,
+    knock,
+)
+from enchufe.access.certificate import lasting
+from enchufe.access.identity import Identity, KeyPair
+from enchufe.access.known import KnownMachines
+from enchufe.access.messages import Type
+from enchufe.access.tokens import Token, Tokens
+from enchufe.errors import BusyError, EnchufeError
+from enchufe.session import Options, ReceivingSession, SendingSession
+from enchufe.session.consent import Offering, remembering
+from enchufe.store import LocalStore, Source
+from enchufe.transfer.message import Role
+from enchufe.transfer.messages import Hello, frame
+from enchufe.transports import parse_address, tls
+from enchufe.waiting import BlockingWaiter, drive
+from tests.sessions.transfers import PATIENCE, Side
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@contextmanager
+def listening(what: Any, *args: Any, **options: Any) -> Iterator[tuple[Side, str]]:
+    """`receive_files` or `send_files`, that waits for somebody; it is waited for in the end."""
+    side = Side()
+
+    def run() -> None:
+        try:
+            side.end = what(*args, listen="127.0.0.1:0", announce=False, on_event=side.tell, **options)
+        except EnchufeError as error:
+            side.end = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield side, side.wait_for(events.Listening).address
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def enter(address: str, proof: Proof, **how: Any) -> Admitted:
+    """Be let in there; what follows is still to be said."""
+    waiter = BlockingWaiter()
+    deadline = waiter.now() + PATIENCE
+    transport = drive(tls.connect(parse_address(address), waiter, deadline, context=dialing_context()))
+    try:
+        return drive(knock(transport, proof, deadline, **how))
+    except BaseException:
+        transport.close()
+        raise
+
+
+def no_more() -> Any:
+    raise AssertionError("one stream is enough")
+
+
+def send(admitted: Admitted, path: Path, **options: Any) -> events.Receipt | EnchufeError:
+    """Send what is at a path, on a connection that was let in."""
+    source = Source([path])
+    with admitted.transport as transport:
+        chosen = Options(dial=no_more, secret=admitted.secret, streams=1, **{"epoch": 1, **options})
+        try:
+            receipt: events.Receipt = drive(SendingSession(transport, source, chosen, Side().tell).complete())
+            return receipt
+        except EnchufeError as error:
+            return error
+        finally:
+            source.close()
+
+
+def test_who_has_others_come_and_go_does_not_lose_the_limits_of_his_token(tmp_path: Path) -> None:
+    token, _ = Tokens().new("some", quota=1000)
+    (tmp_path / "big").write_bytes(bytes(2000))
+    inbox = tmp_path / "inbox"
+
+    def come() -> Admitted:
+        return enter(address, ByToken(Token(token.seed)), certificate=lasting().sha256)
+
+    with listening(files.receive_files, inbox, tokens=True) as (_, address):
+        first = come()
+        for _ in range(70):
+            come().transport.close()
+        send(first, tmp_path / "big")
+    assert not (inbox / "big").exists()
+
+
+def code_of(side: Side, number: int = 1) -> Code:
+    """The first code that it shows, or a later one."""
+    with side.changed:
+        assert side.changed.wait_for(lambda: len(side.of(events.Code)) >= number, PATIENCE)
+    return Code.parse(side.of(events.Code)[number - 1].code)
+
+
+def test_who_has_the_name_of_another_is_stopped_for_good_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "_ENTERING", 0.0)
+    KnownMachines().add("laptop", KeyPair.new().public)
+    (tmp_path / "file").write_bytes(b"hello")
+    impostor = Introduction(KeyPair.new(), "laptop")
+    with listening(files.receive_files, tmp_path / "inbox", remember=True) as (side, address):
+        stopped = enter(address, ByCode(code_of(side)), introduction=impostor)
+        assert not drive(stopped.transport.receive(1, stopped.transport.waiter.now() + PATIENCE))
+        stopped.transport.close()
+        assert "not the laptop that is known here" in side.wait_for(events.Failed).message
+        with pytest.raises(UnknownMachine):
+            enter(address, ByPass(stopped.secret))
+        send(enter(address, ByCode(code_of(side, 2))), tmp_path / "file")
+    assert side.receipt.files == 1
+    assert [machine.name for machine in KnownMachines().all()] == ["laptop"]
+
+
+def test_the_third_guess_may_be_right_while_it_is_being_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello")
+    with listening(files.receive_files, tmp_path / "inbox") as (side, address):
+        code = code_of(side)
+        wrong = Code(code.label, ("abandon", "ability", "able"))
+        for _ in range(2):
+            with pytest.raises(WrongCode):
+                enter(address, ByCode(wrong))
+        slow = BlockingWaiter()
+        deadline = slow.now() + PATIENCE
+        transport = drive(tls.connect(parse_address(address), slow, deadline, context=dialing_context()))
+
+        class Hesitant:
+            """Makes its guess, and waits for longer than the listener takes to look at its code."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+            async def send(self, pieces: Any, deadline: float) -> None:
+                data = b"".join(pieces)
+                if data[0] == Type.CONFIRM:
+                    threading.Event().wait(3 * meeting._LOOK)
+                await transport.send([data], deadline)
+
+        admitted = drive(knock(cast(tls.TlsTransport, Hesitant()), ByCode(code), deadline))
+        send(replace(admitted, transport=transport), tmp_path / "file")
+    assert side.receipt.files == 1
+
+
+def test_what_a_token_has_had_counts_even_where_it_is_more_than_it_grants(tmp_path: Path) -> None:
+    token, _ = Tokens().new("some", scope=["read"], quota=1000)
+    (tmp_path / "file").write_bytes(bytes(100_000))
+    with listening(files.send_files, [tmp_path / "file"], tokens=True) as (_, address):
+        admitted = enter(address, ByToken(Token(token.seed)), certificate=lasting().sha256)
+        with admitted.transport as transport, suppress(EnchufeError):
+            options = Options(dial=no_more, secret=admitted.secret, streams=1, epoch=1)
+            begin = LocalStore(tmp_path / "inbox").begin
+            drive(ReceivingSession(transport, begin, options, Side().tell).complete())
+    assert [record.used for record in Tokens().all()] == [1000]
+    assert Tokens().check(token.public) is None
+
+
+def test_another_that_was_let_in_neither_ends_nor_follows_a_transfer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello")
+    one, other, here = KeyPair.new(), KeyPair.new(), Identity.mine().public
+    KnownMachines().add("one", one.public)
+    KnownMachines().add("other", other.public)
+    with listening(files.receive_files, tmp_path / "inbox") as (side, address):
+        first = enter(address, ByKey(one, here))
+        deadline = first.transport.waiter.now() + PATIENCE
+        drive(first.transport.send(frame(Hello(Role.SENDER, bytes(16), 1)), deadline))
+        assert drive(first.transport.receive(1, deadline))
+        assert isinstance(send(enter(address, ByKey(other, here)), tmp_path / "file", epoch=2), BusyError)
+        assert not side.of(events.Failed)
+        assert isinstance(send(enter(address, ByKey(one, here)), tmp_path / "file", epoch=2), events.Receipt)
+        first.transport.close()
+    assert side.receipt.files == 1
+
+
+def test_a_yes_to_one_is_none_to_another_who_offers_the_same() -> None:
+    asked: list[Offering] = []
+
+    def ask(offering: Offering) -> bool:
+        asked.append(offering)
+        return True
+
+    ask_again = remembering(ask)
+    offerings = [
+        Offering((), peer="somewhere", name=None, party=party, session=bytes(16), epoch=1)
+        for party in ("one", "one", "another")
+    ]
+    for offering in offerings:
+        assert ask_again(offering)
+        offering.close()
+    assert asked == [offerings[0], offerings[2]]

@@ -281,22 +281,10 @@ class Connection:
             self._buffer.release()
         while not self._at_end:
             if self._behind:
-                buffer = self._buffer
-                lacking = min(self._decoder.lacking, max(_TRUSTED, len(buffer)))
-                space = buffer.space(lacking or _LEAST)
-                # Up to a large message's end and not beyond, so that the next one can come in one copy.
-                count = await transport.receive_into(space[:lacking] if self._large and lacking else space, deadline)
-                buffer.received(count)
-                self._at_end = not count
+                await self._receive_behind(deadline)
             else:
-                if self._large and self._receive_whole is not None:
-                    message = await self._receive_whole(deadline)
-                    if message is not None:
-                        self._ready = [message]
-                        self._batch = 1
-                        self.received += 1
-                        return True
-                    self._large = False
+                if self._large and await self._receive_large(deadline):
+                    return True
                 asked = self._asked
                 data = await transport.receive(asked, deadline)
                 if not (count := len(data)):
@@ -318,6 +306,29 @@ class Connection:
             if self._decode():
                 return True
         return self._decode()
+
+    # These two stand apart since a thousand idle connections wait above, each with its locals.
+
+    async def _receive_behind(self, deadline: float | None) -> None:
+        """Receive into the buffer, which holds something already."""
+        buffer = self._buffer
+        lacking = min(self._decoder.lacking, max(_TRUSTED, len(buffer)))
+        space = buffer.space(lacking or _LEAST)
+        # Up to a large message's end and not beyond, so that the next one can come in one copy.
+        count = await self.transport.receive_into(space[:lacking] if self._large and lacking else space, deadline)
+        buffer.received(count)
+        self._at_end = not count
+
+    async def _receive_large(self, deadline: float | None) -> bool:
+        """Have a large message in hand that came in one copy; False where it does not come so."""
+        message = None if self._receive_whole is None else await self._receive_whole(deadline)
+        if message is None:
+            self._large = False
+            return False
+        self._ready = [message]
+        self._batch = 1
+        self.received += 1
+        return True
 
     def _decode(self) -> bool:
         """Decode what is in the buffer: whether any message came of it."""

@@ -80,7 +80,7 @@ def send_files(
         code: the code that the other side shows, where `to` is an address; or what asks for it.
         remember: whether to pin the other's key, and be pinned: `@name` needs no code then. It takes both sides.
         tokens: with `listen`: whether tokens (`enchufe token new`) let in too.
-        announce: with `listen`: whether the network hears where we are (multicast DNS).
+        announce: whether the network hears where we listen, and is asked where others are (multicast DNS).
         interfaces: names or addresses of those to announce on, and to look for others on; none: all.
         text: in place of `paths`: a text, which arrives as a file.
         name: what standard input or a text is called at the destination.
@@ -273,6 +273,7 @@ class _How:
             where=self.where,
             code=self._code,
             remember=self.remember,
+            search=self.announce,
             interfaces=self.interfaces,
             on_event=on_event,
         )

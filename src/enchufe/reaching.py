@@ -170,6 +170,7 @@ def aim(
     where: str | None,
     code: Callable[[], str],
     remember: bool,
+    search: bool,
     interfaces: Sequence[str],
     on_event: OnEvent,
 ) -> Secured:
@@ -178,10 +179,11 @@ def aim(
     Args:
         where: the address of whoever shows a code or has a name, where it is not to be looked for.
         code: asks for it, where `text` is an address.
-        interfaces: where to look; none: everywhere.
+        search: whether to ask the network where it is.
+        interfaces: where to ask; none: everywhere.
 
     Raises:
-        LocalProtocolError: it is none of them, or there is no such machine.
+        LocalProtocolError: it is none of them, or there is no such machine; or nobody may be asked where it is.
     """
     meant = target(text)
     secured = partial(Secured, remember=remember, on_event=on_event)
@@ -190,11 +192,15 @@ def aim(
     match meant:
         case SpokenCode(text=said):
             by_code = Code.parse(said)
+            if where is None and not search:
+                raise LocalProtocolError(
+                    "nobody may be asked who has this code", hint="Give its address too: --to ADDR."
+                )
             places = partial(_announced, by_code.label, interfaces) if where is None else _at(parse_address(where))
             return secured(places, ByCode(by_code), fixed=where is not None)
         case KnownName(name=name):
             machine = KnownMachines().existing(name)
-            places = partial(_whereabouts, machine, interfaces) if where is None else _at(parse_address(where))
+            places = partial(_whereabouts, machine, search, interfaces) if where is None else _at(parse_address(where))
             by_key = ByKey(Identity.mine(), machine.public)
             return secured(places, by_key, fixed=where is not None, name=machine.name)
         case Link():
@@ -220,9 +226,11 @@ def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
             yield announcer.addresses
 
 
-def _whereabouts(machine: Machine, interfaces: Sequence[str]) -> Iterator[Place]:
+def _whereabouts(machine: Machine, search: bool, interfaces: Sequence[str]) -> Iterator[Place]:
     """Where a machine was before, then everybody who announces anything: the wrong ones learn nothing."""
     yield from ([parse_address(address)] for address in machine.addresses)
+    if not search:
+        return
     with closing(find(None, _LOOK, list(interfaces) or None)) as found:
         for announcer in found:
             yield announcer.addresses

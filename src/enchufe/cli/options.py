@@ -107,7 +107,7 @@ _SECURING: Final[list[Decorator]] = [
         default=True,
         show_default=True,
         envvar="ENCHUFE_ANNOUNCE",
-        help="Where this listens: have the network hear where it is.",
+        help="Tell the network where this listens, and ask it where others do.",
     ),
     click.option(
         "--interface",

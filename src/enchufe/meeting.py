@@ -157,11 +157,12 @@ def listening(
         for address in listener.addresses:
             on_event(events.Listening(address))
         cut: EnchufeError | None = None
+        returning = 0.0
         try:
             while True:
                 if entrance is not None:
                     entrance.open(listener.addresses)
-                greeted = _next(door, retry if cut is not None else None, entrance)
+                greeted = _next(door, retry if cut is not None else None, entrance, returning)
                 if greeted is None:
                     assert cut is not None
                     raise cut
@@ -177,6 +178,7 @@ def listening(
                     raise
                 except EnchufeError as error:
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
+                    returning = retry if may_return else 0.0
                     if entrance is not None and not may_return:
                         entrance.forget(greeted.secret)
                     if once and not may_return:
@@ -191,16 +193,18 @@ def listening(
                 entrance.close()
 
 
-def _next(door: Door[M], timeout: float | None, entrance: Entrance | None) -> Greeted[M] | None:
-    """As `Door.next`, as long as somebody may come."""
+def _next(door: Door[M], timeout: float | None, entrance: Entrance | None, returning: float = 0.0) -> Greeted[M] | None:
+    """As `Door.next`, as long as somebody may come; for so many seconds whoever was cut may, without a code."""
     if entrance is None:
         return door.next(timeout)
-    end = None if timeout is None else time.monotonic() + timeout
+    began = time.monotonic()
+    end = None if timeout is None else began + timeout
     while end is None or time.monotonic() < end:
         greeted = door.next(_LOOK)
         if greeted is not None:
             return greeted
-        entrance.check()
+        if time.monotonic() >= began + returning:
+            entrance.check()
     return None
 
 

@@ -16,6 +16,7 @@ from enchufe.access import (
     Admitted,
     ByCode,
     ByKey,
+    ByPass,
     ByToken,
     Code,
     Proof,
@@ -190,3 +191,20 @@ def test_a_yes_to_one_is_none_to_another_who_offers_the_same() -> None:
         assert ask_again(offering)
         offering.close()
     assert asked == [offerings[0], offerings[2]]
+
+
+def test_who_was_cut_returns_though_others_have_guessed_at_the_next_code(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"hello")
+    with listening(files.receive_files, tmp_path / "inbox") as (side, address):
+        admitted = enter(address, ByCode(code_of(side)))
+        deadline = admitted.transport.waiter.now() + PATIENCE
+        drive(admitted.transport.send(frame(Hello(Role.SENDER, bytes(16), 1)), deadline))
+        assert drive(admitted.transport.receive(1, deadline))
+        admitted.transport.abort()
+        wrong = Code(code_of(side, 2).label, ("abandon", "ability", "able"))
+        for _ in range(3):
+            with pytest.raises(WrongCode):
+                enter(address, ByCode(wrong))
+        threading.Event().wait(3 * meeting._LOOK)
+        send(enter(address, ByPass(admitted.secret)), tmp_path / "file", epoch=2)
+    assert side.receipt.files == 1

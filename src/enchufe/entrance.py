@@ -29,6 +29,11 @@ from enchufe.transports.tls import TlsTransport
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 
 
+def _now() -> float:
+    """Seconds, those that this machine was asleep included: nobody waits longer for the end of a code."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 class Entrance:
     """What stands between a door and a transfer: nobody comes in who is not meant to.
 
@@ -123,7 +128,7 @@ class Entrance:
         self._addresses = _dialable(addresses, self._interfaces)
         announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
-        self._code = self.gate.code = LiveCode(code, time.monotonic)
+        self._code = self.gate.code = LiveCode(code, _now)
         link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
         self._announcement.close()
         if announces:

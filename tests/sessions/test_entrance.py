@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -208,3 +211,13 @@ def test_who_was_cut_returns_though_others_have_guessed_at_the_next_code(tmp_pat
         threading.Event().wait(3 * meeting._LOOK)
         send(enter(address, ByPass(admitted.secret)), tmp_path / "file", epoch=2)
     assert side.receipt.files == 1
+
+
+def test_a_code_grows_old_while_the_machine_is_asleep() -> None:
+    asleep = ["unshare", "--time", "--boottime", "1000", "--"]
+    if subprocess.run([*asleep, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no time namespaces here")
+    tell = "import time; from enchufe import entrance; print(entrance._now() - time.monotonic())"
+    told = subprocess.run([*asleep, sys.executable, "-c", tell], capture_output=True, text=True, check=True)
+    awake = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    assert float(told.stdout) > awake + 900

@@ -27,6 +27,7 @@ from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
 
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
+_ENTERING: Final = 10.0  # seconds from a guess to HELLO at the most: docs/access.md, Limits
 
 
 def _now() -> float:
@@ -79,6 +80,7 @@ class Entrance:
         self._failure: EnchufeError | None = None
         self._knocking = 0  # who may be at a guess
         self._listening: Sequence[str] = ()
+        self._dead_since: float | None = None  # as far as was seen
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
         self._guests: list[Admitted] = []  # that are not inside yet
@@ -124,7 +126,7 @@ class Entrance:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
         if self._code is not None and not self._code.burnt:
             return
-        self._listening = addresses
+        self._listening, self._dead_since = addresses, None
         self._addresses = _dialable(addresses, self._interfaces)
         announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
@@ -153,7 +155,13 @@ class Entrance:
         if self._failure is not None:
             raise self._failure
         code = self._code
-        if code is None or code.alive or self._somebody_comes():
+        if code is None or code.alive:
+            return
+        now = time.monotonic()
+        if self._dead_since is None:
+            self._dead_since = now
+        # Who knocks may be anybody, one after the other, and for ever; but none of them had this code alive.
+        if self._somebody_comes() and now - self._dead_since < _ENTERING:
             return
         if code.burnt:
             self.open(self._listening)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from enchufe import events, files, meeting
+from enchufe import entrance, events, files, meeting
 from enchufe.access import (
     Admitted,
     ByCode,
@@ -32,7 +32,7 @@ from enchufe.access.identity import Identity, KeyPair
 from enchufe.access.known import KnownMachines
 from enchufe.access.messages import Type
 from enchufe.access.tokens import Token, Tokens
-from enchufe.errors import BusyError, EnchufeError
+from enchufe.errors import BusyError, EnchufeError, Refused
 from enchufe.session import Options, ReceivingSession, SendingSession
 from enchufe.session.consent import Offering, remembering
 from enchufe.store import LocalStore, Source
@@ -221,3 +221,32 @@ def test_a_code_grows_old_while_the_machine_is_asleep() -> None:
     told = subprocess.run([*asleep, sys.executable, "-c", tell], capture_output=True, text=True, check=True)
     awake = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
     assert float(told.stdout) > awake + 900
+
+
+def test_strangers_who_keep_knocking_do_not_hide_that_a_code_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entrance, "_ENTERING", 1.0)
+    (tmp_path / "file").write_bytes(b"hello")
+    with listening(files.send_files, [tmp_path / "file"]) as (side, address):
+        wrong = Code(code_of(side).label, ("abandon", "ability", "able"))
+        waiter = BlockingWaiter()
+
+        def knock_on() -> tls.TlsTransport:
+            return drive(
+                tls.connect(parse_address(address), waiter, waiter.now() + PATIENCE, context=dialing_context())
+            )
+
+        strangers = [knock_on()]
+        for _ in range(3):
+            with pytest.raises(WrongCode):
+                enter(address, ByCode(wrong))
+        until = time.monotonic() + 25
+        with suppress(EnchufeError):
+            while side.end is None and time.monotonic() < until:
+                strangers.append(knock_on())
+                threading.Event().wait(1)
+        told = side.end
+        for stranger in strangers:
+            stranger.close()
+    assert isinstance(told, Refused)

@@ -83,6 +83,7 @@ class Entrance:
         self._dead_since: float | None = None  # as far as was seen
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
+        self._announced = False
         self._guests: list[Admitted] = []  # that are not inside yet
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
@@ -117,6 +118,7 @@ class Entrance:
     def suit(self, options: Options, admitted: Admitted) -> Options:
         """The options for whoever was let in, and is inside now."""
         self._announcement.close()  # until this one is gone, there is nothing for others here
+        self._announced = False
         with self._lock:
             self._guests = [guest for guest in self._guests if guest is not admitted]
         allowance = admitted.grant if isinstance(admitted.grant, _Granted) else None
@@ -125,21 +127,27 @@ class Entrance:
     def open(self, addresses: Sequence[str]) -> None:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
         if self._code is not None and not self._code.burnt:
+            if not self._announced:  # somebody was inside who needed no code
+                self._announce(self._code.code)
             return
         self._listening, self._dead_since = addresses, None
         self._addresses = _dialable(addresses, self._interfaces)
-        announces = self._announces and any(not _is_here_only(address.host) for address in self._addresses)
         code = Code.new()
         self._code = self.gate.code = LiveCode(code, _now)
         link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
-        self._announcement.close()
-        if announces:
-            from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
-
-            self._announcement.enter_context(
-                announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
-            )
+        self._announce(code)
         self._on_event(events.Code(str(code), link))
+
+    def _announce(self, code: Code) -> None:
+        self._announcement.close()
+        self._announced = True
+        if not self._announces or all(_is_here_only(address.host) for address in self._addresses):
+            return
+        from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        self._announcement.enter_context(
+            announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
+        )
 
     def _tell_trouble(self, sentence: str) -> None:
         self._on_event(events.Unannounced(sentence))

@@ -25,6 +25,7 @@ from enchufe.access import (
     Proof,
     WrongCode,
     dialing_context,
+    discovery,
     knock,
 )
 from enchufe.access.certificate import lasting
@@ -250,3 +251,31 @@ def test_strangers_who_keep_knocking_do_not_hide_that_a_code_is_dead(
         for stranger in strangers:
             stranger.close()
     assert isinstance(told, Refused)
+
+
+def test_a_code_that_nobody_used_is_announced_again_after_somebody_else_was_inside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[int | None] = []
+
+    @contextmanager
+    def announce(_port: int, label: int | None, _interfaces: object, **_: object) -> Iterator[None]:
+        heard.append(label)
+        yield
+        heard.remove(label)
+
+    monkeypatch.setattr(discovery, "announce", announce)  # what is announced here nobody must hear
+    side = Side()
+    way_in = entrance.Entrance(
+        announce=True, interfaces=(), remember=False, tokens=False, scope="drop", on_event=side.tell
+    )
+    way_in.open(["192.0.2.1:9000"])
+    label = code_of(side).label
+    assert heard == [label]
+    way_in.suit(Options(), Admitted(cast(tls.TlsTransport, None), bytes(32), "key", "somebody"))
+    assert not heard
+    way_in.open(["192.0.2.1:9000"])
+    assert heard == [label]
+    way_in.close()
+    assert not heard
+    assert len(side.of(events.Code)) == 1

@@ -120,6 +120,7 @@ def test_settings_are_what_a_command_does(
         ("[receive]\nxattrs = true", "[receive] xattrs: `enchufe receive` has no such setting"),
         ("[receive.deeper]\nx = 1", "[receive] [receive.deeper]: there is no such command"),
         ("[store]\nclean = true", "[store] clean: this is said each time, as --clean: it removes things"),
+        ("[receive]\ntokens = true", "[receive] tokens: this is said each time, as --tokens: it lets in whoever has"),
         ("plain = true", "plain: this is said each time, as --plain: it turns encryption and authentication off"),
         ("[receive]\nyes = true", "yes: this is said each time, as --yes: it takes whatever comes, unasked"),
         ('[send]\nto = "host:1"', "[send] to: this is about one run; say --to"),

@@ -33,6 +33,7 @@ _EACH_TIME: Final = {
     "plain": "it turns encryption and authentication off",
     "yes": "it takes whatever comes, unasked",
     "remember": "it trusts another machine from then on",
+    "tokens": "it lets in whoever has the link of one, and shows a certificate that lasts",
     "clean": "it removes things",
     "scope": "it says what whoever has the token may do",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +41,17 @@ M = TypeVar("M", bound=Machine)
 
 def _ignore(_event: events.Event) -> None:
     """Nobody listens."""
+
+
+def _in_turn(on_event: OnEvent) -> OnEvent:
+    """`on_event`, called by one thread at a time: by a transfer's own, and by those of others who come meanwhile."""
+    turn = threading.RLock()  # a signal may come in the middle
+
+    def tell(event: events.Event) -> None:
+        with turn:
+            on_event(event)
+
+    return tell
 
 
 def send_files(
@@ -105,6 +117,7 @@ def send_files(
     from enchufe.session.sending import SendingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.sender import Sender  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
+    on_event = _in_turn(on_event)
     begin, about = _source_of(paths, text, name, exclude, attributes)
     is_pipe = text is None and _is_pipe(paths)
     options = Options(timeout=timeout, limit=limit, each_file=each_file, streams=streams, compress=compress)
@@ -192,6 +205,7 @@ def receive_files(
     from enchufe.store import LocalStore  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
+    on_event = _in_turn(on_event)
     begin: Callable[[int | None], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     if _is_pipe([folder]):

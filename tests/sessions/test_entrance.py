@@ -279,3 +279,37 @@ def test_a_code_that_nobody_used_is_announced_again_after_somebody_else_was_insi
     way_in.close()
     assert not heard
     assert len(side.of(events.Code)) == 1
+
+
+def test_events_come_one_at_a_time_whoever_else_comes_in_meanwhile(tmp_path: Path) -> None:
+    keys, here = [KeyPair.new(), KeyPair.new()], Identity.mine().public
+    for number, key in enumerate(keys):
+        KnownMachines().add(f"machine-{number}", key.public)
+    both, overlapped = threading.Barrier(2), []
+    side = Side()
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Paired):
+            with suppress(threading.BrokenBarrierError):
+                both.wait(1)
+                overlapped.append(event)
+        side.tell(event)
+
+    (tmp_path / "file").write_bytes(b"hello")
+    arguments = {"listen": "127.0.0.1:0", "announce": False, "on_event": tell}
+    receiver = threading.Thread(target=files.receive_files, args=(tmp_path / "inbox",), kwargs=arguments)
+    receiver.start()
+    address = side.wait_for(events.Listening).address
+
+    def come(key: KeyPair) -> None:
+        enter(address, ByKey(key, here)).transport.close()
+
+    comers = [threading.Thread(target=come, args=(key,)) for key in keys]
+    for each in comers:
+        each.start()
+    for each in comers:
+        each.join(PATIENCE)
+    send(enter(address, ByKey(keys[0], here)), tmp_path / "file")
+    receiver.join(PATIENCE)
+    assert not receiver.is_alive()
+    assert not overlapped

@@ -20,6 +20,16 @@ MIB: Final = 1 << 20
 # The command itself, or what stands in for it in a test: a program that changes something and then runs it.
 ENCHUFE: Final = ("-m", "enchufe")
 
+
+def sitting_at(terminal: str) -> tuple[str, ...]:
+    """The command, run by somebody at this terminal."""
+    program = (
+        "import os, sys; os.close(os.open(sys.argv.pop(1), os.O_RDWR)); sys.argv[0] = 'enchufe';"
+        " from enchufe.cli.main import main; main()"
+    )
+    return ("-c", program, terminal)
+
+
 HERE: Final = ("--listen", "127.0.0.1:0", "--no-announce")
 
 
@@ -28,7 +38,12 @@ class Run:
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # nobody to ask, unless its program opens a terminal
         )
         self.events: list[dict[str, Any]] = []
         self.output = b""

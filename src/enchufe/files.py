@@ -89,7 +89,7 @@ def send_files(
         listen: in place of `to`: where to wait for a receiver to connect: `host:port`, `:port`, `unix:/path`; port 0
             takes a free one and `events.Listening` says which. `events.Code` says the code that lets one in.
         plain: without encryption and authentication, for networks that are trusted.
-        code: the code that the other side shows, where `to` is an address; or what asks for it.
+        code: the code or link that the other side shows, where `to` is an address; or what asks for it.
         remember: whether to pin the other's key, and be pinned: `@name` needs no code then. It takes both sides.
         tokens: with `listen`: whether tokens (`enchufe token new`) let in too.
         announce: whether the network hears where we listen, and is asked where others are (multicast DNS).

@@ -26,7 +26,7 @@ from enchufe.access.discovery import find
 from enchufe.access.identity import Identity
 from enchufe.access.interfaces import dialable
 from enchufe.access.known import ChangedKey, KnownMachines, Machine
-from enchufe.access.links import Link
+from enchufe.access.links import SCHEME, Link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction
@@ -178,7 +178,7 @@ def aim(
 
     Args:
         where: the address of whoever shows a code or has a name, where it is not to be looked for.
-        code: asks for it, where `text` is an address.
+        code: asks for it, or for a link, where `text` is an address.
         search: whether to ask the network where it is.
         interfaces: where to ask; none: everywhere.
 
@@ -206,7 +206,11 @@ def aim(
         case Link():
             places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
-    return secured(_at(for_files(meant)), ByCode(Code.parse(code())), fixed=True)
+    place, answer = _at(for_files(meant)), code()
+    if answer.strip().lower().startswith(SCHEME):  # which is a way to have it in no list of processes
+        link = Link.parse(answer)
+        return secured(place, _proof(link, code), certificate=link.fingerprint, fixed=True)
+    return secured(place, ByCode(Code.parse(answer)), fixed=True)
 
 
 def _proof(link: Link, code: Callable[[], str]) -> Proof:

@@ -10,6 +10,7 @@ from typing import Final, NoReturn, TypeVar
 
 from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
+from enchufe.interruption import undivided
 from enchufe.pace import Pace
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Message
@@ -198,13 +199,14 @@ class Link:
                 return False, paced
             pieces = head(pieces, granted)
         self._midway = True
-        count = self.transport.try_send(pieces)
-        if count:
-            if self._pace is not None:
-                self._pace.spend(count)
-            self._said = self._waiter.now()
-            self.outgoing = advance(self.outgoing, count)
-        self._midway = False
+        with undivided:
+            count = self.transport.try_send(pieces)
+            if count:
+                if self._pace is not None:
+                    self._pace.spend(count)
+                self._said = self._waiter.now()
+                self.outgoing = advance(self.outgoing, count)
+            self._midway = False
         return count > 0, None
 
     def _receive_some(self) -> bool:

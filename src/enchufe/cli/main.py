@@ -7,7 +7,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -20,6 +19,7 @@ from enchufe.cli.options import Rate, Size, believing, common, proving, seconds,
 from enchufe.cli.securing import Securing
 from enchufe.cli.show import Screen, screen
 from enchufe.errors import EnchufeError
+from enchufe.interruption import interrupt
 
 if TYPE_CHECKING:
     from enchufe.files import Compress
@@ -227,7 +227,7 @@ def connect(
     from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
     from enchufe.cli.secured import Believing  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     secured = Believing(tls=tls, ca=ca, server_name=server_name, fingerprint=fingerprint)
     sys.exit(talk.connect(address, talk.Manner(secured=tls, **manner), secured))
 
@@ -301,7 +301,7 @@ def bench(
     """
     from enchufe.cli.bench import bench as run  # noqa: PLC0415 (slow to import)
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(run(address, seconds=seconds, only=only, as_json=as_json, html=html, svg=svg))
 
 
@@ -440,7 +440,8 @@ def show_config(context: click.Context, command: tuple[str, ...], as_json: bool)
 
 def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
     """Run a transfer, show how it ended, and exit accordingly."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         receipt = run()
     except EnchufeError as error:
@@ -454,10 +455,6 @@ def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
     finally:
         shown.close()
     sys.exit(code)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _occupy_standard_streams() -> None:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import tempfile
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from enchufe import events, transports
+from enchufe.access import Admitted
+from enchufe.entry import Entry
 from enchufe.errors import BrokenError, EnchufeError
 from enchufe.session import Door, Options, ReceivingSession, SendingSession, Session
+from enchufe.session.streams import Stream
 from enchufe.store import LocalStore
-from enchufe.store.memory import MemoryStore
+from enchufe.store.memory import MemorySource, MemoryStore
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
 from enchufe.transports import Listener, Transport, parse_address
+from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import BlockingWaiter, drive
 
 LONG: Final = 30.0  # seconds after which a test gives up
+_LATE: Final = 0.3  # seconds after which a stream will not come any more
 
 Ended = events.Receipt | EnchufeError
 
@@ -49,11 +57,12 @@ class Wire:
 
     Attributes:
         crossed: bytes in both directions: what the dialers said, what they heard.
+        connections: the same, of each connection.
     """
 
     def __init__(self, here: str, there: str, harm: Harm | None) -> None:
         self.address = f"unix:{here}"
-        self.crossed = [0, 0]
+        self.connections: list[list[int]] = []
         self._there = there
         self._harm = harm
         self._listener = socket.socket(socket.AF_UNIX)
@@ -64,6 +73,10 @@ class Wire:
         self._silent = False
         self._over = threading.Event()
         self._threads[0].start()
+
+    @property
+    def crossed(self) -> tuple[int, int]:
+        return sum(out for out, _ in self.connections), sum(back for _, back in self.connections)
 
     def cut(self) -> None:
         """Everything ends here."""
@@ -96,14 +109,18 @@ class Wire:
                 near.shutdown(socket.SHUT_RDWR)
                 continue
             harm = self._harm if self._harm is not None and self._harm.connection == number else None
+            crossed = [0, 0]
+            self.connections.append(crossed)
             for source, target, outward in ((near, far, True), (far, near, False)):
                 mine = harm if harm is not None and harm.outward is outward else None
-                thread = threading.Thread(target=self._pump, args=(source, target, outward, mine))
+                thread = threading.Thread(target=self._pump, args=(source, target, outward, mine, crossed))
                 self._threads.append(thread)
                 thread.start()
             number += 1
 
-    def _pump(self, source: socket.socket, target: socket.socket, outward: bool, harm: Harm | None) -> None:
+    def _pump(
+        self, source: socket.socket, target: socket.socket, outward: bool, harm: Harm | None, crossed: list[int]
+    ) -> None:
         done = 0
         try:
             while data := source.recv(1 << 16):
@@ -119,7 +136,7 @@ class Wire:
                         break
                 target.sendall(data)
                 done += len(data)
-                self.crossed[not outward] += len(data)
+                crossed[not outward] += len(data)
             target.shutdown(socket.SHUT_WR if harm is None or harm.mask else socket.SHUT_RDWR)
         except OSError:
             for each in (source, target):
@@ -131,14 +148,43 @@ class Wire:
         return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :] if mask else data[:at]
 
 
+class _Late(MemorySource):
+    """A source that begins when all streams have."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.streams: list[Stream] = []
+
+    def walk(self) -> Iterator[Entry]:
+        end = time.monotonic() + _LATE
+        while not (self.streams and all(each.begun or each.over for each in self.streams)):
+            if time.monotonic() >= end:
+                break
+            time.sleep(0.001)
+        yield from super().walk()
+
+
 @dataclass
 class Outcome:
-    """How an attempt went: of both sides, and what crossed."""
+    """How an attempt went: of both sides, and what crossed, in all and by connection."""
 
     sender: Ended
     receiver: Ended
     crossed: tuple[int, int]
+    connections: tuple[tuple[int, int], ...]
     stuck: bool
+
+
+class Entrance(Protocol):
+    """How a dialer gets in, and who else does not."""
+
+    context: ssl.SSLContext
+
+    async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
+        """What a listener does."""
+
+    def enter(self, transport: Transport) -> Admitted:
+        """What a dialer does. The connection is closed where it fails."""
 
 
 def attempt(
@@ -151,17 +197,25 @@ def attempt(
     epoch: int = 1,
     patience: float = LONG,
     timeout: float = LONG,
+    entrance: Entrance | None = None,
+    all_streams: bool = False,
 ) -> Outcome:
     """One attempt at sending all of `source` to `target`.
 
     Args:
         timeout: seconds without a sign of life.
         patience: seconds after which everything is cut, which is then told as `stuck`.
+        entrance: of a listener that encrypts; None: in plain text.
+        all_streams: whether nothing is offered before the other streams are there, or are known not to come.
     """
 
     def session(kind: type[Machine], over: Any, options: Options) -> Session[Any]:
         if kind is Sender:
-            return SendingSession(over, source.source(), options, _ignore)
+            offered = _Late(source) if all_streams else source.source()
+            sending = SendingSession(over, offered, options, _ignore)
+            if isinstance(offered, _Late):
+                offered.streams = sending._streams
+            return sending
         return ReceivingSession(over, target.begin, options, _ignore)
 
     dialer, listener = (Sender, Receiver) if sender_dials else (Receiver, Sender)
@@ -192,12 +246,22 @@ def attempt(
         def dial() -> Transport:
             return drive(transports.connect(parse_address(wire.address), waiter, waiter.now() + LONG))
 
-        with Door(listening, listener, LONG) as door:
+        def enter() -> tuple[Transport, bytes | None]:
+            if entrance is None:
+                return dial(), None
+            admitted = entrance.enter(dial())
+            return admitted.transport, admitted.secret
+
+        context, admit = (None, None) if entrance is None else (entrance.context, entrance.admit)
+        with Door(listening, listener, LONG, context=context, admit=admit) as door:
             server = threading.Thread(target=serve, args=(door,))
             server.start()
             try:
-                with dial() as transport:
-                    options = Options(dial=dial, session=b"s" * 16, epoch=epoch, streams=streams, timeout=timeout)
+                transport, secret = enter()
+                with transport:
+                    options = Options(
+                        dial=dial, session=b"s" * 16, epoch=epoch, streams=streams, timeout=timeout, secret=secret
+                    )
                     ended[dialer] = drive(session(dialer, transport, options).complete())
             except EnchufeError as error:
                 ended[dialer] = error
@@ -207,7 +271,8 @@ def attempt(
         late.cancel()
         late.join()
         wire.close()
-    return Outcome(ended[Sender], ended[Receiver], (wire.crossed[0], wire.crossed[1]), stuck)
+    connections = tuple((out, back) for out, back in wire.connections)
+    return Outcome(ended[Sender], ended[Receiver], wire.crossed, connections, stuck)
 
 
 def _ignore(_event: events.Event) -> None:

@@ -12,7 +12,14 @@ from typing import Final
 from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, Refused, VerificationError
+from enchufe.errors import (
+    BrokenError,
+    ClosedError,
+    DeadlineExceeded,
+    Refused,
+    RemoteProtocolError,
+    VerificationError,
+)
 from enchufe.events import OnEvent
 from enchufe.printable import printable
 from enchufe.session.base import Greeted, Options, Session
@@ -408,8 +415,8 @@ class ReceivingSession(Session[Receiver]):
         for name in self.delivery.landed.values():
             self.tell(events.Landed((name,)))
         receipt = self.machine.receipt()
-        # From here on it is ours, whatever becomes of the other side.
-        with suppress(BrokenError, ClosedError, DeadlineExceeded):
+        # From here on it is ours, whatever becomes of the other side; TLS may refuse or be refused even now.
+        with suppress(BrokenError, ClosedError, DeadlineExceeded, Refused, RemoteProtocolError):
             self.say(receipt)
             await self.link.flush()
             await self.link.await_end()

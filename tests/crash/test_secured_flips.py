@@ -1,0 +1,32 @@
+"""Bytes that change in an encrypted exchange: CI's share, half of it in handshake and access."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from tests.crash import secured_flips
+from tests.crash.peers import everywhere
+
+SHARE = 600
+
+
+def test_flipped_in_an_encrypted_exchange() -> None:
+    draw = random.Random(9)
+    points = secured_flips.points()
+    beginning = [point for point in points if point.at < secured_flips.BEGINNING]
+    chosen = draw.sample(beginning, SHARE // 2) + draw.sample(points, SHARE // 2)
+    draw.shuffle(chosen)
+    ends = sum(everywhere(secured_flips.runs, [chosen[first::16] for first in range(16)]), Counter[str]())
+    assert ends.total() == SHARE
+    assert ends["refused"] >= SHARE // 4
+    assert ends["went another way"] >= SHARE // 4
+    assert ends["no harm"] <= SHARE // 100  # where TLS has a byte ignored
+
+
+def test_flipped_in_the_last_words() -> None:
+    """What is on the disk stays receipted, whatever the other side makes of that."""
+    points = [point for point in secured_flips.points() if point.connection == 0 and point.sender_dials]
+    said = [point for point in points if not point.outward]
+    ends = sum(everywhere(secured_flips.runs, [said[-120:][first::8] for first in range(8)]), Counter[str]())
+    assert ends.total() == 120

@@ -18,7 +18,7 @@ from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transports import Transport, parse_address
+from enchufe.transports import Address, Transport, parse_address
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
@@ -279,7 +279,7 @@ class _How:
         if self.plain:
             if self.where is not None:
                 raise LocalProtocolError("two addresses", hint="In plain text there is no code: one address will do.")
-            return meeting.Plain(meeting.for_files(parse_address(to)))
+            return meeting.Plain(meeting.for_files(_plain_address(to)))
         from enchufe.reaching import aim  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
         return aim(
@@ -313,6 +313,20 @@ class _How:
                 "it takes the code that the other side shows", hint="Name it, or the link, in place of the address."
             )
         return self.code if isinstance(self.code, str) else self.code()
+
+
+def _plain_address(text: str) -> Address:
+    """Where to dial in plain text; what may be a secret is in no error."""
+    try:
+        return parse_address(text)
+    except LocalProtocolError:
+        from enchufe.access.links import SCHEME, looks_like_code  # noqa: PLC0415 (slow to import, and seldom needed)
+
+        if not looks_like_code(text) and not text.strip().lower().startswith((SCHEME, "@")):
+            raise
+    raise LocalProtocolError(
+        "a code, a link or a name is for what is encrypted", hint="Leave out --plain, or name host:port."
+    )
 
 
 def _standard(stream: TextIO | None, what: str) -> int:

@@ -181,6 +181,8 @@ def receive(
     """
     if as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
+    if to is not None and source is None:
+        raise click.UsageError("--to says where SOURCE listens: name that, too, a code or @name")
     from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
     from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
 

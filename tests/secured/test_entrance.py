@@ -1,0 +1,212 @@
+"""A listener's entrance: codes that come and go, who may still be waited for, who has which options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enchufe import entrance as module
+from enchufe import events
+from enchufe.access import Admitted, ByCode, ByToken, LiveCode
+from enchufe.access.identity import Identity
+from enchufe.access.known import ChangedKey, KnownMachines
+from enchufe.access.links import Link
+from enchufe.access.refusals import CodeGone, TokenRefused, WrongCode
+from enchufe.access.tokens import Tokens
+from enchufe.errors import DeadlineExceeded, Refused
+from enchufe.session import Options
+from enchufe.testing import ManualClock
+from enchufe.waiting import drive
+from tests.access.meeting import Key, soon
+from tests.secured.entrances import Place
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keys of its own for each test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "enchufe"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """What codes live by."""
+    clock = ManualClock()
+    monkeypatch.setattr(module, "LiveCode", lambda code, _now: LiveCode(code, clock))
+    return clock
+
+
+@pytest.fixture
+def places() -> Iterator[list[Place]]:
+    """To put those in that are to be closed."""
+    made: list[Place] = []
+    yield made
+    for place in made:
+        place.close()
+
+
+def begun(places: list[Place], **how: bool | str) -> Place:
+    places.append(Place(**how))  # type: ignore[arg-type]
+    return places[-1]
+
+
+def known(name: str = "laptop") -> Key:
+    key = Key()
+    KnownMachines().add(name, key.public)
+    return key
+
+
+def test_a_code_with_a_link_is_told_once(places: list[Place]) -> None:
+    place = begun(places)
+    place.entrance.open([place.address])
+    place.entrance.check()
+    assert len(place.codes) == 1
+    link = Link.parse(place.codes[0].link)
+    assert link.code == place.codes[0].code
+    assert [str(address) for address in link.addresses] == [place.address]
+
+
+def test_no_link_without_an_address_that_others_can_dial(places: list[Place]) -> None:
+    place = begun(places)
+    near, far = place.meet(ByCode(place.code))
+    assert isinstance(near, Admitted)
+    assert isinstance(far, Admitted)
+    place.entrance.open(["unix:/tmp/socket"])
+    assert [bool(code.link) for code in place.codes] == [True, False]
+
+
+def test_nothing_is_kept_where_nobody_is_known(places: list[Place], state: Path) -> None:
+    begun(places)
+    assert not state.exists()
+
+
+def test_three_wrong_guesses_end_it(places: list[Place]) -> None:
+    place = begun(places)
+    for _ in range(3):
+        place.entrance.check()
+        assert all(isinstance(error, WrongCode) for error in place.meet(place.wrong()))
+    with pytest.raises(Refused, match="three wrong codes"):
+        place.entrance.check()
+    assert all(isinstance(error, CodeGone) for error in place.meet(ByCode(place.code)))
+
+
+def test_not_while_somebody_is_at_the_last_guess(places: list[Place]) -> None:
+    """It may be right."""
+    place = begun(places)
+    for _ in range(2):
+        place.meet(place.wrong())
+    live = place.entrance.gate.code
+    assert live is not None
+    place.entrance._knocking += 1
+    assert live.guess()
+    place.entrance.check()
+    place.entrance._knocking -= 1
+    with pytest.raises(Refused):
+        place.entrance.check()
+
+
+def test_ten_minutes_end_it(places: list[Place], clock: ManualClock) -> None:
+    place = begun(places)
+    clock.advance(599.0)
+    place.entrance.check()
+    clock.advance(601.0)
+    with pytest.raises(DeadlineExceeded, match="ten minutes"):
+        place.entrance.check()
+    assert all(isinstance(error, CodeGone) for error in place.meet(ByCode(place.code)))
+
+
+@pytest.mark.parametrize("who", ["machines", "tokens"])
+def test_others_may_come_when_the_code_is_dead(places: list[Place], clock: ManualClock, who: str) -> None:
+    if who == "machines":
+        known()
+    place = begun(places, tokens=who == "tokens")
+    clock.advance(601.0)
+    for _ in range(3):
+        place.entrance.check()
+    assert len([event for event in place.told if isinstance(event, events.CodeGone)]) == 1
+
+
+def test_a_code_that_brought_nobody_is_followed_by_another(places: list[Place]) -> None:
+    """Whoever said it was let in, and went away before the transfer."""
+    place = begun(places)
+    near, far = place.meet(ByCode(place.code))
+    assert isinstance(far, Admitted)
+    place.entrance.check()
+    assert len(place.codes) == 1  # he is about to say HELLO
+    far.transport.close()
+    place.entrance.check()
+    first, second = place.codes
+    assert first.code != second.code
+    assert isinstance(near, Admitted)
+    near, far = place.meet(ByCode(place.code))
+    assert isinstance(far, Admitted)
+    assert place.entrance.suit(Options(), far.secret) == Options()
+
+
+def test_a_changed_key_ends_it(places: list[Place]) -> None:
+    """Whoever has it does not come in, now or again, and hears so."""
+    known()
+    place = begun(places, remember=True)
+    key = Key()
+    near, far = place.meet(ByCode(place.code), key)
+    assert isinstance(near, Admitted)  # by the code; what it hears next is no HELLO
+    assert isinstance(far, ChangedKey)
+    with pytest.raises(ChangedKey):
+        place.entrance.check()
+    assert not place.entrance.gate._passes
+    assert KnownMachines().name_of(key.public) is None
+    heard = drive(near.transport.receive(4096, soon()))
+    assert b"laptop" in heard
+
+
+def test_both_remember(places: list[Place]) -> None:
+    place = begun(places, remember=True)
+    key = Key()
+    near, far = place.meet(ByCode(place.code), key)
+    assert isinstance(near, Admitted)
+    assert isinstance(far, Admitted)
+    assert near.introduced is not None
+    assert near.introduced.public == Identity.mine().public
+    assert KnownMachines().name_of(key.public) == "laptop"
+    assert place.told[1:] == [events.Paired("code"), events.Remembered("laptop")]
+
+
+@pytest.mark.parametrize("listener", [True, False])
+def test_one_alone_remembers_nobody(places: list[Place], listener: bool) -> None:
+    place = begun(places, remember=listener)
+    _, far = place.meet(ByCode(place.code), None if listener else Key())
+    assert isinstance(far, Admitted)
+    assert not KnownMachines().all()
+    assert place.told[1:] == [events.Paired("code"), *([events.Remembered(None)] if listener else [])]
+
+
+@pytest.mark.parametrize("scope", ["drop", "read"])
+def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
+    token, _ = Tokens().new("scanner", ["drop"], quota=1000)
+    place = begun(places, tokens=True, scope=scope)
+    near, far = place.meet(ByToken(token))
+    if scope == "read":
+        assert isinstance(near, TokenRefused)
+        return
+    assert isinstance(far, Admitted)
+    options = place.entrance.suit(Options(), far.secret)
+    assert options.name == "scanner"
+    assert options.allowance is not None
+    assert (options.allowance.left, options.allowance.most) == (1000, 1000)
+    options.allowance.spend(400)
+    _, far = place.meet(ByToken(token))
+    assert isinstance(far, Admitted)
+    again = place.entrance.suit(Options(), far.secret).allowance
+    assert again is not None
+    assert (again.left, again.most) == (600, 1000)
+    with pytest.raises(Refused, match="600 bytes more, and 601"):
+        again.spend(601)
+    assert isinstance(place.meet(ByToken(token))[0], TokenRefused)
+
+
+def test_a_secret_that_nobody_has_suits_nobody(places: list[Place]) -> None:
+    place = begun(places)
+    assert place.entrance.suit(Options(), None) == Options()
+    assert place.entrance.suit(Options(), b"s" * 32) == Options()

@@ -1,0 +1,184 @@
+"""How a dialer reaches whom it wants: what it dials, what it asks for, whom it believes, and where it returns to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enchufe import events, reaching
+from enchufe.access import Admitted, Denial
+from enchufe.access.discovery import Announcer
+from enchufe.access.identity import Identity
+from enchufe.access.known import ChangedKey, KnownMachines
+from enchufe.access.refusals import AnotherMachine, WrongCode
+from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
+from enchufe.meeting import Reached
+from enchufe.reaching import Secured, aim
+from enchufe.transports import TcpAddress, parse_address
+from enchufe.waiting import drive
+from tests.access.meeting import PATIENCE, WAITER, Beside
+from tests.secured.entrances import Place
+
+NOBODY = "127.0.0.1:1"  # where nobody listens
+CODE = "7-zoo-zoo-zoo"
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def places() -> Iterator[list[Place]]:
+    """Three listeners, each with a code of its own."""
+    made = [Place() for _ in range(3)]
+    yield made
+    for place in made:
+        place.close()
+
+
+def never() -> str:
+    raise AssertionError("nobody is to be asked")
+
+
+def aimed(text: str, **how: Any) -> Secured:
+    chosen: dict[str, Any] = {"where": None, "code": never, "remember": False, "interfaces": (), "on_event": _ignore}
+    return aim(text, **{**chosen, **how})
+
+
+def _ignore(_event: events.Event) -> None:
+    """Nobody listens."""
+
+
+def reach(secured: Secured, *expected: Place) -> Reached | EnchufeError:
+    """Go there; each of the listeners is come to once."""
+    admitting = [Beside(place.admit) for place in expected]
+    try:
+        reached: Reached | EnchufeError = drive(secured.reach(WAITER, PATIENCE))
+    except EnchufeError as error:
+        reached = error
+    for each in admitting:
+        each.result()
+    return reached
+
+
+def check_reached(reached: Reached | EnchufeError) -> None:
+    assert isinstance(reached, Reached), reached
+    assert reached.secret is not None
+    reached.transport.close()
+
+
+def announced(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[int | None]:
+    """Have the network say that there is somebody at each; the labels that are looked for."""
+    labels: list[int | None] = []
+
+    def find(label: int | None, _seconds: float, _interfaces: object) -> Iterator[Announcer]:
+        labels.append(label)
+        for address in addresses:
+            where = parse_address(address)
+            assert isinstance(where, TcpAddress)
+            yield Announcer(label, (where,))
+
+    monkeypatch.setattr(reaching, "find", find)
+    return labels
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:9", "enchufe://127.0.0.1:9/", "unix:/tmp/socket"])
+def test_two_addresses_are_one_too_many(text: str) -> None:
+    with pytest.raises(LocalProtocolError, match="two addresses"):
+        aimed(text, where=NOBODY, code=lambda: CODE)
+
+
+def test_the_code_is_asked_for_where_none_is_named(places: list[Place]) -> None:
+    place = places[0]
+    asked: list[str] = []
+
+    def ask() -> str:
+        asked.append(str(place.code))
+        return asked[-1]
+
+    check_reached(reach(aimed(place.address, code=ask), place))
+    place.entrance.open([place.address])
+    without = place.codes[-1].link.partition("&code=")[0]
+    check_reached(reach(aimed(without, code=ask), place))
+    assert len(asked) == 2
+
+
+def test_nobody_is_asked_where_all_is_named(places: list[Place]) -> None:
+    place = places[0]
+    check_reached(reach(aimed(str(place.code), where=place.address), place))
+    place.entrance.open([place.address])
+    check_reached(reach(aimed(place.codes[-1].link), place))
+
+
+def test_after_a_cut_it_goes_back_by_its_pass(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To where it was, and whoever else says that he has that label is not asked."""
+    place = places[1]
+    labels = announced(monkeypatch, place.address)
+    secured = aimed(str(place.code))
+    for _ in range(3):
+        check_reached(reach(secured, place))
+    assert labels == [place.code.label]
+    assert [event.way for event in place.told if isinstance(event, events.Paired)] == ["code"]
+
+
+def test_three_announcers_at_the_most_hear_a_code(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Place()
+    try:
+        announced(monkeypatch, *(place.address for place in places), right.address)
+        assert isinstance(reach(aimed(str(right.code)), *places), WrongCode)
+        announced(monkeypatch, *(place.address for place in places[:2]), right.address)
+        check_reached(reach(aimed(str(right.code)), *places[:2], right))
+    finally:
+        right.close()
+
+
+def test_a_refusal_says_more_than_that_nobody_answered(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    for addresses in ((NOBODY, places[0].address), (places[0].address, NOBODY)):
+        announced(monkeypatch, *addresses)
+        assert isinstance(reach(aimed(CODE), places[0]), Denial)
+
+
+def test_nobody_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced(monkeypatch)
+    error = reach(aimed(CODE))
+    assert isinstance(error, BrokenError)
+    assert "--to host:port" in error.hint
+
+
+def test_a_name_that_nobody_has() -> None:
+    with pytest.raises(LocalProtocolError, match="no machine is known as 'casa'"):
+        aimed("@casa")
+
+
+def test_a_name_is_tried_where_it_was_and_then_with_all(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other is another machine; only the right one says who it is."""
+    KnownMachines().add("me", Identity.mine().public)
+    home = Place()  # of the only machine that has a key here
+    try:
+        KnownMachines().add("casa", Identity.mine().public, NOBODY)
+        labels = announced(monkeypatch, *(place.address for place in places), home.address)
+        check_reached(reach(aimed("@me"), *places, home))
+        assert labels == [None]
+        announced(monkeypatch, *(place.address for place in places))
+        assert isinstance(reach(aimed("@me"), *places), AnotherMachine)
+    finally:
+        home.close()
+
+
+def test_a_changed_key_ends_the_search(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked next would be asked by somebody who was just deceived."""
+    place = Place(remember=True)
+    try:
+        announced(monkeypatch, place.address, places[0].address)
+
+        def changed(admitted: Admitted, *_more: object, **_how: object) -> None:
+            raise ChangedKey("casa")
+
+        monkeypatch.setattr(reaching, "acquaint", changed)
+        assert isinstance(reach(aimed(str(place.code), remember=True), place), ChangedKey)
+    finally:
+        place.close()

@@ -46,6 +46,7 @@ from enchufe.waiting import Waiter, drive
 
 _GUESSES: Final = 3  # how often a code is said: whoever hears it may guess once
 _LOOK: Final = 10.0  # seconds to look for announcers
+_HINT: Final = 4.0  # seconds to dial where somebody may be: there are other places
 
 Place = Sequence[Address]
 """The addresses of one machine."""
@@ -105,7 +106,7 @@ class Secured:
 
     async def _enter(self, place: Place, waiter: Waiter, timeout: float) -> Reached:
         deadline = waiter.now() + timeout
-        plain = await _dialed(place, waiter, deadline)
+        plain = await _dialed(place, waiter, deadline if self._fixed else min(deadline, waiter.now() + _HINT))
         there = parse_address(plain.peer) if plain.name == tcp.NAME else place[0]
         self.met = True
         transport = tls.over(plain, self._context, server_side=False)

@@ -8,10 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from enchufe.access.known import KnownMachines
+from enchufe.access.state import Folder
 from tests.namespaces import Machine, no_multicast, two_machines
 from tests.secured.people import Person, two_people
 
 BOUND = 20.0  # seconds: for machines that are busy with something else; three is what it is to take
+
+
+UNREACHABLE = {
+    "no route": ("ip", "route", "add", "unreachable", "203.0.113.0/24"),
+    "forbidden": ("ip", "route", "add", "prohibit", "203.0.113.0/24"),
+    "silence": ("ip", "route", "add", "blackhole", "203.0.113.0/24"),
+    "nobody answers": ("ip", "route", "add", "203.0.113.0/24", "via", "10.98.0.1"),
+}
 
 
 @pytest.fixture
@@ -82,6 +92,22 @@ def test_a_known_name_is_found_where_it_is_now(people: tuple[Person, Person], fi
     assert (receiver.end(), sender.end()) == (0, 0)
 
 
+def test_a_known_name_that_has_moved_is_found(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path
+) -> None:
+    """Where it was before, nobody says so much as no; that is not waited for as somebody who is there is."""
+    ana, blas = people
+    sender = ana.send(file, options=("--remember",))
+    assert blas.receive(sender.code(), "--remember").end() == 0
+    assert sender.end() == 0
+    (name,) = blas.known()
+    KnownMachines(Folder(str(blas.state / "enchufe"))).met(name, "203.0.113.7:4444")
+    machines[1].do(*UNREACHABLE["nobody answers"])
+    sender = ana.send(file)
+    receiver = blas.receive(f"@{name}", "--timeout", "600")
+    assert (receiver.end(), sender.end()) == (0, 0)
+
+
 def port_of(address: str) -> str:
     return address.rpartition(":")[2]
 
@@ -118,14 +144,6 @@ def test_nobody_is_found_where_multicast_is_blocked(
     assert receiver.end() == 4
     assert "--to host:port" in receiver.error["hint"]
     assert "link" in receiver.error["hint"]
-
-
-UNREACHABLE = {
-    "no route": ("ip", "route", "add", "unreachable", "203.0.113.0/24"),
-    "forbidden": ("ip", "route", "add", "prohibit", "203.0.113.0/24"),
-    "silence": ("ip", "route", "add", "blackhole", "203.0.113.0/24"),
-    "nobody answers": ("ip", "route", "add", "203.0.113.0/24", "via", "10.98.0.1"),
-}
 
 
 @pytest.mark.parametrize("way", list(UNREACHABLE))

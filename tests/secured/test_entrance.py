@@ -142,7 +142,7 @@ def test_a_code_that_brought_nobody_is_followed_by_another(places: list[Place]) 
     assert isinstance(near, Admitted)
     near, far = place.meet(ByCode(place.code))
     assert isinstance(far, Admitted)
-    assert place.entrance.suit(Options(), far.secret) == Options()
+    assert place.entrance.suit(Options(), far) == Options(party=far.party)
 
 
 def test_a_changed_key_ends_it(places: list[Place]) -> None:
@@ -191,22 +191,16 @@ def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
         assert isinstance(near, TokenRefused)
         return
     assert isinstance(far, Admitted)
-    options = place.entrance.suit(Options(), far.secret)
+    options = place.entrance.suit(Options(), far)
     assert options.name == "scanner"
     assert options.allowance is not None
     assert (options.allowance.left, options.allowance.most) == (1000, 1000)
     options.allowance.spend(400)
     _, far = place.meet(ByToken(token))
     assert isinstance(far, Admitted)
-    again = place.entrance.suit(Options(), far.secret).allowance
+    again = place.entrance.suit(Options(), far).allowance
     assert again is not None
     assert (again.left, again.most) == (600, 1000)
     with pytest.raises(Refused, match="600 bytes more, and 601"):
         again.spend(601)
     assert isinstance(place.meet(ByToken(token))[0], TokenRefused)
-
-
-def test_a_secret_that_nobody_has_suits_nobody(places: list[Place]) -> None:
-    place = begun(places)
-    assert place.entrance.suit(Options(), None) == Options()
-    assert place.entrance.suit(Options(), b"s" * 32) == Options()

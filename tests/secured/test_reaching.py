@@ -45,7 +45,14 @@ def never() -> str:
 
 
 def aimed(text: str, **how: Any) -> Secured:
-    chosen: dict[str, Any] = {"where": None, "code": never, "remember": False, "interfaces": (), "on_event": _ignore}
+    chosen: dict[str, Any] = {
+        "where": None,
+        "code": never,
+        "remember": False,
+        "search": True,
+        "interfaces": (),
+        "on_event": _ignore,
+    }
     return aim(text, **{**chosen, **how})
 
 
@@ -182,3 +189,15 @@ def test_a_changed_key_ends_the_search(places: list[Place], monkeypatch: pytest.
         assert isinstance(reach(aimed(str(place.code), remember=True), place), ChangedKey)
     finally:
         place.close()
+
+
+def test_nobody_is_asked_where_nobody_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enchufe.reaching.find", never)
+    with pytest.raises(LocalProtocolError, match="nobody may be asked"):
+        aimed("7-abandon-ability-able", search=False)
+
+
+def test_a_link_may_be_the_answer_to_the_question_for_the_code(places: list[Place]) -> None:
+    place = places[0]
+    link = place.codes[0].link
+    assert isinstance(reach(aimed(place.address, code=lambda: link), place), Reached)

@@ -14,7 +14,7 @@ from enchufe.transports import parse_address
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import BlockingWaiter, drive
 from tests.access.meeting import Place, soon
-from tests.sessions.test_entrance import listening, send
+from tests.secured.test_intruders import listening, send
 from tests.sessions.transfers import PATIENCE, Side
 
 

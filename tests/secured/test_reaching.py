@@ -200,4 +200,6 @@ def test_nobody_is_asked_where_nobody_may_be(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_link_may_be_the_answer_to_the_question_for_the_code(places: list[Place]) -> None:
     place = places[0]
     link = place.codes[0].link
-    assert isinstance(reach(aimed(place.address, code=lambda: link), place), Reached)
+    reached = reach(aimed(place.address, code=lambda: link), place)
+    assert isinstance(reached, Reached)
+    reached.transport.close()

@@ -147,6 +147,23 @@ def test_a_token(neighbours: tuple[Person, Person], file: Path, sends: bool) -> 
     check_nowhere([token], listed.encode())
 
 
+def test_a_token_in_no_list_of_processes(neighbours: tuple[Person, Person], file: Path) -> None:
+    """The whole link where a code is asked for."""
+    ana, blas = neighbours
+    receiver = blas.receive(*HERE, "--tokens")
+    link = blas.do("token", "new", "--to", receiver.address).stdout.strip()
+    token = link.rpartition("token=")[2].encode()
+    with Processes() as processes:
+        sender = ana.send(file, options=("--to", receiver.address), code=link)
+        assert (sender.end(), receiver.end()) == (0, 0)
+    assert receiver.named("paired")[0]["way"] == "token"
+    check_nowhere([token], *processes.arguments, sender.output, sender.told, receiver.output, receiver.told)
+    assert {number for number, said in processes.environments.items() if token in said} <= {sender.process.pid}
+    broken = ana.send(file, options=("--to", receiver.address), code=f"{link}!")
+    assert broken.end() == 2
+    check_nowhere([token], broken.output, broken.told)
+
+
 @pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
 @pytest.mark.parametrize("streams", ["1", "4"])
 def test_what_crosses_is_in_no_stream(

@@ -8,7 +8,7 @@ from collections import Counter
 from tests.crash import secured_flips
 from tests.crash.peers import everywhere
 
-SHARE = 600
+SHARE = 400
 
 
 def test_flipped_in_an_encrypted_exchange() -> None:
@@ -28,5 +28,5 @@ def test_flipped_in_the_last_words() -> None:
     """What is on the disk stays receipted, whatever the other side makes of that."""
     points = [point for point in secured_flips.points() if point.connection == 0 and point.sender_dials]
     said = [point for point in points if not point.outward]
-    ends = sum(everywhere(secured_flips.runs, [said[-120:][first::8] for first in range(8)]), Counter[str]())
-    assert ends.total() == 120
+    ends = sum(everywhere(secured_flips.runs, [said[-80:][first::8] for first in range(8)]), Counter[str]())
+    assert ends.total() == 80

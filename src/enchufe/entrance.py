@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from enchufe import events
-from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate, listening_context
+from enchufe.access import Admitted, Code, Gate, LiveCode, WrongCode, listener_certificate, listening_context
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
@@ -95,6 +95,10 @@ class Entrance:
             await self._acquaint(admitted, deadline)
             with self._lock:
                 self._guests = [admitted, *self._guests[: _GUESTS - 1]]
+        except WrongCode:
+            if self._code is not None:
+                self._on_event(events.WrongCode(self._code.guesses))
+            raise
         except StoreError as error:  # ours, and nobody else is told of it
             self._on_event(events.Failed(error.kind, str(error), error.hint))
             raise

@@ -63,6 +63,14 @@ class Code(Event):
 
 
 @dataclass(frozen=True)
+class WrongCode(Event):
+    """Somebody said a wrong one, by mistake or to guess; `left` guesses may still be made."""
+
+    event = "wrong_code"
+    left: int
+
+
+@dataclass(frozen=True)
 class CodeGone(Event):
     """The code lets nobody in any more: too old, or guessed wrong too often. Known machines and tokens still do."""
 

@@ -87,6 +87,7 @@ def test_three_wrong_guesses_end_it(places: list[Place]) -> None:
     for _ in range(3):
         place.entrance.check()
         assert all(isinstance(error, WrongCode) for error in place.meet(place.wrong()))
+    assert [event.left for event in place.told if isinstance(event, events.WrongCode)] == [2, 1, 0]
     with pytest.raises(Refused, match="three wrong codes"):
         place.entrance.check()
     assert all(isinstance(error, CodeGone) for error in place.meet(ByCode(place.code)))

@@ -96,6 +96,8 @@ class Sentences:
         match event:
             case events.Listening(address):
                 return [f"listening on {address}, for: {self._counterpart(address)}"] if self._plain else []
+            case events.WrongCode(left):
+                return [f"somebody said a wrong code; {left} more, and it lets nobody in"] if left else []
             case events.CodeGone():
                 return ["the code lets nobody in any more: it is too old, or was said wrong three times"]
             case events.Unannounced(message):

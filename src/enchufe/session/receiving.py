@@ -83,6 +83,7 @@ class ReceivingSession(Session[Receiver]):
         self._held_size = 0
         self._question: Question | None = None
         self._readers: dict[str, _Reader] = {}
+        self._looks = False  # stream 0 will, by itself and soon; to wake it for each block costs more than the block
         self._quiet = (-1, 0.0)  # frames taken, and since when no more
 
     @property
@@ -137,7 +138,7 @@ class ReceivingSession(Session[Receiver]):
             with self.lock:
                 finished = self.machine.finished
                 progress = self.machine.progress(self.waiter.now())
-                untold = self.machine.untold
+                self._looks = untold = self.machine.untold
             if progress is not None:
                 self.say(progress)
                 self._tell_progress()
@@ -329,7 +330,8 @@ class ReceivingSession(Session[Receiver]):
                 raise self.machine.misplaced(message)
         with self.lock:
             self.machine.took(stream)
-        if stream:
+            rings = stream and (self.machine.pressing or not self._looks)
+        if rings:
             self.ring()
 
     def _store_block(self, block: Block) -> None:

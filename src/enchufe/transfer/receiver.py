@@ -322,12 +322,20 @@ class Receiver(Machine):
         """Whether there is progress that the peer was not told."""
         return (self.stored_bytes, self._settled) != self._told
 
+    @property
+    def _much_untold(self) -> bool:
+        stored, settled = self._told
+        return abs(self.stored_bytes - stored) >= _PROGRESS_BYTES or self._settled - settled >= _PROGRESS_ENTRIES
+
+    @property
+    def pressing(self) -> bool:
+        """Whether there may be something to do on stream 0 that is not to wait until progress is late."""
+        return bool(self.whole or self.dropped) or self._finish is not None or self._much_untold
+
     def progress(self, now: float) -> Progress | None:
         """What to say of how far we are, when it is time to."""
-        new_bytes = abs(self.stored_bytes - self._told[0])
-        new_entries = self._settled - self._told[1]
         late = self.untold and now - self._told_at >= PROGRESS_SECONDS
-        if not late and new_bytes < _PROGRESS_BYTES and new_entries < _PROGRESS_ENTRIES:
+        if not late and not self._much_untold:
             return None
         self._told, self._told_at = (self.stored_bytes, self._settled), now
         return Progress(self.stored_bytes, self._settled, self._taken[: self._streams])

@@ -20,7 +20,6 @@ from enchufe.access.binding import derived
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError
 from enchufe.link import head
-from enchufe.session.carrier import READ_SIZE
 from enchufe.transports import Transport, advance
 
 STREAM: Final = 64  # types of a frame
@@ -99,7 +98,7 @@ class Sealer:
 
 
 class Opener:
-    """Opens what a Sealer with the same key has sealed, in its order.
+    """Opens what a Sealer with the same key has sealed, in its order, in the very memory that it was received into.
 
     Args:
         key: of this direction and no other.
@@ -108,32 +107,45 @@ class Opener:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
         self._count = 0
+        self._header = memoryview(bytearray(_HEADER.size))
+        self._rest: memoryview | None = None  # of the record whose header is there
+        self._filled = 0
 
-    def open(self, arrived: ReceiveBuffer, into: ReceiveBuffer) -> int:
-        """Open the next record of what has arrived, or tell how many bytes it lacks; 0 where it was opened.
+    def space(self, into: ReceiveBuffer) -> memoryview:
+        """Where to receive what comes next, of which `received` is to be told; `into` is not to be touched before it
+        holds what was opened.
+
+        Raises:
+            BrokenError: what came is no record. Nothing is opened any more.
+        """
+        if self._rest is None and self._filled == _HEADER.size:
+            kind, size = _HEADER.unpack(self._header)
+            if kind != SEALED or not TAG_SIZE <= size <= _LIMIT:
+                raise _damaged()
+            # The next header may come along, behind it: a call less for each record.
+            self._rest = into.space(size + _HEADER.size)[: size + _HEADER.size]
+            self._filled = 0
+        return (self._header if self._rest is None else self._rest)[self._filled :]
+
+    def received(self, count: int, into: ReceiveBuffer) -> None:
+        """So many bytes came into `space`: open the record, where it is whole now.
 
         Raises:
             BrokenError: that is not what was sealed, or not the next. Nothing is opened any more.
         """
-        if len(arrived) < _HEADER.size:
-            return _HEADER.size - len(arrived)
-        header = arrived.peek(_HEADER.size)
-        kind, size = _HEADER.unpack(header)
-        if kind != SEALED or not TAG_SIZE <= size <= _LIMIT:
-            raise _damaged()
-        whole = _HEADER.size + size
-        if len(arrived) < whole:
-            return int(whole - len(arrived))
-        plain = size - TAG_SIZE
-        space = into.space(max(plain, 1))[:plain]
+        self._filled += count
+        rest = self._rest
+        if rest is None or (behind := self._filled - (len(rest) - _HEADER.size)) < 0:
+            return
+        sealed, plain = rest[: -_HEADER.size], rest[: -_HEADER.size - TAG_SIZE]
         try:
-            self._cipher.decrypt_into(_nonce(self._count), arrived.view(_HEADER.size, whole), header, space)
+            self._cipher.decrypt_into(_nonce(self._count), sealed, self._header, plain)
         except InvalidTag:
             raise _damaged() from None
         self._count += 1
-        arrived.skip(whole)
-        into.received(plain)
-        return 0
+        self._header[:behind] = rest[len(sealed) : self._filled]
+        self._rest, self._filled = None, behind
+        into.received(len(plain))
 
 
 class Sealed:
@@ -148,7 +160,8 @@ class Sealed:
         self.transport = transport
         self.number = number
         self.secret = secret
-        self._arrived = ReceiveBuffer(_HEADER.size + _LIMIT)
+        self._answer = memoryview(bytearray(STREAM_SIZE))
+        self._answered = 0
         self._salt = os.urandom(SALT_SIZE)
         self._sealer: Sealer
         self._opener: Opener | None = None
@@ -175,27 +188,20 @@ class Sealed:
         await self.transport.send([said], deadline)
 
     async def receive(self, buffer: ReceiveBuffer, lacking: int, deadline: float) -> bool:  # noqa: ARG002 (a record comes whole)
-        """As `Carrier.receive`."""
-        lacks = self._open(buffer)
-        if lacks:
-            space = self._arrived.space(lacks)[: max(lacks, READ_SIZE)]
-            count = await self.transport.receive_into(space, deadline)
-            if not count:
-                return False
-            self._arrived.received(count)
-            self._open(buffer)
-        return True
-
-    def _open(self, buffer: ReceiveBuffer) -> int:
+        """As `Carrier.receive`. While it returns without a byte, `buffer` must be left alone."""
         if self._opener is None:
-            if (lacks := STREAM_SIZE - len(self._arrived)) > 0:
-                return lacks
-            self._hear_answer()
-        assert self._opener is not None
-        return self._opener.open(self._arrived, buffer)
+            count = await self.transport.receive_into(self._answer[self._answered :], deadline)
+            self._answer_came(count)
+        else:
+            count = await self.transport.receive_into(self._opener.space(buffer), deadline)
+            self._opener.received(count, buffer)
+        return count > 0
 
-    def _hear_answer(self) -> None:
-        said = Said.unpack(self._arrived.take(STREAM_SIZE))
+    def _answer_came(self, count: int) -> None:
+        self._answered += count
+        if self._answered < STREAM_SIZE:
+            return
+        said = Said.unpack(bytes(self._answer))
         if said is None or (said.id, said.number) != (stream_id(self.secret), self.number):
             raise _damaged()
         self._opener = Opener(listeners_key(self.secret, self.number, self._salt + said.salt))
@@ -203,15 +209,10 @@ class Sealed:
     async def send(self, pieces: Sequence[Buffer], deadline: float) -> None:
         """As `Carrier.send`."""
         if self._opener is None:
-            self._take_answer()
+            # Take the other side's STREAM if it is there: to close over it would reset the connection, and lose data.
+            self._answer_came(self.transport.try_receive_into(self._answer[self._answered :]) or 0)
         for record in self._sealer.seal(pieces):
             await self.transport.send([record], deadline)
-
-    def _take_answer(self) -> None:
-        """Take the other side's STREAM if it is there: to close over it would reset the connection, and lose data."""
-        lacks = STREAM_SIZE - len(self._arrived)
-        if lacks > 0 and (count := self.transport.try_receive_into(self._arrived.space(lacks)[:lacks])):
-            self._arrived.received(count)
 
 
 @dataclass(frozen=True, slots=True)

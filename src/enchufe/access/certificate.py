@@ -16,11 +16,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-
 from enchufe.errors import StoreError
 
 ALPN: Final = "enchufe/1"
@@ -29,7 +24,6 @@ LASTING: Final = "listener.pem"  # in the state folder
 # No clock matters. The end is RFC 5280's for "none", section 4.1.2.5.
 _BEGIN: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _END: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-_NAME: Final = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "enchufe")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +46,17 @@ class Certificate:
 
 def listener_certificate() -> Certificate:
     """A fresh one, for one run of a listener."""
+    from cryptography import x509  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "enchufe")])
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_NAME)
-        .issuer_name(_NAME)
+        .subject_name(name)
+        .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(_BEGIN)
@@ -114,6 +114,9 @@ def kept(path: str) -> Certificate:
 
 
 def _load(path: str) -> Certificate:
+    from cryptography import x509  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+
     with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_mode & 0o077:
             raise StoreError(
@@ -183,6 +186,9 @@ def _in_memory(data: bytes) -> Iterator[str | None]:
 
 
 def _locked(pem: bytes, password: bytes) -> bytes:
+    from cryptography import x509  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+
     key = serialization.load_pem_private_key(pem, None)
     return key.private_bytes(
         serialization.Encoding.PEM,

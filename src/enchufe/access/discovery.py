@@ -6,7 +6,6 @@ network carries no multicast, addresses and links do.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -74,6 +73,8 @@ def announce(
     if zeroconf is None or zeroconf.loop is None:
         yield
         return
+    import asyncio  # noqa: PLC0415 (slow to import, and few dialers search)
+
     talk = asyncio.run_coroutine_threadsafe(_talk(zeroconf, _service(port, label, chosen), tell), zeroconf.loop)
     try:
         yield
@@ -165,6 +166,8 @@ def _service(port: int, label: int | None, chosen: Sequence[Interface]) -> Servi
 
 async def _talk(zeroconf: Zeroconf, service: ServiceInfo, tell: Callable[[str], None]) -> None:
     """Answer who asks, announce it three times to all, and see whether that has left this machine."""
+    import asyncio  # noqa: PLC0415
+
     from zeroconf import NotRunningException, ServiceInfo  # noqa: PLC0415
 
     try:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from benchmarks.ourselves import Ourselves
-from benchmarks.processes import Command, Pipeline, Process, Stage, free_port
+from benchmarks.processes import LOCAL, Command, Pipeline, Process, Stage, free_port
 
 CIPHER: Final = "aes128-gcm@openssh.com"
 SOCAT_BUFFER: Final = "1048576"
@@ -77,9 +78,13 @@ def peers(ours: Ourselves, variants: Sequence[Ourselves] = ()) -> list[Peer]:
         Peer("socat", f"socat -b {SOCAT_BUFFER}", ["socat"], socat, trees=False),
         Peer("tar", "tar | nc", ["tar", "nc.openbsd"], tar, files=False),
         Peer("rsync", "rsync -a, daemon", ["rsync"], rsync()),
+        Peer("rsync-ssh", "rsync -a, ssh", ["rsync", "ssh", "sshd", "ssh-keygen"], rsync_over_ssh),
         Peer("scp", "scp, aes128-gcm", ["scp", "sshd", "ssh-keygen"], scp),
-        Peer("wdt", "wdt, crc32c", ["wdt"], wdt),
+        Peer("wormhole", "magic-wormhole", ["wormhole"], wormhole, trees=False, probe=["wormhole", "--version"]),
+        Peer("wdt", "wdt, crc32c", ["wdt"], wdt("none", "-enable_checksum")),
+        Peer("wdt-gcm", "wdt, aes128-gcm", ["wdt"], wdt("aes128gcm")),
         enchufe(ours),
+        enchufe(replace(ours, plain=False), name="encrypted"),
         *(enchufe(variant, name=variant.label) for variant in variants),
     ]
 
@@ -151,44 +156,90 @@ def rsync_locally(source: Path, into: Path, _stage: Stage) -> Transfer:
     return Transfer(Pipeline([["rsync", "-a", str(source), f"{into}/"]]))
 
 
+@dataclass(frozen=True)
+class _Sshd:
+    """An sshd of its own, with keys of its own and the cipher that is fastest where AES is in hardware.
+
+    Attributes:
+        options: what ssh and scp must be told, but for the port.
+    """
+
+    port: int
+    options: Command
+
+    @classmethod
+    def start(cls, stage: Stage) -> _Sshd:
+        """Start it and wait until it listens."""
+        port = free_port()
+        network = stage.network
+        host_key, user_key = stage.scratch / "host_key", stage.scratch / "user_key"
+        for key in (host_key, user_key):
+            stage.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "benchmark", "-f", str(key)])
+        known_hosts = stage.scratch / "known_hosts"
+        known_hosts.write_text(f"[{network.address}]:{port} {host_key.with_suffix('.pub').read_text()}")
+        config = stage.scratch / "sshd_config"
+        config.write_text(
+            f"ListenAddress {network.address}\nPort {port}\nHostKey {host_key}\nAuthorizedKeysFile {user_key}.pub\n"
+            f"Ciphers {CIPHER}\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\n"
+        )
+        if os.geteuid() == 0:
+            # Where Debian's service script would make it; without it root's sshd refuses to start.
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        # sshd insists on being called by its full path, since it executes itself again.
+        server = [_which("sshd") or "sshd", "-D", "-e", "-f", str(config)]
+        stage.listening(stage.start(Pipeline([server], inside=network.receiver)), port)
+        options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"]
+        options += [f"UserKnownHostsFile={known_hosts}", f"User={getpass.getuser()}"]
+        words = ["-F", "none", "-c", CIPHER, "-i", str(user_key)]
+        return cls(port, words + [word for option in options for word in ("-o", option)])
+
+
 def scp(source: Path, into: Path, stage: Stage) -> Transfer:
-    """Scp to an sshd of its own, with keys of its own and the cipher that is fastest where AES is in hardware."""
+    """Scp to an sshd of its own."""
+    sshd = _Sshd.start(stage)
+    client = ["scp", "-r", "-q", "-P", str(sshd.port), *sshd.options, str(source), f"{stage.network.address}:{into}/"]
+    return Transfer(Pipeline([client], inside=stage.network.sender))
+
+
+def rsync_over_ssh(source: Path, into: Path, stage: Stage) -> Transfer:
+    """Rsync as most people run it."""
+    sshd = _Sshd.start(stage)
+    shell = shlex.join(["ssh", "-p", str(sshd.port), *sshd.options])
+    client = ["rsync", "-a", "-e", shell, str(source), f"{stage.network.address}:{into}/"]
+    return Transfer(Pipeline([client], inside=stage.network.sender))
+
+
+def wormhole(source: Path, into: Path, stage: Stage) -> Transfer:
+    """Magic-wormhole with a mailbox server of its own, from the same environment; no transit relay is needed."""
     port = free_port()
-    network = stage.network
-    host_key, user_key = stage.scratch / "host_key", stage.scratch / "user_key"
-    for key in (host_key, user_key):
-        stage.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "benchmark", "-f", str(key)])
-    known_hosts = stage.scratch / "known_hosts"
-    known_hosts.write_text(f"[{network.address}]:{port} {host_key.with_suffix('.pub').read_text()}")
-    config = stage.scratch / "sshd_config"
-    config.write_text(
-        f"ListenAddress {network.address}\nPort {port}\nHostKey {host_key}\nAuthorizedKeysFile {user_key}.pub\n"
-        f"Ciphers {CIPHER}\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin prohibit-password\n"
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\n"
-    )
-    if os.geteuid() == 0:
-        # Where Debian's service script would make it; without it root's sshd refuses to start.
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    # sshd insists on being called by its full path, since it executes itself again.
-    server = [_which("sshd") or "sshd", "-D", "-e", "-f", str(config)]
-    stage.listening(stage.start(Pipeline([server], inside=network.receiver)), port)
-    options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"]
-    options += [f"UserKnownHostsFile={known_hosts}", f"User={getpass.getuser()}"]
-    client = ["scp", "-r", "-q", "-F", "none", "-c", CIPHER, "-P", str(port), "-i", str(user_key)]
-    client += [word for option in options for word in ("-o", option)]
-    return Transfer(Pipeline([[*client, str(source), f"{network.address}:{into}/"]], inside=network.sender))
+    program = Path(shutil.which("wormhole") or "wormhole").resolve()
+    mailbox = [str(program.with_name("twist")), "wormhole-mailbox", f"--port=tcp:{port}:interface={LOCAL}"]
+    mailbox.append(f"--channel-db={stage.scratch / 'mailbox.sqlite'}")
+    stage.listening(stage.start(Pipeline([mailbox])), port)
+    command = [str(program), "--relay-url", f"ws://{LOCAL}:{port}/v1", "--transit-helper", f"tcp:{LOCAL}:{port}"]
+    code = f"{port}-benchmark-{secrets.token_hex(4)}"
+    receive = [*command, "receive", "--accept-file", "--hide-progress", "-o", str(into / source.name), code]
+    receivers = stage.start(Pipeline([receive]))
+    stage.connected(receivers, port)
+    send = [*command, "send", "--hide-progress", "--no-qr", "--code", code, str(source)]
+    return Transfer(Pipeline([send]), receivers)
 
 
-def wdt(source: Path, into: Path, stage: Stage) -> Transfer:
-    """Facebook's Warp speed Data Transfer, unencrypted, with its checksums; all that is beside `source` goes too."""
-    network = stage.network
-    said = stage.scratch / "url"
-    program = ["wdt", "-ipv4", "-encryption_type=none", "-enable_checksum"]
-    listen = [*program, f"-hostname={network.address}", f"-directory={into}"]
-    receivers = stage.start(Pipeline([listen], stdout=said, inside=network.receiver))
-    stage.until(lambda: said.read_text().endswith("\n"), receivers, "prints no URL")
-    send = [*program, f"-directory={source.parent}", f"-connection_url={said.read_text().strip()}"]
-    return Transfer(Pipeline([send], inside=network.sender), receivers)
+def wdt(encryption: str, *options: str) -> Prepare:
+    """Facebook's Warp speed Data Transfer; all that is beside `source` goes too."""
+
+    def prepare(source: Path, into: Path, stage: Stage) -> Transfer:
+        network = stage.network
+        said = stage.scratch / "url"
+        program = ["wdt", "-ipv4", f"-encryption_type={encryption}", *options]
+        listen = [*program, f"-hostname={network.address}", f"-directory={into}"]
+        receivers = stage.start(Pipeline([listen], stdout=said, inside=network.receiver))
+        stage.until(lambda: said.read_text().endswith("\n"), receivers, "prints no URL")
+        send = [*program, f"-directory={source.parent}", f"-connection_url={said.read_text().strip()}"]
+        return Transfer(Pipeline([send], inside=network.sender), receivers)
+
+    return prepare
 
 
 def enchufe(ours: Ourselves, *receiving: str, name: str = "enchufe") -> Peer:
@@ -196,7 +247,7 @@ def enchufe(ours: Ourselves, *receiving: str, name: str = "enchufe") -> Peer:
 
     def prepare(source: Path, into: Path, stage: Stage) -> Transfer:
         receiver = ours.receive(into, stage, *receiving)
-        return Transfer(ours.send(source, receiver.address, stage), [receiver.process], receiver.events)
+        return Transfer(ours.send(source, receiver, stage), [receiver.process], receiver.events)
 
     return Peer(name, ours.label, [ours.command[0]], prepare, probe=[*ours.command, "--help"])
 

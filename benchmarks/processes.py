@@ -13,8 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +24,7 @@ READY_SECONDS: Final = 20
 STOP_SECONDS: Final = 5
 LOOK_EVERY: Final = 0.002
 LISTENING: Final = "0A"  # how /proc/net/tcp spells it
+CONNECTED: Final = "01"
 
 Command = Sequence[str]
 
@@ -38,12 +39,14 @@ class Pipeline:
 
     Attributes:
         inside: the command that runs each of them in its place, as `ip netns exec NAME`.
+        environment: variables beside our own.
     """
 
     commands: Sequence[Command]
     stdin: Path | None = None
     stdout: Path | None = None
     inside: Command = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ LOOPBACK: Final = Network()
 class Process:
     """One running program, the leader of its own process group, so that Ctrl-C reaches only us."""
 
-    def __init__(self, command: Command, stdin: int, stdout: int, errors: Path) -> None:
+    def __init__(self, command: Command, stdin: int, stdout: int, errors: Path, environment: Mapping[str, str]) -> None:
         self.command = command
         self.peak = 0  # bytes resident at most, known once it ended
         self._errors = errors
         with errors.open("wb") as stderr:
-            self._popen = subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True)
+            self._popen = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True, env=_ours(environment)
+            )
         self._watch = os.pidfd_open(self.pid)
 
     @property
@@ -156,9 +161,8 @@ class Stage:
                 following, stdout = os.pipe()
             else:
                 stdout = os.open(pipeline.stdout or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            process = Process(
-                [*pipeline.inside, *command], stdin, stdout, self.scratch / f"errors-{len(self._processes)}"
-            )
+            errors = self.scratch / f"errors-{len(self._processes)}"
+            process = Process([*pipeline.inside, *command], stdin, stdout, errors, pipeline.environment)
             self._processes.append(process)
             started.append(process)
             os.close(stdin)
@@ -174,7 +178,12 @@ class Stage:
 
     def listening(self, processes: Sequence[Process], port: int) -> None:
         """Wait until the port listens, without connecting: a one-shot receiver would take us for its sender."""
-        self.until(lambda: _listens(processes[0], port), processes, f"does not listen on port {port}")
+        self.until(lambda: _has(processes[0], LISTENING, ours=port), processes, f"does not listen on port {port}")
+
+    def connected(self, processes: Sequence[Process], port: int) -> None:
+        """Wait until the first of them is connected to a port of this machine."""
+        until = f"does not connect to port {port}"
+        self.until(lambda: _has(processes[0], CONNECTED, theirs=port), processes, until)
 
     def until(
         self,
@@ -198,6 +207,12 @@ class Stage:
             time.sleep(LOOK_EVERY)
 
 
+def _ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """Our variables and these; but nobody compiles all Python each time that it starts, as developers may like it."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**ours, **environment}
+
+
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
@@ -217,9 +232,12 @@ def _succeeds(ready: Callable[[], bool]) -> bool:
         return False
 
 
-def _listens(process: Process, port: int) -> bool:
+def _has(process: Process, wanted: str, ours: int | None = None, theirs: int | None = None) -> bool:
     # Its own table and not ours: it may live in another network namespace.
     with open(f"/proc/{process.pid}/net/tcp", encoding="ascii") as table:
         next(table)
         rows = (line.split() for line in table)
-        return any(state == LISTENING and int(local[-4:], 16) == port for _, local, _, state, *_ in rows)
+        return any(
+            state == wanted and ours in (None, int(local[-4:], 16)) and theirs in (None, int(remote[-4:], 16))
+            for _, local, remote, state, *_ in rows
+        )

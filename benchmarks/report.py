@@ -33,9 +33,12 @@ class Measured:
         self.receiver_peaks.append(run.receiver_peak)
 
 
-def reference(measured: Mapping[str, Measured]) -> str:
-    """Whose speed the others' is compared with: enchufe's, or the first peer's where enchufe does not run."""
-    return "enchufe" if "enchufe" in measured else next(iter(measured))
+OURS: Final = "enchufe"
+
+
+def reference(measured: Mapping[str, Measured], wanted: str = OURS) -> str:
+    """Whose speed the others' is compared with: the wanted one's, or the first peer's where that does not run."""
+    return wanted if wanted in measured else next(iter(measured))
 
 
 def ratios(one: Measured, other: Measured) -> list[float]:
@@ -43,7 +46,9 @@ def ratios(one: Measured, other: Measured) -> list[float]:
     return [theirs / ours for ours, theirs in zip(one.seconds, other.seconds, strict=True)]
 
 
-def table(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float]) -> str:
+def table(
+    corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float], by: str = OURS
+) -> str:
     """One corpus as a table.
 
     Args:
@@ -51,24 +56,25 @@ def table(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: M
         measured: the peers by their names.
         floor: the memory of the program that started the others, see `processes.py`.
         goals: how many times as fast as the peer of this name enchufe has to be.
+        by: which enchufe it is that the others are compared with.
     """
-    by = measured[reference(measured)]
+    chosen = measured[reference(measured, by)]
     amount, unit = _amount(corpus)
     files = "1 file" if corpus.fingerprint.files == 1 else f"{corpus.fingerprint.files:,} files"
     lines = [
-        f"{corpus.name}: {files}, {corpus.fingerprint.bytes / 1e6:,.0f} MB, {len(by.seconds)} rounds",
-        f"  {'':<20} {'median s':>9} {unit:>9}   speed of {by.label} / its speed (min..max)",
+        f"{corpus.name}: {files}, {corpus.fingerprint.bytes / 1e6:,.0f} MB, {len(chosen.seconds)} rounds",
+        f"  {'':<20} {'median s':>9} {unit:>9}   speed of {chosen.label} / its speed (min..max)",
     ]
     for name, entry in measured.items():
-        seconds, compared = median(entry.seconds), ratios(by, entry)
+        seconds, compared = median(entry.seconds), ratios(chosen, entry)
         ratio = f"{median(compared):9.2f}  ({min(compared):.2f}..{max(compared):.2f})"
-        goal = goals.get(name) if reference(measured) == "enchufe" else None
+        goal = goals.get(name) if by in measured else None
         lines.append(
             f"  {entry.label:<20} {seconds:9.3f} {amount / seconds:9,.0f}   "
-            + ("        -" if entry is by else f"{ratio:<28}{against(median(compared), least=goal)}").rstrip()
+            + ("        -" if entry is chosen else f"{ratio:<28}{against(median(compared), least=goal)}").rstrip()
         )
-    if "enchufe" in measured:
-        lines.append(memory(measured["enchufe"].sender_peaks, measured["enchufe"].receiver_peaks, floor))
+    if by in measured:
+        lines.append(memory(chosen.sender_peaks, chosen.receiver_peaks, floor))
     return "\n".join(lines)
 
 
@@ -89,10 +95,12 @@ def memory(sender: Sequence[int], receiver: Sequence[int], floor: int) -> str:
     )
 
 
-def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float]) -> dict[str, Any]:
+def as_json(
+    corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals: Mapping[str, float], by: str = OURS
+) -> dict[str, Any]:
     """One corpus with every figure of every round."""
     amount, unit = _amount(corpus)
-    by = reference(measured)
+    by = reference(measured, by)
     found: dict[str, Any] = {}
     for name, entry in measured.items():
         compared = ratios(measured[by], entry)
@@ -104,7 +112,7 @@ def as_json(corpus: Corpus, measured: Mapping[str, Measured], floor: int, goals:
             "ratio": {"median": median(compared), "min": min(compared), "max": max(compared)},
             "goal": goals.get(name),
         }
-        if name == "enchufe":
+        if name == by:
             found[name]["peak_rss"] = {
                 "sender": entry.sender_peaks,
                 "receiver": entry.receiver_peaks,

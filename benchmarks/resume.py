@@ -101,7 +101,7 @@ def _transfer(ours: Ourselves, sent: Corpus, into: Path, stage: Stage, killed: s
     port = free_port()
     receiver = ours.receive(into, stage, "--retry", "0", port=port)
     receivers = [receiver.process]
-    send = ours.send(sent.path, receiver.address, stage, "--retry", "0")
+    send = ours.send(sent.path, receiver, stage, "--retry", "0")
     start = time.perf_counter()
     senders = stage.start(send)
     first = receiver.events

@@ -10,7 +10,6 @@ import hashlib
 import os
 import secrets
 import ssl
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -150,6 +149,8 @@ def listening_context(certificate: Certificate) -> ssl.SSLContext:
         if path is not None:
             context.load_cert_chain(path)
             return context
+    import tempfile  # noqa: PLC0415 (hardly ever)
+
     password = secrets.token_bytes(32).hex()
     with tempfile.NamedTemporaryFile(prefix="enchufe-") as file:
         file.write(_locked(certificate.pem, password.encode()))

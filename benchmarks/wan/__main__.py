@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _peers(ours: Ourselves, variants: Sequence[Ourselves]) -> list[Peer]:
-    """Who can cross it; enchufe is the last."""
-    wanted = ("scp", "wdt", "tar", "enchufe", *(variant.label for variant in variants))
+    """Who can cross it; enchufe is the last, in plain text and encrypted."""
+    wanted = ("scp", "wdt", "wdt-gcm", "tar", "enchufe", "encrypted", *(variant.label for variant in variants))
     raw = [tcp.peer(1, CONGESTION), tcp.peer(8, CONGESTION)]
     return [*raw, *(peer for peer in peers(ours, variants) if peer.name in wanted)]
 

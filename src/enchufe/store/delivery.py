@@ -30,8 +30,9 @@ from enchufe.store.space import Space
 from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
 
-# The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do.
-WRITE_BEHIND: Final = 8 << 20
+# The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do. Whoever
+# tells it may have to wait for its queue: telling it every 8 MiB made one big file on ext4 a quarter slower than this.
+WRITE_BEHIND: Final = 64 << 20
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -9,7 +9,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from enchufe.transports.certificates import CertificateError, fingerprint
 from enchufe.transports.tls import TlsTransport
 from enchufe.transports.tls_machine import PLAIN, RECORD, TlsMachine, records
 from enchufe.waiting import READ, BlockingWaiter, Waiter, drive
+from tests.beside import Beside
 
 WAITER = BlockingWaiter()
 ADDRESSES = ["127.0.0.1:0", "unix"]
@@ -86,30 +86,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 def soon() -> float:
     return WAITER.now() + PATIENCE
-
-
-class Beside:
-    """A function that runs in a thread; `result()` waits for what it returned, or raises what it raised."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._returned: Any = None
-        self._raised: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._returned = self._function()
-        except BaseException as error:  # noqa: BLE001 (raised again by result)
-            self._raised = error
-
-    def result(self) -> Any:
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), "it hangs"
-        if self._raised is not None:
-            raise self._raised
-        return self._returned
 
 
 @contextmanager

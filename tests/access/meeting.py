@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from enchufe.testing import ManualClock
 from enchufe.transports import Listener, parse_address, tls
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import BlockingWaiter, drive
+from tests.beside import Beside
 
 WAITER: Final = BlockingWaiter()
 PATIENCE: Final = 20.0  # seconds after which something hangs
@@ -55,30 +55,6 @@ class Key:
 
     def sign(self, data: bytes) -> bytes:
         return self._key.sign(data)
-
-
-class Beside:
-    """A function that runs in a thread; `result()` waits for what it returned, or raises what it raised."""
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._returned: Any = None
-        self._raised: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._returned = self._function()
-        except BaseException as error:  # noqa: BLE001 (raised again by result)
-            self._raised = error
-
-    def result(self) -> Any:
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive(), "it hangs"
-        if self._raised is not None:
-            raise self._raised
-        return self._returned
 
 
 Wrap = Callable[[TlsTransport], TlsTransport]

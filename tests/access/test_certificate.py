@@ -20,7 +20,8 @@ from enchufe.access.certificate import Certificate, dialing_context, kept, liste
 from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.transports import tls
 from enchufe.waiting import drive
-from tests.access.meeting import WAITER, Beside, Place, soon
+from tests.access.meeting import WAITER, Place, soon
+from tests.beside import Beside
 
 
 def shaken(place: Place) -> tuple[bytes | None, str | None, bytes | None, str | None]:

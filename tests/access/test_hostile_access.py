@@ -40,20 +40,8 @@ from enchufe.access.pairing import ListenerPairing
 from enchufe.errors import BrokenError, BusyError, EnchufeError, Refused, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
-from tests.access.meeting import (
-    CERTIFICATE,
-    Bend,
-    Beside,
-    House,
-    Key,
-    Outcome,
-    Place,
-    bent,
-    close,
-    dial,
-    soon,
-    starts,
-)
+from tests.access.meeting import CERTIFICATE, Bend, House, Key, Outcome, Place, bent, close, dial, soon, starts
+from tests.beside import Beside
 
 WAYS = House.ways
 SIDES = ("dialer", "listener")

@@ -36,7 +36,6 @@ from enchufe.waiting import drive
 from tests.access.meeting import (
     CERTIFICATE,
     WAITER,
-    Beside,
     House,
     Key,
     Outcome,
@@ -49,6 +48,7 @@ from tests.access.meeting import (
     soon,
     starts,
 )
+from tests.beside import Beside
 
 WAYS = House.ways
 NAMES = {"code": None, "key": "laptop", "token": "scanner", "again": "laptop"}

@@ -145,28 +145,24 @@ def test_what_is_there_already(tmp_path: Path, tree: Path, if_exists: str) -> No
         assert trees.seen(inbox / name) == trees.seen(tree)
 
 
+@contextmanager
+def under_way(receiver: subprocess.Popen[str], big: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A sender of it, of which some has arrived."""
+    slow = ("--plain", "--limit", "20MB/s", "--retry", "0")
+    with subprocess.Popen([*COMMAND, "send", big, "--to", address, *slow], stderr=subprocess.DEVNULL) as sender:
+        assert receiver.stdout is not None
+        for line in receiver.stdout:
+            if json.loads(line).get("bytes", 0) > 5 << 20 and json.loads(line)["event"] == "progress":
+                break
+        yield sender
+
+
 def test_what_a_cut_left_is_taken_over(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     big = tmp_path / "big"
     big.write_bytes(os.urandom(48 << 20))
     with receiving("-o", inbox, "--timeout", "2") as (process, address):
-        sending: list[str | Path] = [
-            *COMMAND,
-            "send",
-            big,
-            "--to",
-            address,
-            "--plain",
-            "--limit",
-            "20MB/s",
-            "--retry",
-            "0",
-        ]
-        with subprocess.Popen(sending, stderr=subprocess.DEVNULL) as sender:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if json.loads(line).get("bytes", 0) > 5 << 20 and json.loads(line)["event"] == "progress":
-                    break
+        with under_way(process, big, address) as sender:
             sender.kill()
         send(big, to=address)
         receipt = ended(process)[-1]
@@ -181,23 +177,7 @@ def test_the_partials_of_another_run(tmp_path: Path) -> None:
     big = tmp_path / "big"
     big.write_bytes(os.urandom(48 << 20))
     with receiving("-o", inbox) as (process, address):
-        sending: list[str | Path] = [
-            *COMMAND,
-            "send",
-            big,
-            "--to",
-            address,
-            "--plain",
-            "--limit",
-            "20MB/s",
-            "--retry",
-            "0",
-        ]
-        with subprocess.Popen(sending, stderr=subprocess.DEVNULL) as sender:
-            assert process.stdout is not None
-            for line in process.stdout:
-                if json.loads(line).get("bytes", 0) > 5 << 20 and json.loads(line)["event"] == "progress":
-                    break
+        with under_way(process, big, address) as sender:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=PATIENCE)
             assert process.returncode == 130

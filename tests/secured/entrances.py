@@ -10,7 +10,8 @@ from enchufe.errors import EnchufeError
 from enchufe.transports import Listener, parse_address, tls
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
-from tests.access.meeting import WAITER, Beside, Key, soon
+from tests.access.meeting import WAITER, Key, soon
+from tests.beside import Beside
 
 HERE = "127.0.0.1:0"
 

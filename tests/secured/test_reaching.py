@@ -19,7 +19,8 @@ from enchufe.meeting import Reached
 from enchufe.reaching import Secured, aim
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.waiting import drive
-from tests.access.meeting import PATIENCE, WAITER, Beside
+from tests.access.meeting import PATIENCE, WAITER
+from tests.beside import Beside
 from tests.secured.entrances import Place
 
 NOBODY = "127.0.0.1:1"  # where nobody listens

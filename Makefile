@@ -18,7 +18,7 @@ check: .venv/ready
 
 test: check
 	sh tests/packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 # New versions of what we depend on, with their hashes, for every Python and platform we support.
 lock:

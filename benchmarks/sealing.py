@@ -1,6 +1,6 @@
 """What encryption costs a stream: plain text, TLS and sealed records side by side, over 1, 2 and 4 connections.
 
-`python -m benchmarks.sealing [bytes...]`: blocks of a file, framed as in a transfer, between two processes over
+`python -m benchmarks.sealing`: blocks of a file, framed as in a transfer, between two processes over
 loopback; nothing is hashed, read or written, so what differs is what carries them. A thread on each side for each
 connection. From the first byte sent until the receiver has answered on every connection that it has all. All take
 turns, and a ratio is that of the medians. At the end what AES-256-GCM alone does here, which nobody can reach.
@@ -8,11 +8,11 @@ turns, and a ratio is that of the medians. At the end what AES-256-GCM alone doe
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import socket
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -35,7 +35,7 @@ from enchufe.transfer.messages import frame, next_message
 from enchufe.transports import tcp, tls
 from enchufe.waiting import BlockingWaiter, drive
 
-TOTALS: Final = (64 << 20, 2 << 30)  # bytes of each run
+SIZES: Final = (64, 2048)  # MiB of each run
 CONNECTIONS: Final = (1, 2, 4)
 ROUNDS: Final = 5
 RUN_SECONDS: Final = 60.0
@@ -151,7 +151,9 @@ def alone() -> None:
 
 def main() -> None:
     """All of it."""
-    totals = [int(word) for word in sys.argv[1:]] or TOTALS
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, action="append", help="MiB of each run; repeatable; default: 64 and 2048")
+    totals = [size << 20 for size in parser.parse_args().size or SIZES]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         certificates(folder)

@@ -100,7 +100,7 @@ class Entrance:
                 self._on_event(events.WrongCode(self._code.guesses))
             raise
         except StoreError as error:  # ours, and nobody else is told of it
-            self._on_event(events.Failed(error.kind, str(error), error.hint))
+            self._on_event(events.Failed.of(error))
             raise
         finally:
             with self._lock:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
+
+from enchufe.errors import EnchufeError
 
 VERSION: Final = 1
 
@@ -284,6 +286,11 @@ class Failed(Event):
     kind: str
     message: str
     hint: str
+
+    @classmethod
+    def of(cls, error: EnchufeError) -> Self:
+        """The event for an error."""
+        return cls(error.kind, str(error), error.hint)
 
 
 OnEvent = Callable[[Event], object]

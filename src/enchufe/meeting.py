@@ -185,7 +185,7 @@ def listening(
                         raise
                     if once:
                         cut = error
-                    on_event(failed(error))
+                    on_event(events.Failed.of(error))
                 finally:
                     door.left(greeted)
         finally:
@@ -251,8 +251,3 @@ def identity_of(about: bytes) -> bytes:
         machine = socket.gethostname().encode()
     user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""
     return blake3(b"\0".join((machine, user, about))).digest()[:16]
-
-
-def failed(error: EnchufeError) -> events.Failed:
-    """The event for an error."""
-    return events.Failed(error.kind, str(error), error.hint)

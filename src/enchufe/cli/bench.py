@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import enchufe
-from enchufe import events, measure
+from enchufe import measure
 from enchufe.cli import exits, output
 from enchufe.cli.chart import as_html, as_svg
-from enchufe.cli.show import failure, in_bytes
+from enchufe.cli.short import failed
+from enchufe.cli.show import in_bytes
 from enchufe.errors import EnchufeError, StoreError
 from enchufe.measure import Result
 
@@ -48,8 +49,7 @@ def bench(
                 _write(path, draw(results, machine()))
     except EnchufeError as error:
         _progress("")
-        output.tell("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
-        return exits.exit_code(error)
+        return failed(error)
     except KeyboardInterrupt:
         _progress("")
         output.tell("enchufe: interrupted\n")

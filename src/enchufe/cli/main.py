@@ -451,7 +451,7 @@ def _transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
     try:
         receipt = run()
     except EnchufeError as error:
-        shown.show(events.Failed(error.kind, str(error), error.hint))
+        shown.show(events.Failed.of(error))
         code = exits.exit_code(error)
     except KeyboardInterrupt:
         shown.show(events.Failed("interrupted", "interrupted", "Nothing half-done is visible; run it again."))

@@ -75,7 +75,7 @@ class Shown:
 
     def failed(self, error: EnchufeError) -> None:
         """Show what went wrong."""
-        self.event(events.Failed(error.kind, str(error), error.hint))
+        self.event(events.Failed.of(error))
 
     def hurry(self) -> None:
         """It must end soon: from here on nothing waits for long for a reader that takes nothing."""

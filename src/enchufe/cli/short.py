@@ -14,13 +14,18 @@ from enchufe.errors import EnchufeError
 
 
 def ended(command: Callable[[], None]) -> int:
-    """Run a command, tell on standard error what is wrong: the exit code."""
+    """Run a command, and tell what is wrong: the exit code."""
     try:
         command()
     except EnchufeError as error:
-        output.tell("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
-        return exits.exit_code(error)
+        return failed(error)
     return exits.DONE
+
+
+def failed(error: EnchufeError) -> int:
+    """Tell on standard error what is wrong: the exit code."""
+    output.tell("\n".join(failure(events.Failed.of(error))) + "\n")
+    return exits.exit_code(error)
 
 
 def write_json(told: dict[str, Any]) -> None:

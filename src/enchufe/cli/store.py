@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from typing import Any
 
-from enchufe import events
-from enchufe.cli import exits, output
-from enchufe.cli.show import counted, failure, in_bytes
-from enchufe.errors import EnchufeError
+from enchufe.cli.short import ended, shown_time, write_json, write_lines
+from enchufe.cli.show import counted, in_bytes
 from enchufe.printable import printable
 from enchufe.store import partials as kept
 from enchufe.store.partials import Partial
@@ -25,17 +21,15 @@ def partials(folder: str, *, clean: str | None, as_json: bool) -> int:
         as_json: as JSON on standard output.
     """
     removed = clean is not None
-    try:
+
+    def run() -> None:
         found = kept.partials(folder) if clean is None else kept.clean(folder, clean or None)
         if as_json:
-            told = {"v": 1, "partials": [_as_dict(partial, removed=removed) for partial in found]}
-            output.write(json.dumps(told).encode() + b"\n")
+            write_json({"partials": [_as_dict(partial, removed=removed) for partial in found]})
         else:
-            output.write("".join(f"{_line(partial, removed=removed)}\n" for partial in found).encode())
-    except EnchufeError as error:
-        output.tell("\n".join(failure(events.Failed(error.kind, str(error), error.hint))) + "\n")
-        return exits.exit_code(error)
-    return exits.DONE
+            write_lines(_line(partial, removed=removed) for partial in found)
+
+    return ended(run)
 
 
 def _as_dict(partial: Partial, *, removed: bool) -> dict[str, Any]:
@@ -52,6 +46,6 @@ def _as_dict(partial: Partial, *, removed: bool) -> dict[str, Any]:
 
 def _line(partial: Partial, *, removed: bool) -> str:
     root = "unknown" if partial.root is None else printable(partial.root)
-    changed = "never" if partial.changed is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(partial.changed))
+    changed = "never" if partial.changed is None else shown_time(partial.changed)
     told = f"{partial.name}  {root}  {in_bytes(partial.size)} in {counted(partial.files, 'file')}  {changed}"
     return told + ("  removed" if removed else "  in use" if partial.in_use else "")

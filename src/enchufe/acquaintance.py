@@ -7,6 +7,8 @@ from contextlib import suppress
 
 from enchufe import events
 from enchufe.access import Admitted, Introduction
+from enchufe.access.identity import Identity
+from enchufe.access.known import KnownMachines
 from enchufe.errors import StoreError
 from enchufe.events import OnEvent
 
@@ -17,8 +19,6 @@ def introduction() -> Introduction:
     Raises:
         StoreError: the key cannot be read or kept.
     """
-    from enchufe.access.identity import Identity  # noqa: PLC0415 (slow to import, and not everybody needs it)
-
     return Introduction(Identity.mine(), socket.gethostname()[:64] or "machine")
 
 
@@ -36,8 +36,6 @@ def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_even
         return
     on_event(events.Paired(admitted.way, admitted.name))
     if admitted.way == "key" and address is not None and admitted.name is not None:
-        from enchufe.access.known import KnownMachines  # noqa: PLC0415 (slow to import, and not everybody needs it)
-
         with suppress(StoreError):  # a receiver that confines itself may not write it down, and need not
             KnownMachines().met(admitted.name, address)
     if not remember or admitted.way != "code":
@@ -45,7 +43,5 @@ def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_even
     if admitted.introduced is None:
         on_event(events.Remembered(None))
         return
-    from enchufe.access.known import KnownMachines  # noqa: PLC0415 (slow to import, and not everybody needs it)
-
     machine = KnownMachines().add(admitted.introduced.name, admitted.introduced.public, address)
     on_event(events.Remembered(machine.name))

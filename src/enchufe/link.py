@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 _FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
-_READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
+READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
 
 
@@ -167,7 +167,7 @@ class Link:
             self.transport.abort()
             return
         deadline = self._waiter.now() + _FAREWELL
-        scratch = bytearray(_READ_SIZE)
+        scratch = bytearray(READ_SIZE)
         with contextlib.suppress(EnchufeError):
             self.say(error)
             while self.outgoing:
@@ -183,7 +183,7 @@ class Link:
     async def await_end(self) -> None:
         """Wait for the peer to have read everything and gone. Raises nothing of the connection's."""
         deadline = self._waiter.now() + _FAREWELL
-        scratch = bytearray(_READ_SIZE)
+        scratch = bytearray(READ_SIZE)
         with contextlib.suppress(EnchufeError):
             while await self.transport.receive_into(scratch, deadline):
                 pass
@@ -212,7 +212,7 @@ class Link:
     def _receive_some(self) -> bool:
         # No more than the message in hand lacks, where it lacks much: what came behind it would have to be moved.
         lacking = self.machine.lacking
-        size = max(lacking, _READ_SIZE)
+        size = max(lacking, READ_SIZE)
         count = self.transport.try_receive_into(self.machine.buffer.space(lacking)[:size])
         if count:
             self.machine.buffer.received(count)

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import ClassVar, Final, Self
 
 from enchufe.errors import RemoteProtocolError
+from enchufe.transfer.message import exactly, malformed
 
 VERSION: Final = 1
 MAGIC: Final = b"enchufe"
@@ -65,9 +66,7 @@ class Message:
         Raises:
             RemoteProtocolError: it is no such message.
         """
-        if len(body) != cls.form.size:
-            raise _malformed(cls.type)
-        return cls(*cls.form.unpack(body))
+        return cls(*exactly(cls.form, cls.type, body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Knock(Message):
         """As `Message.unpack`."""
         knock = super(Knock, cls).unpack(body)
         if knock.magic != MAGIC or not 0 < knock.lowest <= knock.highest:
-            raise _malformed(cls.type)
+            raise malformed(cls.type)
         return knock
 
 
@@ -198,11 +197,11 @@ class Welcome(Message):
             return cls()
         name = body[97:]
         if body[:1] != b"\1" or not 0 < len(name) <= NAME_SIZE:
-            raise _malformed(cls.type)
+            raise malformed(cls.type)
         try:
             return cls(body[1:33], body[33:97], name.decode())
         except UnicodeDecodeError as error:
-            raise _malformed(cls.type) from error
+            raise malformed(cls.type) from error
 
 
 _MESSAGES: Final[dict[int, type[Message]]] = {
@@ -229,7 +228,3 @@ def announced(header: bytes) -> tuple[type[Message], int]:
     if size > LIMIT:
         raise RemoteProtocolError(f"the peer sent {message.type.name} with {size} bytes; {LIMIT} are the limit")
     return message, size
-
-
-def _malformed(kind: Type) -> RemoteProtocolError:
-    return RemoteProtocolError(f"the peer sent a malformed {kind.name}")

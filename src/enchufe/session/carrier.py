@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.link import READ_SIZE
 from enchufe.transports import Transport
-
-READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 
 
 class Carrier(Protocol):

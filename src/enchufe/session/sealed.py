@@ -13,8 +13,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import GCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from enchufe.access.binding import derived
 from enchufe.buffer import Buffer, ReceiveBuffer
@@ -47,16 +45,16 @@ def stream_id(secret: bytes) -> bytes:
 
 def dialers_key(secret: bytes, stream: int, salt: bytes) -> bytes:
     """What the dialer of a stream seals with; `salt` is its own."""
-    return _key(secret, salt, b"enchufe dialer" + _NUMBER.pack(stream))
+    return _key(secret, salt, b"dialer" + _NUMBER.pack(stream))
 
 
 def listeners_key(secret: bytes, stream: int, salts: bytes) -> bytes:
     """What the listener of a stream seals with; `salts` are the dialer's and its own."""
-    return _key(secret, salts, b"enchufe listener" + _NUMBER.pack(stream))
+    return _key(secret, salts, b"listener" + _NUMBER.pack(stream))
 
 
-def _key(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    return HKDF(SHA256(), KEY_SIZE, salt, info).derive(derived(secret, "stream key", KEY_SIZE))
+def _key(secret: bytes, salt: bytes, what: bytes) -> bytes:
+    return derived(derived(secret, "stream key", KEY_SIZE), what, KEY_SIZE, salt=salt)
 
 
 class Sealer:

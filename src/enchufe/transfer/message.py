@@ -82,13 +82,13 @@ class FixedMessage(Message):
         return cls(*exactly(cls.form, cls.type, body))
 
 
-def exactly(form: struct.Struct, kind: Type, body: memoryview) -> tuple[Any, ...]:
+def exactly(form: struct.Struct, kind: IntEnum, body: Buffer) -> tuple[Any, ...]:
     """The fields of a body of just this form."""
     if len(body) != form.size:
         raise malformed(kind)
     return form.unpack(body)
 
 
-def malformed(kind: Type) -> RemoteProtocolError:
+def malformed(kind: IntEnum) -> RemoteProtocolError:
     """What to raise for a body that is no such message."""
     return RemoteProtocolError(f"the peer sent a malformed {kind.name}")

@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -15,11 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from enchufe.access.identity import FILE, SPOKEN, Identity, KeyPair, fingerprint
 from enchufe.access.state import Folder, packed
 from enchufe.errors import StoreError
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(str(tmp_path / "state"))
 
 
 def test_the_key_is_made_at_its_first_use_and_stays(folder: Folder) -> None:

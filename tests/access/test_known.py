@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,25 +13,9 @@ from hypothesis import strategies as st
 from enchufe.access.known import FILE, ChangedKey, KnownMachines, chosen_name, suggested_name
 from enchufe.access.state import Folder
 from enchufe.errors import LocalProtocolError, Refused, StoreError
+from tests.access.conftest import Clock
 
 LAPTOP, DESK, THIRD = (bytes([n]) * 32 for n in (1, 2, 3))
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -15,23 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from enchufe.access.state import Folder
 from enchufe.access.tokens import FILE, Grant, Token, Tokens, UsedUp
 from enchufe.errors import LocalProtocolError, Refused, StoreError
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(str(tmp_path / "state"))
+from tests.access.conftest import Clock
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,17 +12,11 @@ import pytest
 from enchufe.access.known import KnownMachines
 from enchufe.access.state import Folder
 from tests.secured.bridge import Bridge
-from tests.secured.people import HERE, MIB, Person, Run, generated, two_people
+from tests.secured.people import HERE, MIB, Person, Run, generated
 from tests.sessions.relay import Bend, Relay, Way, flip_at
 
 SLOW = ("--limit", "6MB/s", "--compress", "never", "--streams", "1")
 HEADER = 5
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    with two_people(tmp_path) as people:
-        yield people
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from enchufe.access.known import KnownMachines
 from enchufe.access.state import Folder
-from tests.namespaces import Machine, no_multicast, two_machines
+from tests.namespaces import Machine, no_multicast
 from tests.secured.people import Person, two_people
 
 BOUND = 20.0  # seconds: for machines that are busy with something else; three is what it is to take
@@ -25,22 +25,9 @@ UNREACHABLE = {
 
 
 @pytest.fixture
-def machines() -> Iterator[tuple[Machine, Machine]]:
-    with two_machines() as machines:
-        yield machines
-
-
-@pytest.fixture
 def people(tmp_path: Path, machines: tuple[Machine, Machine]) -> Iterator[tuple[Person, Person]]:
     with two_people(tmp_path, machines) as people:
         yield people
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "carta.txt"
-    path.write_text("querida Ana")
-    return path
 
 
 def tell(what: str, seconds: float) -> None:

@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from enchufe.access.known import KnownMachines
 from enchufe.access.state import Folder
-from tests.secured.people import HERE, Person, two_people
+from tests.secured.people import HERE, Person
 
 REMEMBERING = (*HERE, "--remember")
 CHANGED = ("another key", "remove")
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    with two_people(tmp_path) as people:
-        yield people
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "carta.txt"
-    path.write_text("querida Ana")
-    return path
 
 
 def acquainted(ana: Person, blas: Person, file: Path) -> str:

@@ -15,7 +15,7 @@ from enchufe.errors import LocalProtocolError
 from enchufe.session import Options, SendingSession
 from enchufe.store import Source
 from enchufe.transports import Listener, parse_address, tls
-from tests.namespaces import Machine, two_machines
+from tests.namespaces import Machine
 from tests.secured.observing import Processes, Tap, files_below
 from tests.secured.people import HERE, MIB, Person, Run, generated, sitting_at, two_people
 from tests.sessions.encrypted import contexts, dial_plain
@@ -23,12 +23,6 @@ from tests.sessions.relay import Bend, Relay, Way
 
 CONTENT = b"lo que nadie debe leer " * 40_000
 NAME = "nomina-secreta.ods"
-
-
-@pytest.fixture
-def machines() -> Iterator[tuple[Machine, Machine]]:
-    with two_machines() as machines:
-        yield machines
 
 
 @pytest.fixture

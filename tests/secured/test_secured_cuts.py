@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.secured.people import MIB, Person, Run, generated, two_people
+from tests.secured.people import MIB, Person, Run, generated
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import Bend, CuttingRelay, Relay, Way, cut_at
 
@@ -16,12 +15,6 @@ SLOW = ("--limit", "8MB/s", "--compress", "never")
 NEVER = ("--compress", "never")
 
 either_dials = pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    with two_people(tmp_path) as people:
-        yield people
 
 
 @pytest.fixture

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.secured.people import HERE, MIB, Person, Run, generated, two_people
+from tests.secured.people import HERE, MIB, Person, Run, generated
 from tests.sessions.relay import CuttingRelay
 
 SERVING = (*HERE, "--tokens")
 SLOW = ("--limit", "4MB/s", "--compress", "never", "--streams", "1")
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    with two_people(tmp_path) as people:
-        yield people
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.secured.people import HERE, Person, two_people
+from tests.secured.people import HERE, Person
 
 # The listener's command, with codes that live for less.
 SHORT = (
@@ -16,19 +13,6 @@ SHORT = (
     "import sys; sys.argv[0] = 'enchufe'; from enchufe.access import codes; codes.LIFE = 1.0;"
     " from enchufe.cli.main import main; main()",
 )
-
-
-@pytest.fixture
-def people(tmp_path: Path) -> Iterator[tuple[Person, Person]]:
-    with two_people(tmp_path) as people:
-        yield people
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "carta.txt"
-    path.write_text("querida Ana")
-    return path
 
 
 def another(code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from enchufe.transfer.message import Role
 HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
 _HEADER: Final = 5
 _PIECE: Final = 65536
+_NOTICED: Final = 20.0  # seconds until whoever is cut off has noticed, at the most
 
 Bend = Callable[[int, bytes], bytes | None]
 """What becomes of a piece that begins at an offset of one direction; a shorter one, or None, ends the connection."""
@@ -121,8 +123,8 @@ class Relay:
         with self._lock:
             _shut(self._sockets)
 
-    def passed(self, way: Way, size: int) -> None:
-        """So many bytes went on."""
+    def passing(self, way: Way, size: int, sink: socket.socket) -> None:
+        """So many bytes are about to go on to `sink`; an OSError ends the connection instead."""
 
     @property
     def streams(self) -> set[tuple[int, int]]:
@@ -183,12 +185,12 @@ class Relay:
         with suppress(OSError):
             while piece or (piece := source.recv(_PIECE)):
                 bent = bend(offset, piece) if bend else piece
+                self.passing(way, len(bent or b""), sink)
                 sink.sendall(bent or b"")
                 if bent is None or len(bent) < len(piece):
                     break
                 offset += len(piece)
                 self.counts[way] = offset
-                self.passed(way, len(piece))
                 piece = b""
             else:
                 sink.shutdown(socket.SHUT_WR)
@@ -211,7 +213,9 @@ def _shut(sockets: Iterable[socket.socket]) -> None:
 
 
 class CuttingRelay(Relay):
-    """Cuts stream 0 as soon as so many bytes of data went over all streams of an attempt together.
+    """Cuts stream 0 before so many bytes of data go over all streams of an attempt together.
+
+    All may have been said by then, and be on its way over the others: they wait until somebody has noticed the cut.
 
     Args:
         limits: bytes for each attempt; those that come later are left alone.
@@ -223,10 +227,22 @@ class CuttingRelay(Relay):
         self._limits = limits
         self._there = there
         self._gone: Counter[int] = Counter()
+        self._counting = threading.Lock()  # nothing goes on while stream 0 is being cut
 
-    def passed(self, way: Way, size: int) -> None:
+    def passing(self, way: Way, size: int, sink: socket.socket) -> None:
         """Count it, and cut."""
-        if way.there == self._there and way.attempt < len(self._limits):
+        if way.there != self._there or way.attempt >= len(self._limits):
+            return
+        with self._counting:
             self._gone[way.attempt] += size
-            if self._gone[way.attempt] >= self._limits[way.attempt]:
-                _shut(self._firsts[way.attempt])
+            if self._gone[way.attempt] < self._limits[way.attempt]:
+                return
+            _shut(self._firsts[way.attempt])
+        if way.stream:
+            _wait_until_closed(sink)
+
+
+def _wait_until_closed(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    poll.poll(_NOTICED * 1000)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from enchufe import events
-from enchufe.entry import BLOCK_SIZE
+from enchufe.buffer import Buffer
+from enchufe.entry import BLOCK_SIZE, Entry
 from enchufe.errors import BrokenError, EnchufeError, VerificationError
+from enchufe.session import SendingSession
+from enchufe.store import LocalStore, Source
 from enchufe.store.memory import MemoryStore
+from enchufe.store.reading import SourceFile
 from enchufe.transfer import messages as m
+from enchufe.transfer.message import Message
+from enchufe.transfer.sender import Work
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import HELLO_SIZE, Bend, CuttingRelay, Relay, Way, cut_at, flip_at
-from tests.sessions.transfers import send, snapshot, transfer, visible
+from tests.sessions.transfers import PATIENCE, send, snapshot, transfer, visible
 
 BIG = random.Random(2).randbytes(12 * BLOCK_SIZE + 4_321)
 MIDDLES = [HELLO_SIZE, HELLO_SIZE + 1, HELLO_SIZE + 90_000, 2 * BLOCK_SIZE + 7]
@@ -68,6 +76,63 @@ def test_every_stream_but_the_first_dies(tree: Path, tmp_path: Path, sender_dial
         ends = send(tree, tmp_path / "inbox", relay=relay, streams=5, sender_dials=sender_dials)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert snapshot(tmp_path / "inbox" / "tree") == snapshot(tree)
+
+
+def test_a_file_does_not_end_while_a_lost_block_of_it_is_read_again(tmp_path: Path) -> None:
+    """All was said when stream 1 died with a block of it: the file does not end before that is said again."""
+    has_one, all_said, lost, rereading, ended = (threading.Event() for _ in range(5))
+
+    class Slow(SourceFile):
+        def read_into(self, view: memoryview, offset: int) -> int:
+            if lost.is_set():
+                rereading.set()
+                ended.wait(0.5)
+            return super().read_into(view, offset)
+
+    class SlowSource(Source):
+        def open(self, entry: Entry) -> SourceFile:
+            return Slow(os.open(tmp_path / "big", os.O_RDONLY), entry, self.path(entry))
+
+    class Late(SendingSession):
+        def read(self, stream: int, work: Work, block: memoryview) -> list[Buffer]:
+            has_one.set() if stream == 1 else has_one.wait(PATIENCE)
+            return super().read(stream, work, block)
+
+        def _heed(self, message: Message) -> None:
+            super()._heed(message)
+            if isinstance(message, m.Lost):
+                lost.set()
+                assert rereading.wait(PATIENCE)
+
+        def _say_ends(self) -> None:
+            if self.machine.whole:
+                all_said.set()
+            if lost.is_set() or not all_said.is_set():
+                super()._say_ends()
+
+    def choose(way: Way) -> Bend | None:
+        return cut_when_all_said if way.stream == 1 and way.there else None
+
+    def cut_when_all_said(offset: int, piece: bytes) -> bytes | None:
+        if not offset:
+            return piece
+        assert all_said.wait(PATIENCE)
+        return None
+
+    def note(event: events.Event) -> None:
+        if isinstance(event, events.File) and event.action == "sent":
+            ended.set()
+
+    (tmp_path / "big").write_bytes(BIG)
+    store = LocalStore(tmp_path / "inbox")
+    with Relay(choose) as relay:
+        ends = transfer(
+            lambda: SlowSource([tmp_path / "big"]), store.begin, relay=relay, streams=3, sending=Late, on_event=note
+        )
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert ends.sender.receipt.left_out == 0
+    assert (tmp_path / "inbox" / "big").read_bytes() == BIG
+    assert rereading.is_set()
 
 
 @pytest.mark.parametrize("streams", [1, 2, 5])

@@ -77,6 +77,7 @@ def transfer(
     relay: Relay | None = None,
     retry: float = 0.0,
     on_event: Callable[[events.Event], object] | None = None,
+    sending: type[SendingSession] = SendingSession,
     **options: Any,
 ) -> Ends:
     """Send all of a source into a store; the listener gives up after the first cut, unless there is `retry`.
@@ -87,6 +88,7 @@ def transfer(
         relay: between the two.
         retry: seconds for which both try again.
         on_event: is told of what both sides tell, beside them.
+        sending: the sender's session.
         options: of the sessions.
     """
     ends = Ends()
@@ -103,7 +105,7 @@ def transfer(
 
     def make_sending(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
         sources.append(source())
-        return SendingSession(over, sources[-1], options, tell(ends.sender))
+        return sending(over, sources[-1], options, tell(ends.sender))
 
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         return ReceivingSession(over, begin, options, tell(ends.receiver))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -16,9 +15,10 @@ from enchufe.errors import EnchufeError
 from enchufe.events import OnEvent
 from enchufe.link import head
 from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
 from enchufe.session.streams import Stream
-from enchufe.store import LeftOut, Sending, SendingFile
+from enchufe.store import LeftOut, Sending
 from enchufe.transfer.data import Batch, Block, Hole, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import changed_since
@@ -52,8 +52,7 @@ class SendingSession(Session[Sender]):
         self._pending: deque[Entry] = deque()  # numbered, and not offered yet
         self._total = 0
         self._block = memoryview(bytearray(BLOCK_SIZE))
-        self._files: dict[int, SendingFile] = {}
-        self._opening = threading.Lock()
+        self._files = OpenedFiles(source.open)
         self._unsendable: deque[tuple[Entry, Reason]] = deque()
         self._refused_told = 0
         # Small files cost the processor, not the link, and Python's threads have one between them: where the link is
@@ -93,9 +92,7 @@ class SendingSession(Session[Sender]):
                     await self._say_more()
                 await self.link.exchange()
         finally:
-            with self._opening:
-                while self._files:
-                    self._files.popitem()[1].close()
+            self._files.close_all()
 
     def _heed(self, message: Message) -> None:
         if isinstance(message, Want):
@@ -268,16 +265,18 @@ class SendingSession(Session[Sender]):
         entry, offset, count, got = going.entry, number * BLOCK_SIZE, 1, BLOCK_SIZE
         message: Block | Hole | Same
         try:
-            file = self._opened(entry)
-            size = BLOCK_SIZE if going.size is None else min(BLOCK_SIZE, entry.size - offset)
-            if entry.sparse and (zeros := file.holes(offset, entry.size) // BLOCK_SIZE):
+            with self._files.reading(entry) as file:
+                zeros = file.holes(offset, entry.size) // BLOCK_SIZE if entry.sparse else 0
+                if not zeros:
+                    size = BLOCK_SIZE if going.size is None else min(BLOCK_SIZE, entry.size - offset)
+                    got = file.read_into(block[:size], offset)
+                    if got < size and going.size is not None:
+                        raise LeftOut(Reason.CHANGED, self.source.path(entry))
+            if zeros:
                 with self.lock:
                     count = going.extend(number, min(zeros, RUN_BLOCKS))
                 message, digests = Hole(entry.id, number, count), ZERO_BLOCK * count
             else:
-                got = file.read_into(block[:size], offset)
-                if got < size and going.size is not None:
-                    raise LeftOut(Reason.CHANGED, self.source.path(entry))
                 digests = block_digest(block[:got])
                 if going.is_same(number, digests):
                     message = Same(entry.id, number, 1)
@@ -301,19 +300,6 @@ class SendingSession(Session[Sender]):
                 self.machine.give_back((going, number, count))
                 raise
 
-    def _opened(self, entry: Entry) -> SendingFile:
-        with self._opening:
-            file = self._files.get(entry.id)
-            if file is None:
-                file = self._files[entry.id] = self.source.open(entry)
-            return file
-
-    def _close(self, entry: Entry) -> None:
-        with self._opening:
-            file = self._files.pop(entry.id, None)
-        if file is not None:
-            file.close()
-
     def _granted(self, stream: int) -> int:
         """Wait until bytes may go, and say how many; 0 when all is over."""
         if self.pace is None:
@@ -333,16 +319,18 @@ class SendingSession(Session[Sender]):
         """End the files of which all is said, and the links to them; and leave out what cannot be sent."""
         machine = self.machine
         while machine.whole:
-            going = machine.whole.popleft()
-            entry = going.entry
-            file = self._files.get(entry.id)
-            if file is not None and not file.unchanged():
-                self._unsendable.append((entry, Reason.CHANGED))
-                continue
+            entry = machine.whole[0].entry
+            unchanged = self._files.unchanged(entry)
             with self.lock:
+                going = machine.whole.popleft()
+                if not going.whole:  # a stream was lost, and with it some of this: it comes back once that is said
+                    continue
+                if not unchanged:
+                    self._unsendable.append((entry, Reason.CHANGED))
+                    continue
                 end = machine.file_end(going)
                 self.say(end)
-            self._close(entry)
+            self._files.close(entry)
             self.tell_file(self.source.path(entry), end.size, "sent", digest=end.root)
         while self._unsendable:
             self._leave_out(*self._unsendable.popleft())
@@ -358,7 +346,7 @@ class SendingSession(Session[Sender]):
         """A file cannot be sent as it was offered: offer it once more as it is now, or leave it out."""
         if not self.machine.wants(entry):
             return  # another stream found out too
-        self._close(entry)
+        self._files.close(entry)
         again = self.source.again(entry) if reason is Reason.CHANGED else None
         if again is not None:
             self._pending.append(again)

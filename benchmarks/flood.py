@@ -3,9 +3,9 @@
     python -m benchmarks.flood                          every kind of flood, on /dev/shm
     python -m benchmarks.flood --kind connect --rounds 9
 
-Rounds alternate, with the flood and without. It begins when the transfer has come in. It is a process of its own and
-takes a processor to itself; where there are few, some of what is lost is lost to that. How long a transfer takes is
-what its sender's receipt says.
+Rounds alternate, with the flood and without. It begins when the transfer has come in. It has a processor to itself,
+and both sides of the transfer have the others, with a flood and without one: whoever attacks brings his own machine.
+How long a transfer takes is what its sender's receipt says.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ KINDS: Final[dict[str, Callable[[], tuple[bytes, bytes]]]] = {
 }
 
 
-def flood(address: str, kind: str, begin: Any, over: Any, count: Synchronized[int]) -> None:
+def flood(address: str, kind: str, processor: int, begin: Any, over: Any, count: Synchronized[int]) -> None:
     """Connect from one address after the other, and hold on; `connect` lets go at once, and is as fast as it can."""
+    os.sched_setaffinity(0, {processor})
     host, _, port = address.rpartition(":")
     first, then = KINDS[kind]()
     held: list[socket.socket] = []
@@ -84,7 +85,7 @@ def flood(address: str, kind: str, begin: Any, over: Any, count: Synchronized[in
 
 
 @contextmanager
-def flooding(address: str, kind: str | None) -> Iterator[tuple[Callable[[], object], list[float]]]:
+def flooding(address: str, kind: str | None, processor: int) -> Iterator[tuple[Callable[[], object], list[float]]]:
     """A flood of that kind, or none: what begins it, and afterwards its connections per second."""
     told: list[float] = []
     if kind is None:
@@ -92,7 +93,7 @@ def flooding(address: str, kind: str | None) -> Iterator[tuple[Callable[[], obje
         return
     context = multiprocessing.get_context("spawn")
     begin, over, count = context.Event(), context.Event(), context.Value("L", 0)
-    process = context.Process(target=flood, args=(address, kind, begin, over, count))
+    process = context.Process(target=flood, args=(address, kind, processor, begin, over, count))
     process.start()
     started = time.monotonic()
     try:
@@ -104,7 +105,7 @@ def flooding(address: str, kind: str | None) -> Iterator[tuple[Callable[[], obje
         process.join()
 
 
-def rate(file: Path, inbox: Path, kind: str | None) -> tuple[float, float]:
+def rate(file: Path, inbox: Path, kind: str | None, processor: int) -> tuple[float, float]:
     """One transfer: bytes per second, and the flood's connections per second."""
     listening = [*COMMAND, "receive", "--listen", "127.0.0.1:0", "--plain", "--json", "-o", str(inbox)]
     with subprocess.Popen([*listening, "--if-exists", "overwrite"], stdout=subprocess.PIPE, text=True) as receiver:
@@ -112,7 +113,7 @@ def rate(file: Path, inbox: Path, kind: str | None) -> tuple[float, float]:
         address = json.loads(receiver.stdout.readline())["address"]
         sending = [*COMMAND, "send", str(file), "--to", address, "--plain", "--json", "--retry", "10"]
         with (
-            flooding(address, kind) as (begin, came),
+            flooding(address, kind, processor) as (begin, came),
             subprocess.Popen(sending, stdout=subprocess.PIPE, text=True) as sender,
         ):
             while json.loads(receiver.stdout.readline())["event"] != "connected":
@@ -134,6 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--on", default="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     options = parser.parse_args(arguments)
     worst = 1.0
+    *rest, processor = sorted(os.sched_getaffinity(0))
+    if rest:
+        os.sched_setaffinity(0, rest)
     with tempfile.TemporaryDirectory(prefix="enchufe-flood-", dir=options.on) as name:
         here = Path(name)
         file = here / "file"
@@ -146,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             came: list[float] = []
             for number in range(options.rounds):
                 for chosen in (None, kind) if number % 2 else (kind, None):
-                    speed, connections = rate(file, here / "inbox", chosen)
+                    speed, connections = rate(file, here / "inbox", chosen, processor)
                     (under if chosen else alone).append(speed)
                     if chosen:
                         came.append(connections)

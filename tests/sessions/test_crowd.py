@@ -155,3 +155,23 @@ def test_a_burst_waits_for_nothing_and_a_flood_does() -> None:
         came += 1
     assert 4900 < came < 5300
     assert made.pause(now + 60) == 0.0
+
+
+def test_who_says_something_is_heard_in_turn_and_streams_of_what_goes_on_at_once() -> None:
+    made = crowd()
+    made.expect("10.0.0.9:1")
+    stranger, stream = made.enter("10.0.0.1:1"), made.enter("10.0.0.9:2")
+    assert stranger is not None
+    assert stream is not None
+    assert [made.turn(stranger, 0.0) for _ in range(64)] == [0.0] * 64
+    pause = made.turn(stranger, 0.0)
+    assert pause > 0
+    assert made.turn(stream, 0.0) == 0.0
+    assert made.turn(stranger, pause) == 0.0
+    now = pause
+    heard = 0
+    while now < 10.0:
+        wait = made.turn(stranger, now)
+        heard += not wait
+        now += wait
+    assert 450 < heard < 550

@@ -132,6 +132,27 @@ def test_guests_that_say_nothing_keep_nobody_out(file: Path, tmp_path: Path) -> 
     assert (tmp_path / "inbox" / "f").read_text() == "good"
 
 
+def test_who_says_nothing_costs_no_thread(file: Path, tmp_path: Path) -> None:
+    """Neither while he is there nor when he goes."""
+    begun: list[str] = []
+    run = threading.Thread.start
+
+    def start(self: threading.Thread) -> None:
+        begun.append(self.name)
+        run(self)
+
+    with pytest.MonkeyPatch.context() as patch, receiving(tmp_path / "inbox") as (_, address):
+        patch.setattr(threading.Thread, "start", start)
+        guests = [dial(address) for _ in range(16)]
+        for guest in guests[::2]:
+            guest.close()
+        send(file, address, retry=PATIENCE)
+        for guest in guests:
+            guest.close()
+    assert (tmp_path / "inbox" / "f").read_text() == "good"
+    assert 1 <= begun.count("enchufe guest") <= 3
+
+
 @pytest.mark.parametrize(
     "hello",
     [

@@ -23,9 +23,11 @@ _ADDRESS_PART: Final = 4
 _START_PART: Final = 2
 _START_RATE: Final = 0.3
 
-# Whoever comes or is dropped costs a few system calls, and a thread if he stays: so many a second, and so many at once.
-_RATE: Final = 500.0
-_BURST: Final = 200.0
+# Whoever comes or is dropped costs a few system calls; whoever says something a thread, and maybe a handshake. So many
+# a second of each, and so many at once: a transfer that goes on keeps its speed.
+_COMING: Final = (500.0, 200.0)
+_HEARING: Final = (50.0, 64.0)
+_REST: Final = 0.05  # seconds to leave them waiting then, so that they are many at a time
 
 _NETWORK: Final = 8  # bytes of a v6 address that one subscriber has: a /64 (RFC 6177)
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # a v4 address in v6
@@ -42,6 +44,28 @@ class Place:
 
     network: bytes
     expected: bool
+
+
+class _Bucket:
+    """So many a second, and after a while without any so many at once.
+
+    Args:
+        rate: a second. burst: at once.
+    """
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = burst
+        self._filled = now
+
+    def take(self, now: float) -> float:
+        """Take one: 0 where there is one, else seconds until there is."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1:
+            return max(_REST, (1 - self._tokens) / self._rate)
+        self._tokens -= 1
+        return 0.0
 
 
 class Crowd:
@@ -65,8 +89,8 @@ class Crowd:
         self._here: Counter[bytes] = Counter()
         self._expected = 0
         self._lock = threading.Lock()
-        self._tokens = _BURST
-        self._filled = now
+        self._coming = _Bucket(*_COMING, now)
+        self._hearing = _Bucket(*_HEARING, now)
 
     def enter(self, peer: str) -> Place | None:
         """A place for who has dialed from `peer`, or None: he is to be dropped at once. `leave` gives it back."""
@@ -99,9 +123,13 @@ class Crowd:
 
     def pause(self, now: float) -> float:
         """Count one who has come: seconds to wait before the next is looked at, so that the rest goes on."""
-        self._tokens = min(_BURST, self._tokens + (now - self._filled) * _RATE) - 1
-        self._filled = now
-        return max(0.0, -self._tokens / _RATE)
+        with self._lock:
+            return self._coming.take(now)
+
+    def turn(self, place: Place, now: float) -> float:
+        """Whether one who says something is heard now: then it is 0, else seconds to wait."""
+        with self._lock:
+            return 0.0 if place.expected else self._hearing.take(now)
 
     def _is_unlucky(self, here: int) -> bool:
         if here < self._start:

@@ -9,20 +9,30 @@ from __future__ import annotations
 import hmac
 import queue
 import threading
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
-from enchufe.errors import BusyError, ClosedError, DeadlineExceeded, EnchufeError, Refused, RemoteProtocolError
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    ClosedError,
+    DeadlineExceeded,
+    EnchufeError,
+    Refused,
+    RemoteProtocolError,
+)
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
 from enchufe.session.crowd import Crowd, Place
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive
 
 if TYPE_CHECKING:
     import ssl
@@ -101,6 +111,8 @@ class Door(Generic[M]):
         self._session: Session[M] | None = None
         self._closed = False
         self._guests: set[_Guest[M]] = set()
+        self._mute: dict[_Guest[M], Place] = {}  # of them, those who have said nothing, in the order they came
+        self._saying: deque[tuple[_Guest[M], Place]] = deque()  # those who say something and wait for their turn
         self._thread = threading.Thread(target=self._accept, name="enchufe door", daemon=True)
 
     def __enter__(self) -> Self:
@@ -142,39 +154,74 @@ class Door(Generic[M]):
                 self._crowd.expect(None)
 
     def _accept(self) -> None:
+        closed_until = heard_at = 0.0  # before that whoever comes stays in the backlog, and who says something waits
         while not self._closed:
-            try:
-                transport = drive(self._listener.accept(self._waiter, stop=self._bell))
-            except BusyError:
-                self._rest(_PAUSE)
+            now = self._waiter.now()
+            interests: list[Interest] = [(self._bell, READ), *((guest.transport, READ) for guest in self._mute)]
+            times = [guest.deadline for guest in islice(self._mute, 1)]  # they came in this order
+            if self._saying:
+                times.append(heard_at)
+            if now >= closed_until:
+                interests += self._listener.interests
+            else:
+                times.append(closed_until)
+            ready = set()
+            with suppress(DeadlineExceeded):
+                found = drive(self._waiter.wait(interests, min(times, default=None)))
+                ready = {thing.fileno() for thing, _ in found}
+            if self._bell.fileno() in ready:
+                return
+            self._look_at_mute(ready)
+            heard_at = self._waiter.now() + self._hear_some()
+            if now < closed_until:
                 continue
+            try:
+                closed_until = self._waiter.now() + self._take_in()
+            except BusyError:
+                closed_until = self._waiter.now() + _PAUSE
             except EnchufeError:
                 return
-            if transport is None:
-                return
+
+    def _take_in(self) -> float:
+        """Take in who has come, as far as that is bearable: seconds until the next may."""
+        while (transport := self._listener.try_accept(self._waiter)) is not None:
             place = self._crowd.enter(transport.peer)
             if place is None:
                 transport.close()
             else:
-                self._take_in(transport, place)
+                deadline = self._waiter.now() + self._timeout
+                guest = _Guest(transport, self._machine(), deadline, told=self._context is None)
+                with self._lock:
+                    self._guests.add(guest)
+                self._mute[guest] = place
             if pause := self._crowd.pause(self._waiter.now()):
-                self._rest(pause)
+                return pause
+        return 0.0
 
-    def _rest(self, seconds: float) -> None:
-        """Leave whoever comes in the backlog for that long, or until the door is closed."""
-        with suppress(DeadlineExceeded):
-            drive(self._waiter.wait([(self._bell, READ)], self._waiter.now() + seconds))
-
-    def _take_in(self, transport: Transport, place: Place) -> None:
-        deadline = self._waiter.now() + self._timeout
-        guest = _Guest(transport, self._machine(), deadline, told=self._context is None)
-        with self._lock:
-            self._guests.add(guest)
-        thread = threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no thread is left to this process
+    def _look_at_mute(self, ready: Container[int]) -> None:
+        """Whoever says something, or has had his time, is to be heard; who has left is forgotten, without a thread."""
+        now = self._waiter.now()
+        for guest in [guest for guest in self._mute if guest.transport.fileno() in ready or guest.deadline <= now]:
+            place = self._mute.pop(guest)
+            with suppress(BrokenError):
+                if guest.transport.try_peek() != b"":
+                    put = self._saying.appendleft if place.expected else self._saying.append
+                    put((guest, place))
+                    continue
             self._forget(guest, place)
+
+    def _hear_some(self) -> float:
+        """Hear who says something, each in a thread of his own, as far as that is bearable: seconds until the next."""
+        while self._saying:
+            guest, place = self._saying[0]
+            if pause := self._crowd.turn(place, self._waiter.now()):
+                return pause
+            self._saying.popleft()
+            try:
+                threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True).start()
+            except RuntimeError:  # no thread is left to this process
+                self._forget(guest, place)
+        return 0.0
 
     def _hear(self, guest: _Guest[M], place: Place) -> None:
         kept = False

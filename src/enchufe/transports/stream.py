@@ -126,19 +126,27 @@ class Transport:
         Raises:
             BrokenError, ClosedError, DeadlineExceeded: as `receive`.
         """
-        while True:
+        while (first := self.try_peek()) is None:
             await self.wait(READ, deadline)
-            try:
-                data = self._sock.recv(1, socket.MSG_PEEK | _NOW)
-            except (BlockingIOError, InterruptedError):
-                continue
-            except OSError as error:
-                raise self._translated(error) from error
-            if not data and self._closed:
-                raise self._closed_error()
-            return data
+        return first
 
     # Without waiting: for whoever multiplexes both directions itself.
+
+    def try_peek(self) -> bytes | None:
+        """As `peek`; None where it would block.
+
+        Raises:
+            BrokenError, ClosedError: as `try_receive`.
+        """
+        try:
+            first = self._sock.recv(1, socket.MSG_PEEK | _NOW)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._translated(error) from error
+        if not first and self._closed:
+            raise self._closed_error()
+        return first
 
     def try_receive(self, size: int) -> bytes | None:
         """Receive what is there, `size` bytes at the most: b"" at the end, None where it would block.

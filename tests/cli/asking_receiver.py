@@ -6,8 +6,8 @@ import os
 import sys
 
 import enchufe
+from enchufe.cli.commands.transfer import run_transfer
 from enchufe.cli.consent import asking
-from enchufe.cli.main import _transfer
 from enchufe.cli.show import screen
 
 if __name__ == "__main__":
@@ -16,7 +16,7 @@ if __name__ == "__main__":
         os.close(os.open(terminal, os.O_RDWR))  # a session without a terminal takes the first one that it opens
     shown = screen(as_json=False, quiet=False, verbose=False, sending=False, plain=True)
     ask = asking(shown, plain=False, yes="--yes" in options, no_input=False)
-    _transfer(
+    run_transfer(
         shown,
         lambda: enchufe.receive_files(inbox, listen="127.0.0.1:0", plain=True, ask=ask, retry=0, on_event=shown.show),
     )

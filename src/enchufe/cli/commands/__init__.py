@@ -1,0 +1,1 @@
+"""What each command takes, and what it calls; what it does is imported only when it runs."""

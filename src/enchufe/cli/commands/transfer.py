@@ -1,0 +1,215 @@
+"""`send` and `receive`: files and folders from one machine to another."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+import enchufe
+from enchufe import events
+from enchufe.cli import exits
+from enchufe.cli.options import Rate, Size, common, securing
+from enchufe.cli.securing import Securing
+from enchufe.cli.show import Screen, screen
+from enchufe.errors import EnchufeError
+from enchufe.interruption import interrupt
+
+if TYPE_CHECKING:
+    from enchufe.files import Compress
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH...]", type=click.Path())
+@click.option("--to", metavar="TARGET", help="The receiver: its code, its link, @name of a known machine, host:port.")
+@click.option(
+    "--listen", metavar="ADDR", help="Without --to: where to wait for a receiver.  [default: :0, a free port]"
+)
+@click.option("--text", metavar="TEXT", help="Instead of PATH: send this text as a file.")
+@click.option(
+    "--name", metavar="NAME", help="What standard input (-) or --text is called there.  [default: stdin, text.txt]"
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out what is called so: *.o anywhere, /build at the top, cache/ a folder, **/a/b. Repeatable.",
+)
+@click.option("--xattrs", is_flag=True, envvar="ENCHUFE_XATTRS", help="Extended attributes (user.*) go along.")
+@click.option(
+    "--compress",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    envvar="ENCHUFE_COMPRESS",
+    help="Compress what shrinks: where the link is slow, always, or never.",
+)
+@click.option("--limit", type=Rate(), metavar="RATE", envvar="ENCHUFE_LIMIT", help="At the most so fast, as 20MB/s.")
+@common
+@securing
+def send(
+    paths: tuple[str, ...],
+    to: str | None,
+    listen: str | None,
+    text: str | None,
+    name: str | None,
+    exclude: tuple[str, ...],
+    xattrs: bool,
+    compress: Compress,
+    limit: float | None,
+    plain: bool,
+    timeout: float,
+    retry: float,
+    streams: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_input: bool,
+    **manner: Any,
+) -> None:
+    """Send files and folders, or a text; - is standard input.
+
+    Without --to it shows a code, and waits for whoever says that: enchufe receive CODE. A folder keeps its name there.
+    Symbolic links travel as links. The command ends when everything is verified and on the other side's disk.
+    """
+    if text is None and not paths:
+        raise click.UsageError("nothing to send: name a file or a folder, or say --text")
+    if text is not None and paths:
+        raise click.UsageError("--text goes alone: send the files in another run")
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True, plain=plain)
+    secured = Securing(plain=plain, no_input=no_input, **manner)
+    listen = secured.where(to, listen)
+    run_transfer(
+        shown,
+        lambda: enchufe.send_files(
+            paths,
+            to=to,
+            listen=listen,
+            text=text,
+            name=("stdin" if text is None else "text.txt") if name is None else name,
+            exclude=exclude,
+            attributes=xattrs,
+            streams=streams,
+            compress=compress,
+            limit=limit,
+            timeout=timeout,
+            retry=retry,
+            each_file=verbose,
+            on_event=shown.show,
+            **secured.arguments(),
+        ),
+    )
+
+
+@click.command()
+@click.argument("source", required=False, metavar="[SOURCE]")
+@click.option(
+    "--listen", metavar="ADDR", help="Without SOURCE: where to wait for a sender.  [default: :0, a free port]"
+)
+@click.option(
+    "--to", metavar="ADDR", help="Where whoever has the code or name SOURCE listens, if the network hides it."
+)
+@click.option("-o", "--output", default=".", show_default=True, metavar="DIR", help="Where to; - is standard output.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["rename", "skip", "overwrite", "update", "fail"]),
+    default="rename",
+    show_default=True,
+    envvar="ENCHUFE_IF_EXISTS",
+    help="What happens to what is there already under the same name.",
+)
+@click.option("--checksum", is_flag=True, help="With update: compare content, not only size and time.")
+@click.option(
+    "--links",
+    type=click.Choice(["inside", "any", "none"]),
+    default="inside",
+    show_default=True,
+    help="Symbolic links to take: those that stay inside their tree, any, or none.",
+)
+@click.option("--max-size", type=Size(), metavar="SIZE", help="Take no more than this in all, as 20GB.")
+@click.option("--once", is_flag=True, help="End after one receipt (the default).")
+@click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
+@common
+@securing
+def receive(
+    source: str | None,
+    listen: str | None,
+    to: str | None,
+    output: str,
+    if_exists: str,
+    checksum: bool,
+    links: str,
+    max_size: int | None,
+    once: bool,  # noqa: ARG001 (what always happens)
+    yes: bool,
+    plain: bool,
+    timeout: float,
+    retry: float,
+    streams: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    no_input: bool,
+    **manner: Any,
+) -> None:
+    """Receive what one sender sends.
+
+    SOURCE is the sender: its code, its link, @name of a known machine, or where it listens (host:port or unix:/path).
+    Without it, this shows a code, and waits for whoever says that: enchufe send PATH --to CODE. A sender that is cut or
+    refused does not end the waiting.
+    """
+    if as_json and output == "-":
+        raise click.UsageError("--json and -o - both want standard output")
+    if to is not None and source is None:
+        raise click.UsageError("--to says where SOURCE listens: name that, too, a code or @name")
+    from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
+    from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
+
+    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False, plain=plain)
+    ask = asking(shown, plain=plain, yes=yes, no_input=no_input, as_json=as_json, quiet=quiet)
+    secured = Securing(plain=plain, no_input=no_input, **manner)
+    listen = secured.where(source, listen)
+
+    def run() -> events.Receipt:
+        confined(output, listen, secured.state())
+        return enchufe.receive_files(
+            output,
+            listen=listen,
+            source=source,
+            where=to,
+            if_exists=if_exists,  # type: ignore[arg-type]  # click has checked it
+            checksum=checksum,
+            links=links,  # type: ignore[arg-type]
+            max_size=max_size,
+            ask=ask,
+            streams=streams,
+            timeout=timeout,
+            retry=retry,
+            each_file=verbose,
+            on_event=shown.show,
+            **secured.arguments(),
+        )
+
+    run_transfer(shown, run)
+
+
+def run_transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
+    """Run a transfer, show how it ended, and exit accordingly."""
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        receipt = run()
+    except EnchufeError as error:
+        shown.show(events.Failed.of(error))
+        code = exits.exit_code(error)
+    except KeyboardInterrupt:
+        shown.show(events.Failed("interrupted", "interrupted", "Nothing half-done is visible; run it again."))
+        code = exits.INTERRUPTED
+    else:
+        code = exits.LEFT_OUT if receipt.left_out else exits.DONE
+    finally:
+        shown.close()
+    sys.exit(code)

@@ -7,11 +7,10 @@ for one.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,9 +62,10 @@ class Configured(click.Group):
             click.UsageError: the file cannot be read, or says what makes no sense. Not where help is asked for.
         """
         found = super().resolve_command(ctx, args)
-        set_variables(self)
+        every = settings(self)
+        set_variables(every)
         try:
-            ctx.default_map = Settings(self).by_command
+            ctx.default_map = File(every).by_command
         except click.UsageError:
             if not ctx.resilient_parsing and not {"-h", "--help"}.intersection(args):
                 raise
@@ -114,8 +114,11 @@ class Setting:
             raise click.UsageError(f"{where}: {error.message}") from error
 
 
-class Settings:
+class File:
     """What the file says, checked whole.
+
+    Args:
+        every: setting that there is.
 
     Attributes:
         path: the file; empty where there is to be none.
@@ -126,14 +129,13 @@ class Settings:
         click.UsageError: it cannot be read, or says what makes no sense.
     """
 
-    def __init__(self, root: click.Group) -> None:
+    def __init__(self, every: Sequence[Setting]) -> None:
         self.path, wanted = _place()
         told = _read(self.path, wanted) if self.path else None
         self.found = told is not None
         self.by_command: dict[str, Any] = {}
         self._origins: dict[tuple[Path, str], str] = {}
-        self._all = list(settings(root))
-        self._root = root
+        self._all = every
         if told is not None:
             self._take(told, ())
 
@@ -180,20 +182,22 @@ class Settings:
         return f"{printable(self.path)}: " + (f"[{_dotted(at)}] " if at else "")
 
 
-def settings(root: click.Group) -> Iterator[Setting]:
+def settings(root: click.Group) -> list[Setting]:
     """All options of all commands that are settings."""
     found = [(path, key, option) for path, option in _options(root, ()) if (key := _key(option))]
     forms: dict[str, set[object]] = {}
     for _, key, option in found:
         forms.setdefault(key, set()).add(_form(option))
-    for path, key, option in found:
-        if key not in _EACH_TIME and key not in _ONE_RUN and key not in _SECRETS:
-            yield Setting(path, key, option, len(forms[key]) == 1)
+    return [
+        Setting(path, key, option, len(forms[key]) == 1)
+        for path, key, option in found
+        if key not in _EACH_TIME and key not in _ONE_RUN and key not in _SECRETS
+    ]
 
 
-def set_variables(root: click.Group) -> None:
+def set_variables(every: Sequence[Setting]) -> None:
     """Give each setting its variable."""
-    for setting in settings(root):
+    for setting in every:
         if setting.option.envvar is None:
             setting.option.envvar = setting.variable
 
@@ -206,13 +210,14 @@ def show(context: click.Context, command: Path, *, as_json: bool) -> int:
     """
     root = context.find_root()
     assert isinstance(root.command, click.Group)
-    file = Settings(root.command)
-    shown = [setting for setting in settings(root.command) if setting.command[: len(command)] == command]
+    every = settings(root.command)
+    file = File(every)
+    shown = [setting for setting in every if setting.command[: len(command)] == command]
     if not shown:
-        known = {_dotted(setting.command) for setting in settings(root.command)}
+        known = {_dotted(setting.command) for setting in every}
         raise click.UsageError(f"{printable(' '.join(command))!r} has no settings{_like(_dotted(command), known)}")
     told = [(setting, *_found(root, file, setting)) for setting in shown]
-    strange = _strange_variables(root.command)
+    strange = _strange_variables(every)
     if as_json:
         each = [
             {"command": " ".join(setting.command), "option": setting.key, "value": value, "origin": origin, "at": at}
@@ -234,7 +239,7 @@ def show(context: click.Context, command: Path, *, as_json: bool) -> int:
     return exits.DONE
 
 
-def _found(root: click.Context, file: Settings, setting: Setting) -> tuple[Any, str, str]:
+def _found(root: click.Context, file: File, setting: Setting) -> tuple[Any, str, str]:
     """A setting's value, its origin (`variable`, `file`, `default`), and which of them."""
     context = root
     command: click.Command = root.command
@@ -259,15 +264,15 @@ def _found(root: click.Context, file: Settings, setting: Setting) -> tuple[Any, 
     return value, "default", ""
 
 
-def _first_line(file: Settings) -> str:
+def _first_line(file: File) -> str:
     if not file.path:
         return f"# no file: {FILE_VARIABLE} is empty"
     return f"# {printable(file.path)}" + ("" if file.found else " (not there)")
 
 
-def _strange_variables(root: click.Group) -> list[str]:
+def _strange_variables(every: Sequence[Setting]) -> list[str]:
     """Variables that begin as ours do and mean nothing: misspelt, or never to be set so. Their values may be secret."""
-    known = _OTHER_VARIABLES.union(str(setting.option.envvar) for setting in settings(root))
+    known = _OTHER_VARIABLES.union(str(setting.option.envvar) for setting in every)
     return sorted(printable(name) for name in os.environ if name.startswith(_PREFIX) and name not in known)
 
 
@@ -335,6 +340,8 @@ def _why_not(key: str, known: set[str], at: Path) -> str:
 
 
 def _like(name: str, known: set[str]) -> str:
+    import difflib  # noqa: PLC0415 (only where something is misspelt)
+
     near = difflib.get_close_matches(name, sorted(known), 1)
     return f"; is it {near[0]}?" if near else "; `enchufe config show` lists all"
 

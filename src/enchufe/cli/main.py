@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import traceback
 from typing import Final
 
 import click
@@ -57,6 +56,8 @@ def main() -> None:
     try:
         cli(prog_name="enchufe")
     except Exception:  # noqa: BLE001 (whatever comes here is our fault, and is told whole)
+        import traceback  # noqa: PLC0415 (slow to import, and bugs are few)
+
         traceback.print_exc()
         sys.stderr.write("enchufe: this is a bug; please report it where you got enchufe, with the lines above\n")
         sys.exit(exits.UNEXPECTED)

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import random
 import ssl
-from collections import Counter
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -24,30 +22,12 @@ from enchufe.transports import Transport, tls
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
 from tests.access.meeting import CERTIFICATE, House, soon
-from tests.crash.everything import search
-from tests.crash.flips import told
+from tests.crash.flipping import Flip, ended, places, search
 from tests.crash.wire import Harm, attempt
 
-PATIENCE: Final = 4.0  # seconds: a length that is told too big has its receiver wait for bytes that pings bring
-TOGETHER: Final = 64
 SIZES: Final = (300, 0, 5, 40_000, BLOCK_SIZE + 1000)  # the last is sent in blocks, which the sealed stream carries
 BEGINNING: Final = 4096  # bytes in either direction: no fewer than TLS and access take before the transfer
 OFTEN: Final = 16  # of so many, one is followed by an attempt that nobody harms
-
-
-@dataclass(frozen=True)
-class Point:
-    """One byte of one connection, of what the dialer says or hears."""
-
-    connection: int
-    outward: bool
-    at: int
-    sender_dials: bool
-
-    @property
-    def mask(self) -> int:
-        """One bit of it, another one for each byte."""
-        return 1 << (self.at * 5 + self.connection) % 8
 
 
 @cache
@@ -91,46 +71,15 @@ def source() -> MemoryStore:
     return store
 
 
-def run(point: Point) -> str:
-    try:
-        return _run(point)
-    except BaseException as error:
-        error.add_note(f"flip at {point}")
-        raise
+def run(flip: Flip) -> str:
+    harm = flip.harm
+    by_code = harm.connection == 0 and harm.at < BEGINNING
+    first = {"streams": 2, "entrance": Entrance(by_code=by_code), "all_streams": True}
+    again = {"streams": 2, "entrance": Entrance(by_code=False)} if harm.at % OFTEN == 0 else None
+    return ended(flip, source(), first, again)
 
 
-def _run(point: Point) -> str:
-    sent, store = source(), MemoryStore()
-    harm = Harm(point.outward, point.at, point.mask, point.connection)
-    entrance = Entrance(by_code=point.connection == 0 and point.at < BEGINNING)
-    first = attempt(
-        sent,
-        store,
-        harm,
-        sender_dials=point.sender_dials,
-        streams=2,
-        patience=PATIENCE,
-        entrance=entrance,
-        all_streams=True,
-    )
-    done = isinstance(first.receiver, events.Receipt)
-    assert done or not isinstance(first.sender, events.Receipt), "a receipt came from nowhere"
-    if done:
-        assert told(store) == told(sent), "what arrived is not what was sent"
-        if not isinstance(first.sender, events.Receipt):
-            return "receipt not believed"
-        return "went another way" if point.connection else "no harm"
-    assert not store.nodes, "something half-done is visible"
-    if point.at % OFTEN == 0:
-        second = attempt(
-            sent, store, sender_dials=point.sender_dials, epoch=2, entrance=Entrance(by_code=False), streams=2
-        )
-        assert isinstance(second.sender, events.Receipt), second
-        assert told(store) == told(sent)
-    return "stuck" if first.stuck else "refused"
-
-
-def points() -> list[Point]:
+def points() -> list[Flip]:
     """Every byte of every connection, as long as they are by any way in."""
     chosen = []
     for sender_dials in (True, False):
@@ -147,22 +96,13 @@ def points() -> list[Point]:
             assert isinstance(done.sender, events.Receipt), done
             for length, crossed in zip(lengths, done.connections, strict=True):
                 length[:] = map(max, length, crossed)
+        # One bit of each byte, another one for each.
         chosen += [
-            Point(connection, outward, at, sender_dials)
-            for connection, crossed in enumerate(lengths)
-            for outward, most in zip((True, False), crossed, strict=True)
-            for at in range(most)
+            Flip(Harm(outward, at, 1 << (at * 5 + connection) % 8, connection), sender_dials)
+            for connection, outward, at in places((there, back) for there, back in lengths)
         ]
     return chosen
 
 
-def runs(points: list[Point]) -> Counter[str]:
-    return Counter(map(run, points))
-
-
-def main() -> None:
-    search(__doc__, lambda _: points(), runs, "flips: {}; nothing was taken", default=2000, together=TOGETHER)
-
-
 if __name__ == "__main__":
-    main()
+    search(__doc__, points, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from enchufe.store import LocalStore
 from enchufe.store.journal import RECORD_SIZE
 from enchufe.store.memory import MemoryStore
 from tests.crash import flips, trees
+from tests.crash.flipping import counted
 from tests.crash.peers import everywhere
 from tests.crash.wire import Harm, attempt
 
@@ -24,7 +26,7 @@ SIZE = BLOCKS * BLOCK_SIZE + 123
 
 def test_flipped_on_the_wire() -> None:
     chosen = random.Random(5).sample(flips.points(), SHARE)
-    ends = sum(everywhere(flips.runs, [chosen[first::8] for first in range(8)]), Counter[str]())
+    ends = sum(everywhere(partial(counted, flips.run), [chosen[first::8] for first in range(8)]), Counter[str]())
     assert ends.total() == SHARE
     assert ends["refused"] >= SHARE // 2
 

@@ -33,7 +33,7 @@ _LATE: Final = 0.3  # seconds after which a stream will not come any more
 Ended = events.Receipt | EnchufeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Harm:
     """What is done to one byte, and where.
 

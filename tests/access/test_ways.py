@@ -30,7 +30,7 @@ from enchufe.access import (
     listening_context,
 )
 from enchufe.access.gate import PASSES
-from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
 from tests.access.meeting import (
@@ -460,20 +460,6 @@ def test_by_key_nobody_introduces_himself_by_another_key(who: str, place: Place)
 
 
 # The door
-
-
-def test_who_comes_at_a_bad_time_is_told_to_come_later(place: Place) -> None:
-    house = House()
-
-    def turn_away() -> None:
-        with place.accept() as transport:
-            drive(house.gate.turn_away(transport, soon()))
-
-    turning = Beside(turn_away)
-    refused(dial(place, ByCode(house.code)), BusyError)
-    turning.result()
-    assert house.gate.code is not None
-    assert house.gate.code.guesses == 3
 
 
 @pytest.mark.parametrize("who", ["dialer", "listener"])

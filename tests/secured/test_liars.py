@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from enchufe import events, files
-from enchufe.access import Admitted, ByCode, Code, Gate, listener_certificate
+from enchufe.access import Admitted, ByCode, Code, listener_certificate
+from enchufe.access import messages as m
+from enchufe.access.exchange import Exchange
 from enchufe.reaching import Secured
 from enchufe.transports import parse_address
 from enchufe.transports.tls import TlsTransport
@@ -18,16 +20,19 @@ from tests.secured.test_intruders import listening, send
 from tests.sessions.transfers import PATIENCE, Side
 
 
-def test_a_liar_who_says_later_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_liar_who_denies_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     certificate = listener_certificate()
 
-    def turn_away() -> None:
+    def deny() -> None:
+        """For a reason that nobody knows."""
         with liar.accept() as transport:
-            drive(Gate(certificate).turn_away(transport, soon()))
+            talk = Exchange(transport, soon(), "listener")
+            drive(talk.hear(m.Knock))
+            drive(talk.say(m.Denied(77)))
 
     with Place(certificate) as liar, listening(files.receive_files, tmp_path / "inbox") as (side, address):
-        thread = threading.Thread(target=turn_away)
+        thread = threading.Thread(target=deny)
         thread.start()
         code = Code.parse(side.wait_for(events.Code).code)
         places = [[liar.address], [parse_address(address)]]

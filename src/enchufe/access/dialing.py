@@ -81,9 +81,8 @@ async def knock(
         certificate: the SHA-256 of the certificate that it must be, where a link says so; by token it must.
 
     Raises:
-        WrongCode, CodeGone, UnknownMachine, TokenRefused: we were denied.
+        WrongCode, CodeGone, UnknownMachine, TokenRefused: we were denied; Refused: for a reason of a later version.
         AnotherMachine: it is not the one that was wanted, or does not prove it.
-        BusyError: there are too many at once.
         RemoteProtocolError: it broke the protocol.
         BrokenError: the connection was cut or ended.
         DeadlineExceeded: it was not done in time.

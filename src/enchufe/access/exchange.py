@@ -55,7 +55,7 @@ class Exchange:
 
         Raises:
             RemoteProtocolError: it is none of them.
-            EnchufeError: we are denied, as `refusals.heard` tells.
+            Refused: we are denied, as `refusals.heard` tells.
             BrokenError: the connection was cut, or ended.
             DeadlineExceeded: it was not there in time.
         """

@@ -92,10 +92,6 @@ class Gate:
             await talk.deny(denial.reason)
             raise
 
-    async def turn_away(self, transport: TlsTransport, deadline: float) -> None:
-        """Have whoever dialed try later: there are too many at once. As `admit`, but nobody gets in."""
-        await Exchange(transport, deadline, "listener").deny(m.Reason.LATER)
-
     def forget(self, secret: bytes) -> None:
         """The transfer of the connection with this secret is over: nobody comes again for it."""
         with self._lock:

@@ -45,7 +45,6 @@ class Reason(IntEnum):
     ANOTHER = 3
     UNKNOWN = 4
     TOKEN = 5
-    LATER = 6
 
 
 class Message:

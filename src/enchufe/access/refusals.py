@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from enchufe.access.messages import Reason
-from enchufe.errors import BusyError, EnchufeError, Refused
+from enchufe.errors import Refused
 
 
 class Denial(Refused):
@@ -68,10 +68,8 @@ _DENIALS: Final[dict[int, type[Denial]]] = {
 }
 
 
-def heard(reason: int, peer: str) -> EnchufeError:
+def heard(reason: int, peer: str) -> Refused:
     """What a dialer raises who was denied."""
-    if reason == Reason.LATER:
-        return BusyError(f"{peer} has too many at its door just now")
     denial = _DENIALS.get(reason)
     if denial is None:
         return Refused(f"{peer} does not let us in (reason {reason})", hint="It may be of a later version.")

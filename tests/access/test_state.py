@@ -9,14 +9,13 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enchufe.access import state
-from enchufe.access.state import Book, Folder, config_folder, packed, state_folder, unpacked
+from enchufe.access.state import Book, Folder, packed, unpacked
 from enchufe.errors import NoSpaceError, StoreError
 
 NAME = "some.json"
@@ -283,49 +282,6 @@ def test_a_whole_file_of_something_else_is_damaged_too(folder: Folder, content: 
         with book.changing():
             pass
     assert folder.read("numbers") == packed(content)
-
-
-@pytest.mark.parametrize(
-    ("find", "variable", "usual"),
-    [(state_folder, "XDG_STATE_HOME", ".local/state"), (config_folder, "XDG_CONFIG_HOME", ".config")],
-)
-def test_the_folders_are_those_of_xdg(
-    find: Callable[[], str], variable: str, usual: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert find() == f"{tmp_path}/{usual}/enchufe"
-    monkeypatch.setenv(variable, str(tmp_path / "xdg"))
-    assert find() == f"{tmp_path}/xdg/enchufe"
-
-
-HOMELESS = """
-import os, pwd
-from enchufe.access.state import config_folder, state_folder
-from enchufe.errors import StoreError
-def nobody(_number):
-    raise KeyError
-pwd.getpwuid = nobody  # a user of a container, who stands in no list
-os.environ.pop("HOME", None)
-os.environ.pop("XDG_STATE_HOME", None)
-os.environ.pop("XDG_CONFIG_HOME", None)
-for find in (state_folder, config_folder):
-    try:
-        print(find())
-    except StoreError as error:
-        print(error, error.hint)
-os.environ["XDG_STATE_HOME"] = "/somewhere"
-print(state_folder())
-"""
-
-
-def test_who_has_no_home_is_told_to_name_one() -> None:
-    done = run(HOMELESS)
-    assert done.returncode == 0, done.stderr
-    first, second, third = done.stdout.splitlines()
-    assert "no home" in first and "XDG_STATE_HOME" in first
-    assert "no home" in second and "XDG_CONFIG_HOME" in second
-    assert third == "/somewhere/enchufe"
 
 
 UNWRITABLE = """

@@ -257,6 +257,32 @@ def test_variables(run: Run) -> None:
     assert "# ENCHUFE_TIMOUT: no setting is called so" in run("config", "show", ENCHUFE_TIMOUT="3").stdout
 
 
+HOMELESS = """
+import pwd
+def nobody(_number):
+    raise KeyError
+pwd.getpwuid = nobody  # a user of a container, who stands in no list
+from enchufe.cli.main import main
+main()
+"""
+
+
+def test_who_has_no_home_has_no_file(tmp_path: Path) -> None:
+    """And every command works nevertheless."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENCHUFE_", "XDG_", "HOME"))}
+    done = subprocess.run(
+        [sys.executable, "-c", HOMELESS, "config", "show"],
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# no file: this user has no home folder\n")
+
+
 def test_a_variable_that_makes_no_sense(run: Run) -> None:
     done = run("config", "show", ENCHUFE_RETRY="soon")
     assert done.returncode == 2

@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
-import platformdirs
-
+from enchufe.access.folders import state_folder
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store.durable import sync_directory
@@ -43,34 +42,6 @@ _SHARED: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_C
 _ELSEWHERE: Final = "or choose another folder by XDG_STATE_HOME."
 
 R = TypeVar("R")
-
-
-def state_folder() -> str:
-    """Where keys and what is known are kept: `$XDG_STATE_HOME/enchufe`, by default `~/.local/state/enchufe`.
-
-    Raises:
-        StoreError: nobody says where this user's home is.
-    """
-    return _absolute(platformdirs.user_state_dir, "XDG_STATE_HOME")
-
-
-def config_folder() -> str:
-    """Where settings are: `$XDG_CONFIG_HOME/enchufe`, by default `~/.config/enchufe`.
-
-    Raises:
-        StoreError: nobody says where this user's home is.
-    """
-    return _absolute(platformdirs.user_config_dir, "XDG_CONFIG_HOME")
-
-
-def _absolute(find: Callable[..., str], variable: str) -> str:
-    try:
-        path = find("enchufe", appauthor=False)
-    except RuntimeError:  # as newer versions of platformdirs say it
-        path = ""
-    if not os.path.isabs(path):
-        raise StoreError("this user has no home folder", hint=f"Set HOME or {variable} to an absolute path.")
-    return path
 
 
 class Opened:

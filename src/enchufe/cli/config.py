@@ -17,8 +17,10 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
+from enchufe.access.folders import config_folder
 from enchufe.cli import exits, output
 from enchufe.cli.options import Rate, Size
+from enchufe.errors import StoreError
 from enchufe.printable import printable
 
 FILE_VARIABLE: Final = "ENCHUFE_CONFIG"
@@ -266,7 +268,8 @@ def _found(root: click.Context, file: File, setting: Setting) -> tuple[Any, str,
 
 def _first_line(file: File) -> str:
     if not file.path:
-        return f"# no file: {FILE_VARIABLE} is empty"
+        empty = f"{FILE_VARIABLE} is empty"
+        return f"# no file: {empty if FILE_VARIABLE in os.environ else 'this user has no home folder'}"
     return f"# {printable(file.path)}" + ("" if file.found else " (not there)")
 
 
@@ -277,13 +280,14 @@ def _strange_variables(every: Sequence[Setting]) -> list[str]:
 
 
 def _place() -> tuple[str, bool]:
-    """Where the file is, and whether somebody said so: then it has to be there."""
+    """Where the file is, empty where there is to be none; and whether somebody said so: then it has to be there."""
     said = os.environ.get(FILE_VARIABLE)
     if said is not None:
         return said, True
-    from platformdirs import user_config_dir  # noqa: PLC0415 (only where nobody said)
-
-    return os.path.join(user_config_dir("enchufe", appauthor=False), "config.toml"), False
+    try:
+        return os.path.join(config_folder(), "config.toml"), False
+    except StoreError:  # this user has no home
+        return "", False
 
 
 def _read(path: str, wanted: bool) -> dict[str, Any] | None:

@@ -25,7 +25,6 @@ def known(folder: Folder, clock: Clock) -> KnownMachines:
 
 def test_nobody_is_known_at_first(known: KnownMachines, folder: Folder) -> None:
     assert known.all() == []
-    assert known.by_name("laptop") is None
     assert known.name_of(LAPTOP) is None
     assert not os.path.exists(folder.path)
 
@@ -36,7 +35,7 @@ def test_what_was_added_is_found_by_name_and_by_key(known: KnownMachines, folder
         "laptop", LAPTOP, ("192.0.2.1:9000",), 1000, 1000,
     )  # fmt: skip
     again = KnownMachines(folder)
-    assert again.by_name("laptop") == again.by_name("LapTop") == added
+    assert again.existing("laptop") == again.existing("LapTop") == added
     assert again.name_of(LAPTOP) == "laptop"
     assert again.name_of(DESK) is None
     assert os.stat(f"{folder.path}/{FILE}").st_mode & 0o777 == 0o600
@@ -87,8 +86,7 @@ def test_renaming(known: KnownMachines) -> None:
     known.add("laptop", LAPTOP)
     known.add("desk", DESK)
     assert known.rename("laptop", "portátil").name == "portátil"
-    assert known.by_name("laptop") is None
-    assert known.by_name("PORTA\u0301TIL") == known.by_name("portátil")
+    assert known.existing("PORTA\u0301TIL") == known.existing("portátil")
     assert [each.name for each in known.all()] == ["portátil", "desk"]
     assert known.rename("desk", "Desk").name == "Desk"
     with pytest.raises(LocalProtocolError, match="another machine is called Desk"):

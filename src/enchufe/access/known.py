@@ -74,10 +74,6 @@ class KnownMachines:
         """Every one, in the order in which they were added."""
         return list(self._book.read().values())
 
-    def by_name(self, name: str) -> Machine | None:
-        """The one that is called so, in whatever case; None where there is none."""
-        return _called(self._book.read(), name)
-
     def name_of(self, public: bytes) -> str | None:
         """What the machine with this key is called; None where it is not known."""
         machine = _holding(self._book.read(), public)
@@ -145,7 +141,7 @@ class KnownMachines:
             return machines.pop(_existing(machines, name).name)
 
     def existing(self, name: str) -> Machine:
-        """The one that is called so.
+        """The one that is called so, in whatever case.
 
         Raises:
             LocalProtocolError: there is none.

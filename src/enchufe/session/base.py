@@ -35,7 +35,6 @@ HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HEL
 _NEAR_STREAMS: Final = 2
 _NEAR_SEALED: Final = 3  # of which stream 0, in TLS, leaves the blocks to the others
 _FAR_STREAMS: Final = 8
-_TLS: Final = "tls"  # the name of such a transport
 _SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
 
 
@@ -185,7 +184,7 @@ class Session(ABC, Generic[M]):
         self.link = Link(transport, self.machine, timeout=options.timeout, pace=self.pace, bell=self.bell)
         self.options = options
         self.secret = over.secret if isinstance(over, Greeted) else options.secret
-        if (self.secret is None) == (transport.name == _TLS):  # or the other streams would go in plain text
+        if (self.secret is None) == transport.encrypts:  # or the other streams would go in plain text
             raise LocalProtocolError("stream 0 and the others are encrypted together, or none of them")
         self._on_event = on_event
         self._telling = threading.RLock()

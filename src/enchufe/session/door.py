@@ -334,7 +334,7 @@ class Door(Generic[M]):
         with suppress(EnchufeError):
             if guest.told:
                 drive(transport.send(machine.send(told_to_peer(error)), deadline))
-            if isinstance(error, DeadlineExceeded) or not (guest.told or transport.name == "tls"):
+            if isinstance(error, DeadlineExceeded) or not (guest.told or transport.encrypts):
                 return  # it has had its time, or nothing was said that it must be able to read
             drive(transport.end(deadline))
             drive(transport.drop(_FAREWELL, deadline))

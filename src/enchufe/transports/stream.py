@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError
@@ -53,8 +53,11 @@ class Transport:
         local, peer: the addresses, as people write them.
 
     Attributes:
+        encrypts: whether nobody between the two ends can read or change what crosses.
         bytes_received, bytes_sent: so far.
     """
+
+    encrypts: ClassVar[bool] = False
 
     __slots__ = (
         "__weakref__",

@@ -147,6 +147,8 @@ class TlsTransport(Transport):
         LocalProtocolError: the context does not fit the side, or lacks the name that it must check.
     """
 
+    encrypts = True
+
     __slots__ = ("_credit", "_machine", "_midway", "_owed", "_rest", "_sending", "_shaken")
 
     def __init__(

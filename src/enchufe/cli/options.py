@@ -61,9 +61,10 @@ def seconds(_context: click.Context, _parameter: click.Parameter, value: float) 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-_COMMON: Final[list[Decorator]] = [
-    click.option("--plain", is_flag=True, help="No encryption, no authentication: for networks you trust."),
-    click.option(
+
+def _timeout(told: str) -> Decorator:
+    """The option, with what it is for in this kind of command."""
+    return click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         default=30.0,
@@ -71,8 +72,16 @@ _COMMON: Final[list[Decorator]] = [
         callback=seconds,
         metavar="S",
         envvar="ENCHUFE_TIMEOUT",
-        help="Seconds without a sign of life after which the other side counts as dead.",
-    ),
+        help=told,
+    )
+
+
+in_json: Final = click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+_EVENTS: Final = click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output.")
+
+_COMMON: Final[list[Decorator]] = [
+    click.option("--plain", is_flag=True, help="No encryption, no authentication: for networks you trust."),
+    _timeout("Seconds without a sign of life after which the other side counts as dead."),
     click.option(
         "--retry",
         type=click.FloatRange(min=0),
@@ -90,7 +99,7 @@ _COMMON: Final[list[Decorator]] = [
         envvar="ENCHUFE_STREAMS",
         help="Connections at the most; by default as many as pay on this link.",
     ),
-    click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output."),
+    _EVENTS,
     click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Say only what went wrong."),
     click.option("--verbose", is_flag=True, envvar="ENCHUFE_VERBOSE", help="Name every file."),
     click.option("--no-input", is_flag=True, help="Never ask anything."),
@@ -140,17 +149,8 @@ _TALK: Final[list[Decorator]] = [
         default=None,
         help="Control characters in messages become escapes (the default on a terminal), or stay.",
     ),
-    click.option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
-        default=30.0,
-        show_default=True,
-        callback=seconds,
-        metavar="S",
-        envvar="ENCHUFE_TIMEOUT",
-        help="Seconds that connecting, or sending while the other side takes nothing, may last.",
-    ),
-    click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output."),
+    _timeout("Seconds that connecting, or sending while the other side takes nothing, may last."),
+    _EVENTS,
     click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Show no messages; say only what went wrong."),
 ]
 

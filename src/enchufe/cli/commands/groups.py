@@ -1,4 +1,4 @@
-"""`store`, `peers`, `token` and `config`: groups of commands that look after what enchufe keeps."""
+"""What the commands of `store`, `peers`, `token` and `config` take: groups that look after what enchufe keeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import click
 
 from enchufe.cli import config as settings
-from enchufe.cli.options import Size
+from enchufe.cli.options import Size, in_json
 
 
 @click.group()
@@ -24,7 +24,7 @@ def store() -> None:
     metavar="[NAME]",
     help="Remove the one of this name, or all; not those in use.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 def partials(folder: str, clean: str | None, as_json: bool) -> None:
     """List what cut transfers have left in DIR for the next one to go on with.
 
@@ -36,7 +36,7 @@ def partials(folder: str, clean: str | None, as_json: bool) -> None:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 @click.pass_context
 def peers(context: click.Context, as_json: bool) -> None:
     """Look after the machines that are known here; without a command, list them."""
@@ -47,7 +47,7 @@ def peers(context: click.Context, as_json: bool) -> None:
 
 
 @peers.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 def list_peers(as_json: bool) -> None:
     """List them: name, when last met, where."""
     from enchufe.cli import peers as commands  # noqa: PLC0415 (slow to import)
@@ -76,7 +76,7 @@ def remove_peer(name: str) -> None:
 
 @peers.command("show")
 @click.argument("name", metavar="[NAME]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 def show_peer(name: str | None, as_json: bool) -> None:
     """Show a machine's fingerprint as words, and its key; without NAME, this machine's."""
     from enchufe.cli import peers as commands  # noqa: PLC0415 (slow to import)
@@ -103,7 +103,7 @@ def new_token(to: tuple[str, ...], name: str | None, scope: str, quota: int | No
 
 
 @token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 def list_tokens(as_json: bool) -> None:
     """List tokens: name, what for, how much, until when."""
     from enchufe.cli import token as commands  # noqa: PLC0415 (slow to import)
@@ -127,7 +127,7 @@ def config() -> None:
 
 @config.command("show")
 @click.argument("command", nargs=-1, metavar="[COMMAND...]")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@in_json
 @click.pass_context
 def show_config(context: click.Context, command: tuple[str, ...], as_json: bool) -> None:
     """Show every setting, or those of COMMAND, with its value and where that comes from, as a file could say it."""

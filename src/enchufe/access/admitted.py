@@ -1,4 +1,4 @@
-"""Whoever was let in, and what both sides need for it."""
+"""Admitted: whoever was let in, by what, and as whom; and what either side brings for it: keys, tokens, a name."""
 
 from __future__ import annotations
 

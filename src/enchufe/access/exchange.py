@@ -1,4 +1,4 @@
-"""Access frames over a TLS connection, by one absolute deadline: what both sides say and hear with."""
+"""Exchange: access frames over a TLS connection, by one absolute deadline; what both sides say and hear with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The side that listens: whoever knocks proves who he is before he learns anything."""
+"""The gate, of the side that listens: whoever knocks proves who he is before he learns anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where keys and what is known are kept: private files that no crash and no second process damages.
+"""State: private files with keys and what is known, which no crash and no second process damages.
 
 A file is replaced as a whole: written beside, synced, renamed. Whoever changes one holds the folder's lock from reading
 to renaming. What others may read, or what is damaged, is never used, and never silently begun anew: that would forget

@@ -1,1 +1,1 @@
-"""Argument parsing and printing live only here."""
+"""The `enchufe` command: parsing arguments and printing live only here."""

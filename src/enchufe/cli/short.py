@@ -1,4 +1,4 @@
-"""Commands that look something up or change it, and end."""
+"""What short commands have in common, which look something up or change it: lines, JSON, times, how they end."""
 
 from __future__ import annotations
 

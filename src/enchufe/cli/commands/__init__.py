@@ -1,1 +1,1 @@
-"""What each command takes, and what it calls; what it does is imported only when it runs."""
+"""The commands as they are typed: what each takes, and what it calls, which is imported only when it runs."""

@@ -1,4 +1,4 @@
-"""`connect` and `listen`: framed messages by hand."""
+"""What `connect` and `listen` take: those who talk framed messages by hand (`cli/talk.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`send` and `receive`: files and folders from one machine to another."""
+"""What `send` and `receive` take, and how their transfer is run: files and folders from one machine to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bench` and `demo`: enchufe tried out on this machine."""
+"""What `bench` and `demo` take: enchufe tried out on this machine."""
 
 from __future__ import annotations
 

@@ -162,6 +162,13 @@ def talk_nonsense(transport: Transport) -> None:
             pass
 
 
+def cut_after_hello(transport: Transport) -> None:
+    with transport:
+        drive(transport.send([hello()], soon()))
+        assert drive(transport.receive(1 << 16, soon()))
+        transport.abort()
+
+
 def dialed(address: Address) -> Transport:
     return drive(Plain(address).reach(WAITER, PATIENCE)).transport
 
@@ -284,10 +291,7 @@ def test_the_first_who_is_cut_may_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("retry", [0.0, 0.1])
 def test_the_first_who_is_cut_and_stays_away_is_the_end(retry: float) -> None:
     receiver = Waiting(once=True, retry=retry)
-    with dialed(receiver.address) as transport:
-        drive(transport.send([hello()], soon()))
-        assert drive(transport.receive(1 << 16, soon()))
-        transport.abort()
+    cut_after_hello(dialed(receiver.address))
     with pytest.raises(BrokenError):
         receiver.end()
     assert len(receiver.side.of(events.Failed)) == (1 if retry else 0)
@@ -379,6 +383,14 @@ def guess(receiver: Guarded, count: int) -> None:
         receiver.end()
 
 
+def cut_inside(receiver: Guarded) -> Admitted:
+    """Be let in by the first code and cut after HELLO, so that there is a second one."""
+    admitted = receiver.knock(ByCode(receiver.code()))
+    cut_after_hello(admitted.transport)
+    receiver.code(2)
+    return admitted
+
+
 def test_whoever_has_the_code_is_served() -> None:
     receiver, sender = Guarded(), Dialing()
     sender.go(receiver.aim())
@@ -406,12 +418,7 @@ def test_whoever_breaks_the_protocol_does_not_come_back_and_the_next_needs_a_new
 @pytest.mark.parametrize("retry", [0.0, PATIENCE])
 def test_whoever_was_cut_comes_back_where_anybody_is_waited_for(retry: float) -> None:
     receiver = Guarded(retry=retry)
-    admitted = receiver.knock(ByCode(receiver.code()))
-    drive(admitted.transport.send([hello()], soon()))
-    assert drive(admitted.transport.receive(1 << 16, soon()))
-    admitted.transport.abort()
-    admitted.transport.close()
-    receiver.code(2)
+    admitted = cut_inside(receiver)
     if retry:
         again = receiver.knock(ByPass(admitted.secret))
         assert again.way == "again"
@@ -424,12 +431,7 @@ def test_whoever_was_cut_comes_back_where_anybody_is_waited_for(retry: float) ->
 
 def test_while_whoever_was_cut_may_return_an_old_code_is_not_the_end(clock: ManualClock) -> None:
     receiver = Guarded(retry=PATIENCE)
-    admitted = receiver.knock(ByCode(receiver.code()))
-    drive(admitted.transport.send([hello()], soon()))
-    assert drive(admitted.transport.receive(1 << 16, soon()))
-    admitted.transport.abort()
-    admitted.transport.close()
-    receiver.code(2)
+    admitted = cut_inside(receiver)
     clock.advance(LIFE + 1)
     time.sleep(5 * meeting._LOOK)  # so that it has looked: nobody has to have for this to hold
     again = receiver.knock(ByPass(admitted.secret))

@@ -80,6 +80,21 @@ def test_options_are_set(tmp_path: Path) -> None:
             end.close()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
+def test_the_round_trip_is_known_where_the_congestion_control_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with bbr and a user who is not root; such a link is no nearer for that."""
+    monkeypatch.setattr(tcp, "_NEAR_CONTROL", b"missing")
+    monkeypatch.setattr(tcp, "_FAR_CONTROL", b"missing")
+    with connected("127.0.0.1:0", tmp_path) as (near, far):
+        trip = tcp.tune(near)
+        near.close()
+        far.close()
+    assert trip is not None
+    assert trip > 0
+
+
 def test_a_killed_peer_is_found(tmp_path: Path) -> None:
     code = "import socket,sys;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));s.send(b'x');input()"
     with Listener(parse_address("127.0.0.1:0")) as listener:

@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
@@ -31,6 +32,8 @@ _KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT"
 _USER_TIMEOUT: Final = 60_000  # milliseconds: RFC 5482
 
 NEAR: Final = 0.002  # seconds of round trip: this machine, or another of the same network
+_NEAR_CONTROL: Final = b"cubic"
+_FAR_CONTROL: Final = b"bbr"
 RTT: Final = 68  # where tcpi_rtt stands in Linux's struct tcp_info
 
 _SocketAddress = tuple[Any, ...]
@@ -72,10 +75,11 @@ def tune(transport: Transport) -> float | None:
     sock = transport._sock
     try:
         (microseconds,) = struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), RTT)
-        trip: float = microseconds / 1e6
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic" if trip < NEAR else b"bbr")
     except OSError:  # it goes as it goes
         return None
+    trip: float = microseconds / 1e6
+    with suppress(OSError):  # most kernels let only root have bbr, if they have it
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NEAR_CONTROL if trip < NEAR else _FAR_CONTROL)
     return trip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -92,20 +93,32 @@ class Bridge:
         except OSError:
             near.close()
             return
-        back = threading.Thread(target=self._pump, args=(far, near, heard[1], False, ends))
-        back.start()
-        self._pump(near, far, heard[0], True, ends)
-        back.join()
+        self._carry(near, far, heard, ends)
         near.close()
         far.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, heard: bytearray, there: bool, ends: bool) -> None:
+    def _carry(self, near: socket.socket, far: socket.socket, heard: tuple[bytearray, bytearray], ends: bool) -> None:
+        """Both ways in one thread, until one side ends: a TLS connection is nothing for two threads at once."""
         with suppress(OSError, ValueError):
-            while piece := source.recv(_PIECE):
-                heard += piece
-                sink.sendall(self._change(there, piece) if ends else piece)
-        for sock in (sink, source):
-            with suppress(OSError, ValueError):
-                if isinstance(sock, ssl.SSLSocket) and sock is sink:
-                    sock.unwrap()
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            while True:
+                for source in _readable(near, far):
+                    there = source is near
+                    sink = far if there else near
+                    piece = source.recv(_PIECE)
+                    if not piece:
+                        _goodbye(sink)
+                        return
+                    heard[0 if there else 1].extend(piece)
+                    sink.sendall(self._change(there, piece) if ends else piece)
+
+
+def _readable(*socks: socket.socket) -> list[socket.socket]:
+    pending = [sock for sock in socks if isinstance(sock, ssl.SSLSocket) and sock.pending()]
+    return pending or select.select(socks, (), ())[0]
+
+
+def _goodbye(sock: socket.socket) -> None:
+    """That no more comes is said in TLS too; who answers or not, it is over."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(1.0)
+        sock.unwrap()

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 
 HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HELLO is whole: docs/protocol.md, Limits
 
-# How many streams, where nobody said: measured by benchmarks.files and benchmarks.wan.
+# How many streams, where nobody said: measured by benchmarks.files, benchmarks.wan and benchmarks.wan.streams.
 _NEAR_STREAMS: Final = 2
 _NEAR_SEALED: Final = 3  # of which stream 0, in TLS, leaves the blocks to the others
 _FAR_STREAMS: Final = 8
+_FARTHER_STREAMS: Final = 16  # also where each loss slows a connection down
+_FARTHER: Final = 0.2  # seconds of round trip: 8 connections have too little under way there to fill 1 Gbit/s
 _SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
 
 
@@ -258,9 +260,18 @@ class Session(ABC, Generic[M]):
         trip = self.trip = tcp.tune(self.link.transport)
         self.tell(events.Connected(self.link.transport.peer))
         if options.dial is not None and options.streams is None:
-            # Without a round trip to measure it is a socket of this machine.
-            near = _NEAR_STREAMS if self.secret is None else _NEAR_SEALED
-            self._most = min(self._most, near if trip is None or trip < tcp.NEAR else _FAR_STREAMS)
+            self._most = min(self._most, self._streams_that_pay(trip))
+
+    def _streams_that_pay(self, trip: float | None) -> int:
+        """How many, by the seconds of a round trip; without one to measure it is a socket of this machine.
+
+        Where the other side sends, its kernel is taken to be like ours.
+        """
+        if trip is None or trip < tcp.NEAR:
+            return _NEAR_STREAMS if self.secret is None else _NEAR_SEALED
+        if trip >= _FARTHER or tcp.is_slowed_by_losses(self.link.transport):
+            return _FARTHER_STREAMS
+        return _FAR_STREAMS
 
     @property
     @abstractmethod

@@ -83,6 +83,15 @@ def tune(transport: Transport) -> float | None:
     return trip
 
 
+def is_slowed_by_losses(transport: Transport) -> bool:
+    """Whether what this side sends is: each lost packet counts as congestion, as for all that there is beside bbr."""
+    try:
+        control = transport._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    except (AttributeError, OSError):  # not everywhere can it be chosen, and then it is none of ours
+        return True
+    return control.rstrip(b"\0") != _FAR_CONTROL
+
+
 async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
     """Dial: every address of the host, v6 and v4 in turn, a quarter second apart; the first to answer wins.
 

@@ -113,7 +113,7 @@ class Bridge:
 
 
 def _readable(*socks: socket.socket) -> list[socket.socket]:
-    pending = [sock for sock in socks if isinstance(sock, ssl.SSLSocket) and sock.pending()]
+    pending: list[socket.socket] = [sock for sock in socks if isinstance(sock, ssl.SSLSocket) and sock.pending()]
     return pending or select.select(socks, (), ())[0]
 
 

@@ -78,6 +78,7 @@ def transfer(
     retry: float = 0.0,
     on_event: Callable[[events.Event], object] | None = None,
     sending: type[SendingSession] = SendingSession,
+    receiving: type[ReceivingSession] = ReceivingSession,
     **options: Any,
 ) -> Ends:
     """Send all of a source into a store; the listener gives up after the first cut, unless there is `retry`.
@@ -88,7 +89,7 @@ def transfer(
         relay: between the two.
         retry: seconds for which both try again.
         on_event: is told of what both sides tell, beside them.
-        sending: the sender's session.
+        sending, receiving: their sessions.
         options: of the sessions.
     """
     ends = Ends()
@@ -108,7 +109,7 @@ def transfer(
         return sending(over, sources[-1], options, tell(ends.sender))
 
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        return ReceivingSession(over, begin, options, tell(ends.receiver))
+        return receiving(over, begin, options, tell(ends.receiver))
 
     def meet(side: Side, machine: type[M], make: meeting.Make[M], dial: str | None) -> events.Receipt:
         if dial is not None:

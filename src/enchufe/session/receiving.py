@@ -133,8 +133,8 @@ class ReceivingSession(Session[Receiver]):
                 await self._heed(message)
             self.say_posted()
             self._heed_answer()
-            await self._answer_offers()
             await self._complete()
+            await self._answer_offers()
             with self.lock:
                 finished = self.machine.finished
                 progress = self.machine.progress(self.waiter.now())
@@ -183,9 +183,10 @@ class ReceivingSession(Session[Receiver]):
     async def _answer_offers(self) -> None:
         """Answer what was offered, once the names of files that were left out are free for what they became."""
         while self._offers:
+            with self.lock:
+                if self.machine.dropping:
+                    return  # whoever is at work on them rings the bell
             self._drop()
-            if self.machine.dropping:
-                return  # whoever is at work on them rings the bell
             answers = await self.waiter.offload(self._judge, self._offers.popleft())
             if self._agreed:
                 self._answer(answers)

@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from enchufe import events, files, meeting
-from enchufe.errors import BusyError, EnchufeError
+from enchufe.errors import BrokenError, BusyError, EnchufeError
+from enchufe.session import Door, Options, ReceivingSession
+from enchufe.store import LocalStore
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role, Type
+from enchufe.transfer.receiver import Receiver
+from enchufe.transports import Listener
+from enchufe.waiting import drive
 from tests.sessions.relay import HELLO_SIZE
-from tests.sessions.transfers import PATIENCE, Side
+from tests.sessions.transfers import HERE, PATIENCE, Side
 
 ANSWER = 5  # bytes before an ERROR's code
 
@@ -80,6 +85,20 @@ def test_a_newer_attempt_fences_a_half_open_one_at_once(file: Path, tmp_path: Pa
                 heard(old)
     assert (tmp_path / "inbox" / "f").read_text() == "good"
     assert ["newer" in failed.message for failed in side.of(events.Failed)] == [True]
+
+
+def test_a_newer_attempt_comes_in_before_the_session_of_the_older_begins(tmp_path: Path) -> None:
+    with Listener(HERE) as listener, Door(listener, Receiver, PATIENCE) as door:
+        with dial(listener.addresses[0], m.Hello(Role.SENDER, b"s" * 16, epoch=1)):
+            older = door.next(PATIENCE)
+            assert older is not None
+            with dial(listener.addresses[0], m.Hello(Role.SENDER, b"s" * 16, epoch=2)):
+                newer = door.next(PATIENCE)
+                assert newer is not None
+                session = ReceivingSession(older, LocalStore(tmp_path / "inbox").begin, Options(timeout=1.0), id)
+                door.entered(session)
+                with older.transport, newer.transport, pytest.raises(BrokenError, match="newer"):
+                    drive(session.complete())
 
 
 def test_an_older_attempt_is_refused(file: Path, tmp_path: Path) -> None:

@@ -144,7 +144,10 @@ class Door(Generic[M]):
     def entered(self, session: Session[M]) -> None:
         """The session of the one that was let in: where its streams go, and what a newer attempt at the same ends."""
         with self._lock:
-            self._session = session
+            if self._inside is None or self._inside.machine is not session.machine:
+                session.fence()  # a newer one has come meanwhile
+            else:
+                self._session = session
 
     def left(self, greeted: Greeted[M]) -> None:
         """That one is gone; the next may come."""

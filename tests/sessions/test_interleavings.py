@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from pathlib import Path
 
@@ -11,9 +12,13 @@ import pytest
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Entry, Reason
 from enchufe.session import ReceivingSession, SendingSession
+from enchufe.session.carrier import Plain
+from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Source
 from enchufe.transfer.message import Message
 from enchufe.transfer.sender import Work
+from enchufe.transports import Transport
+from enchufe.waiting import READ, BlockingWaiter, Waitable
 from tests.sessions.transfers import PATIENCE, transfer
 
 BIG = random.Random(11).randbytes(6 * BLOCK_SIZE + 4_321)
@@ -68,3 +73,55 @@ def test_a_name_is_free_before_it_is_offered_again(big: Path, tmp_path: Path) ->
     assert done.is_set()
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert (tmp_path / "inbox" / "big").read_bytes() == BIG
+
+
+def test_a_stream_is_stopped_just_before_it_waits() -> None:
+    """Its descriptor is its own until its thread is done with it: nobody waits for what is closed, or for another's."""
+    waits, stopped = threading.Event(), threading.Event()
+    ended: list[BaseException | None] = []
+    near, far = socket.socketpair()
+
+    class Late(BlockingWaiter):
+        async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
+            waits.set()
+            assert stopped.wait(PATIENCE)
+            await super().wait_one(thing, interest, deadline)
+
+    class Owner:
+        async def run_stream(self, stream: Stream) -> None:
+            transport = stream.carrier.transport
+            await transport.wait(READ, transport.waiter.now() + PATIENCE)
+            assert await transport.receive(1) == b""
+
+        def stream_ended(self, stream: Stream, error: BaseException | None) -> None:
+            ended.append(error)
+
+    transport = Transport(near, Late(), name="unix", local="here", peer="there")
+    stream = Stream(Owner(), 1, carrier=Plain(transport))
+    with far:
+        stream.start()
+        assert waits.wait(PATIENCE)
+        stream.stop()
+        assert transport.fileno() >= 0
+        stopped.set()
+        stream.join()
+    assert ended == [None]
+    assert transport.fileno() < 0
+
+
+@pytest.mark.parametrize("sender_dials", [True, False])
+def test_no_thread_is_left_for_a_stream(
+    big: Path, tmp_path: Path, sender_dials: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name == "enchufe stream 1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    inbox = tmp_path / "inbox"
+    ends = transfer(lambda: Source([big]), LocalStore(inbox).begin, streams=3, sender_dials=sender_dials)
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert (inbox / "big").read_bytes() == BIG

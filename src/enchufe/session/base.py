@@ -308,13 +308,14 @@ class Session(ABC, Generic[M]):
                 or hello.stream in self._used
             ):
                 return False
-            self._start(Stream(self, hello.stream, carrier=greeted.carrier, buffer=greeted.machine.buffer))
-            return True
+            return self._start(Stream(self, hello.stream, carrier=greeted.carrier, buffer=greeted.machine.buffer))
 
-    def _start(self, stream: Stream) -> None:
+    def _start(self, stream: Stream) -> bool:
+        if not stream.start():
+            return False
         self._used.add(stream.number)
         self._streams.append(stream)
-        stream.start()
+        return True
 
     def end_streams(self) -> None:
         """Have all of them end, and wait for them."""

@@ -72,9 +72,13 @@ class Stream:
         assert self._carrier is not None
         return self._carrier
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+    def start(self) -> bool:
+        """Begin; False where this process has no thread left."""
+        try:
+            self._thread.start()
+        except RuntimeError:
+            return False
+        return True
 
     def join(self) -> None:
         """Wait for its thread, after `stop`; one that is still dialing ends by itself, and touches nothing."""
@@ -88,7 +92,7 @@ class Stream:
         with self._lock:
             self._stopped = True
             if self._transport is not None:
-                self._transport.close()
+                self._transport.hang_up()  # its thread may be using it
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -97,8 +101,9 @@ class Stream:
             drive(self._owner.run_stream(self))
         except BaseException as raised:  # noqa: BLE001 (raised where the session is waited for)
             error = raised
-        if self._transport is not None:
-            self._transport.close()
+        with self._lock:
+            if self._transport is not None:
+                self._transport.close()
         self.over = True
         self._owner.stream_ended(self, error)
 

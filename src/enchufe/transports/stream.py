@@ -340,6 +340,15 @@ class Transport:
         self.waiter.forget(self)
         self._sock.close()
 
+    def hang_up(self) -> None:
+        """End both directions, waking whoever waits here: it reads an end, and can send no more (BrokenError).
+
+        For whoever is not the one who uses it. The descriptor stays until `close`: one that is closed beside somebody
+        who is about to use it may be another thing's by then.
+        """
+        with contextlib.suppress(OSError):  # as in close()
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def stop_receiving(self) -> None:
         """Read what has arrived, then an end: how a drain tells a handler, from another thread, to finish."""
         self._stopped = True

@@ -93,6 +93,16 @@ def test_delta_against_what_changes(inbox: Path) -> None:
         assert list(begun.own(entry)) == []
 
 
+def test_what_was_dropped_tells_of_no_older_version(inbox: Path) -> None:
+    """Its sender left it out before another thread came to read that."""
+    (inbox / "file").write_bytes(OLD)
+    with delivery(inbox, "update") as begun:
+        entry = a_file(0, b"file", 3 * BLOCK_SIZE)
+        assert begun.admit(entry) is Answer.DELTA
+        begun.drop(entry)
+        assert list(begun.own(entry)) == []
+
+
 @pytest.mark.parametrize(
     ("there", "size", "answer"),
     [

@@ -534,6 +534,8 @@ class Delivery:
 
     def _old_version(self, entry: Entry) -> int:
         with self._lock:
+            if entry.id in self._dropped:
+                raise FileNotFoundError(errno.ENOENT, "it was dropped")
             directory, name = self._plan.old_place(entry)
             return delta.open_file(name, directory)
 

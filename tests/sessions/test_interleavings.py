@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Entry, Reason
+from enchufe.errors import BrokenError
 from enchufe.session import ReceivingSession, SendingSession
 from enchufe.session.carrier import Plain
 from enchufe.session.streams import Stream
-from enchufe.store import LocalStore, Source
+from enchufe.store import LocalStore, Receiving, Source
+from enchufe.store.reading import SourceFile
 from enchufe.transfer.message import Message
+from enchufe.transfer.messages import FileEnd
+from enchufe.transfer.receiver import Arriving
 from enchufe.transfer.sender import Work
 from enchufe.transports import Transport
 from enchufe.waiting import READ, BlockingWaiter, Waitable
-from tests.sessions.transfers import PATIENCE, transfer
+from tests.sessions.transfers import PATIENCE, snapshot, transfer
 
 BIG = random.Random(11).randbytes(6 * BLOCK_SIZE + 4_321)
 
@@ -125,3 +130,56 @@ def test_no_thread_is_left_for_a_stream(
     ends = transfer(lambda: Source([big]), LocalStore(inbox).begin, streams=3, sender_dials=sender_dials)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert (inbox / "big").read_bytes() == BIG
+
+
+def test_files_are_closed_that_are_sent_again_after_their_ends(tmp_path: Path) -> None:
+    """All that is there of many files proves damaged, and by then the ends of all are said."""
+    files, ended = 30, threading.Event()
+    (tmp_path / "tree").mkdir()
+    for number in range(files):
+        (tmp_path / "tree" / f"{number}").write_bytes(b"right")
+    inbox = tmp_path / "inbox"
+
+    class Cut(ReceivingSession):
+        async def _finish(self) -> events.Receipt:
+            raise BrokenError("cut")
+
+    class Late(ReceivingSession):
+        ends = 0
+
+        async def _heed(self, message: Message) -> None:
+            await super()._heed(message)
+            self.ends += isinstance(message, FileEnd)
+            if self.ends == files:
+                ended.set()
+
+        def _recheck(self, arriving: Arriving) -> None:
+            assert ended.wait(PATIENCE)
+            super()._recheck(arriving)
+
+    class Counting(Source):
+        now_open = most = 0
+
+        def open(self, entry: Entry) -> SourceFile:
+            counting = self
+
+            class Counted(SourceFile):
+                def close(self) -> None:
+                    counting.now_open -= 1
+                    super().close()
+
+            self.now_open += 1
+            self.most = max(self.most, self.now_open)
+            return Counted(self._opened(entry), entry, self.path(entry))
+
+    def begin() -> Receiving:
+        return LocalStore(inbox).begin()
+
+    transfer(lambda: Source([tmp_path / "tree"]), begin, streams=1, receiving=Cut)
+    for part in inbox.glob(".enchufe/*/*/*"):
+        part.write_bytes(b"wrong")
+    source = Counting([tmp_path / "tree"])
+    ends = transfer(lambda: source, begin, streams=1, receiving=Late)
+    assert ends.sender.receipt.sent_bytes == files * len(b"right")
+    assert snapshot(inbox / "tree") == snapshot(tmp_path / "tree")
+    assert (source.now_open, source.most) == (0, 1)

@@ -295,10 +295,13 @@ class SendingSession(Session[Sender]):
                     return []
                 going.size = offset + got
             try:
-                return self.machine.say_blocks(stream, going, number, digests, packed)
+                pieces = self.machine.say_blocks(stream, going, number, digests, packed)
             except EnchufeError:
                 self.machine.give_back((going, number, count))
                 raise
+        if going.ended:  # lost or damaged there, or left out: nobody comes to close it
+            self._files.close(entry)
+        return pieces
 
     def _granted(self, stream: int) -> int:
         """Wait until bytes may go, and say how many; 0 when all is over."""
@@ -344,9 +347,9 @@ class SendingSession(Session[Sender]):
 
     def _leave_out(self, entry: Entry, reason: Reason) -> None:
         """A file cannot be sent as it was offered: offer it once more as it is now, or leave it out."""
+        self._files.close(entry)
         if not self.machine.wants(entry):
             return  # another stream found out too
-        self._files.close(entry)
         again = self.source.again(entry) if reason is Reason.CHANGED else None
         if again is not None:
             self._pending.append(again)

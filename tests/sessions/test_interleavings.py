@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import threading
@@ -19,7 +20,7 @@ from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Receiving, Source
 from enchufe.store.reading import SourceFile
 from enchufe.transfer.message import Message
-from enchufe.transfer.messages import FileEnd
+from enchufe.transfer.messages import FileEnd, Lost
 from enchufe.transfer.receiver import Arriving
 from enchufe.transfer.sender import Work
 from enchufe.transports import Transport
@@ -78,6 +79,54 @@ def test_a_name_is_free_before_it_is_offered_again(big: Path, tmp_path: Path) ->
     assert done.is_set()
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert (tmp_path / "inbox" / "big").read_bytes() == BIG
+
+
+def test_a_lost_block_has_changed_and_its_file_has_not_ended(big: Path, tmp_path: Path) -> None:
+    """It is not too late: that one file is offered again, and nothing else ends."""
+    has_one, lost = threading.Event(), threading.Event()
+    changed = bytes(len(BIG))
+
+    class Changing(SourceFile):
+        def read_into(self, view: memoryview, offset: int) -> int:
+            if lost.is_set() and big.read_bytes() == BIG:
+                big.write_bytes(changed)
+                os.utime(big, ns=(1, 1))
+            return super().read_into(view, offset)
+
+    class ChangingSource(Source):
+        def open(self, entry: Entry) -> SourceFile:
+            return Changing(self._opened(entry), entry, self.path(entry))
+
+    class Late(SendingSession):
+        def read(self, stream: int, work: Work, block: memoryview) -> list[Buffer]:
+            has_one.set() if stream == 1 else has_one.wait(PATIENCE)
+            return super().read(stream, work, block)
+
+        def _heed(self, message: Message) -> None:
+            super()._heed(message)
+            if isinstance(message, Lost):
+                lost.set()
+
+        def _say_ends(self) -> None:
+            if lost.is_set():
+                super()._say_ends()
+
+    class Loses(ReceivingSession):
+        def take(self, stream: int, message: Message) -> None:
+            if stream:
+                raise BrokenError("lost")
+            super().take(stream, message)
+
+    ends = transfer(
+        lambda: ChangingSource([big]),
+        LocalStore(tmp_path / "inbox").begin,
+        streams=2,
+        sending=Late,
+        receiving=Loses,
+    )
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert ends.sender.receipt.left_out == 0
+    assert (tmp_path / "inbox" / "big").read_bytes() == changed
 
 
 def test_a_stream_is_stopped_just_before_it_waits() -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry, Reason
-from enchufe.errors import EnchufeError
+from enchufe.errors import EnchufeError, StoreError
 from enchufe.events import OnEvent
 from enchufe.link import head
 from enchufe.session.base import Greeted, Options, Session
@@ -296,6 +296,11 @@ class SendingSession(Session[Sender]):
                 going.size = offset + got
             try:
                 pieces = self.machine.say_blocks(stream, going, number, digests, packed)
+            except StoreError:  # they were lost, and are others by now
+                if going.ended:
+                    raise
+                self._unsendable.append((entry, Reason.CHANGED))
+                return []
             except EnchufeError:
                 self.machine.give_back((going, number, count))
                 raise

@@ -111,15 +111,14 @@ class Going:
         """The blocks that were taken are said.
 
         Raises:
-            StoreError: they were said before, and were others then.
+            StoreError: they were said before, and were others then. Somebody still has them.
         """
+        if not self.digests.add(first, digests):
+            for number in range(len(digests) // DIGEST_SIZE):
+                digest = digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]
+                if not self.digests.add(first + number, digest) and self.digests.get(first + number) != digest:
+                    raise changed_since(self.entry)
         self._out -= 1
-        if self.digests.add(first, digests):
-            return
-        for number in range(len(digests) // DIGEST_SIZE):
-            digest = digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]
-            if not self.digests.add(first + number, digest) and self.digests.get(first + number) != digest:
-                raise changed_since(self.entry)
 
     def give_back(self, first: int, count: int) -> None:
         """The blocks that were taken were not said after all."""

@@ -103,14 +103,19 @@ class Link:
         """
         done = Doorbell()
         outcome: Future[T] = Future()
+        ending = threading.Lock()
+        left = False
 
         def work() -> None:
             try:
                 outcome.set_result(function())
             except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
                 outcome.set_exception(error)
-            finally:
-                done.ring()
+            with ending:
+                if left:
+                    done.close()
+                else:
+                    done.ring()
 
         thread = threading.Thread(target=work, name="enchufe beside", daemon=leave)
         thread.start()
@@ -134,7 +139,10 @@ class Link:
         finally:
             if not (interrupted and leave):
                 thread.join()
-                done.close()
+            with ending:
+                left = True
+                if outcome.done():
+                    done.close()  # else its thread will
         return outcome.result()
 
     def _keep_alive(self) -> None:

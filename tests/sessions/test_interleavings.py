@@ -18,6 +18,7 @@ from enchufe.session import ReceivingSession, SendingSession
 from enchufe.session.carrier import Plain
 from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Receiving, Source
+from enchufe.store.pipe import PipeSource
 from enchufe.store.reading import SourceFile
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import FileEnd, Lost
@@ -25,6 +26,7 @@ from enchufe.transfer.receiver import Arriving
 from enchufe.transfer.sender import Work
 from enchufe.transports import Transport
 from enchufe.waiting import READ, BlockingWaiter, Waitable
+from tests.sessions.relay import Relay
 from tests.sessions.transfers import PATIENCE, snapshot, transfer
 
 BIG = random.Random(11).randbytes(6 * BLOCK_SIZE + 4_321)
@@ -84,13 +86,14 @@ def test_a_name_is_free_before_it_is_offered_again(big: Path, tmp_path: Path) ->
 def test_a_lost_block_has_changed_and_its_file_has_not_ended(big: Path, tmp_path: Path) -> None:
     """It is not too late: that one file is offered again, and nothing else ends."""
     has_one, lost = threading.Event(), threading.Event()
-    changed = bytes(len(BIG))
+    changed, changing = bytes(len(BIG)), threading.Lock()
 
     class Changing(SourceFile):
         def read_into(self, view: memoryview, offset: int) -> int:
-            if lost.is_set() and big.read_bytes() == BIG:
-                big.write_bytes(changed)
-                os.utime(big, ns=(1, 1))
+            with changing:
+                if lost.is_set() and big.read_bytes() == BIG:
+                    big.write_bytes(changed)
+                    os.utime(big, ns=(1, 1))
             return super().read_into(view, offset)
 
     class ChangingSource(Source):
@@ -232,3 +235,22 @@ def test_files_are_closed_that_are_sent_again_after_their_ends(tmp_path: Path) -
     assert ends.sender.receipt.sent_bytes == files * len(b"right")
     assert snapshot(inbox / "tree") == snapshot(tmp_path / "tree")
     assert (source.now_open, source.most) == (0, 1)
+
+
+def test_whoever_is_left_behind_at_a_pipe_leaves_nothing(tmp_path: Path, no_descriptor_stays: None) -> None:
+    """The other side is gone while a thread waits for what comes out of a pipe; it comes later."""
+    reading, writing = os.pipe()
+    with Relay() as relay:
+
+        class Cut(PipeSource):
+            def read_into(self, view: memoryview, offset: int) -> int:
+                relay.cut()
+                return super().read_into(view, offset)
+
+        begin = LocalStore(tmp_path / "inbox").begin
+        ends = transfer(lambda: Cut(reading, "piped"), begin, relay=relay, streams=1)
+    assert isinstance(ends.sender.error, BrokenError)
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "enchufe beside"]
+    os.close(writing)
+    left.join(PATIENCE)
+    os.close(reading)

@@ -11,9 +11,13 @@ import pytest
 
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import EnchufeError
 from enchufe.store import LocalStore
 from enchufe.store.journal import RECORD_SIZE
 from enchufe.store.memory import MemoryStore
+from enchufe.transfer import messages as m
+from enchufe.transfer.message import Role
+from enchufe.transfer.offers import Offer
 from tests.crash import flips, trees
 from tests.crash.flipping import counted
 from tests.crash.peers import everywhere
@@ -36,6 +40,16 @@ def sent() -> MemoryStore:
     store = MemoryStore()
     store.add("big", random.Random(7).randbytes(SIZE), mtime_ns=trees.T)
     return store
+
+
+@pytest.mark.parametrize("bit", range(20, 23))
+def test_a_block_that_passes_for_another_is_not_kept(tmp_path: Path, sent: MemoryStore, bit: int) -> None:
+    """A bit of its offset changed: its digest is right. That shows when the other one comes, or at the end."""
+    offer = [m.Hello(Role.SENDER), Offer(list(sent.source().walk())), m.OfferEnd(1, SIZE, 0)]
+    offset = sum(len(piece) for message in offer for piece in m.frame(message)) + 5 + 4
+    first = attempt(sent, LocalStore(tmp_path), Harm(True, offset + 7 - bit // 8, 1 << bit % 8))
+    assert isinstance(first.receiver, EnchufeError)
+    assert sent_again(sent, tmp_path) == SIZE
 
 
 @pytest.fixture

@@ -224,8 +224,7 @@ def test_who_changes_what_is_in_stream_0(people: tuple[Person, Person], tmp_path
         assert dialer.end() in (3, 5)
         assert dialer.error["hint"]
     if not sends:
-        # The alert may be lost: it says goodbye over bytes that nobody will read, which is a reset.
-        assert sender.end() in (3, 4, 5)
+        assert sender.end() in (3, 4, 5)  # a reset may overtake what the other one says
         assert not sender.named("receipt")
         sender = ana.send(big, options=(*HERE, "--compress", "never"))
         receiver = blas.receive(sender.address, code=sender.code())

@@ -2,8 +2,8 @@
 
 Both sides run in this process, over loopback and a relay, in plain text or encrypted. A seed says what is sent, over
 how many streams, by whom, what happens on the way, and between which lines of ours threads are held up: at a few of
-them for long, at all of them now and then. Threads are switched as often as Python can. What a seed says is the same
-again; what the threads make of it need not be.
+them for long, all over a few functions, or at all of them now and then. Threads are switched as often as Python can.
+What a seed says is the same again; what the threads make of it need not be.
 
 Each side ends with a receipt, or with an error that the cut explains. What shows is whole. Another run completes, and
 sends only what is missing. No thread and no descriptor stays.
@@ -104,13 +104,18 @@ class Held:
         lines = _lines()
         self._rng = rng
         self._codes = {code for code, _ in lines}
-        self._at = {(code, line): rng.uniform(0.002, 0.15) for code, line in rng.sample(lines, rng.choice(_HELD_AT))}
+        if rng.random() < 0.5:
+            at = [(where, rng.uniform(0.002, 0.15)) for where in rng.sample(lines, rng.choice(_HELD_AT))]
+        else:
+            some = rng.sample(sorted(self._codes, key=lambda code: (code.co_filename, code.co_firstlineno)), 3)
+            at = [(where, rng.uniform(0.001, 0.03)) for where in lines if where[0] in some]
+        self._at = dict(at)
         self._often = rng.choice((0.0, 0.0, 0.0005, 0.005))
         self._left = Counter(dict.fromkeys(self._at, 6))
 
     @property
     def where(self) -> list[str]:
-        return [f"{os.path.basename(code.co_filename)}:{line}" for code, line in self._at]
+        return [f"{code.co_name} in {os.path.basename(code.co_filename)}:{line}" for code, line in self._at]
 
     def __enter__(self) -> None:
         self._interval = sys.getswitchinterval()

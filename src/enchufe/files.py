@@ -208,7 +208,8 @@ def receive_files(
     on_event = _in_turn(on_event)
     begin: Callable[[int | None], Receiving]
     about = os.path.abspath(os.fsencode(folder))
-    if _is_pipe([folder]):
+    into_pipe = _is_pipe([folder])
+    if into_pipe:
         begin = partial(_into_pipe, _standard(sys.stdout, "output"))
         retry = 0.0
         streams = 1  # what comes on several is in no order
@@ -220,7 +221,7 @@ def receive_files(
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         most = None if options.allowance is None else options.allowance.most
-        return ReceivingSession(over, partial(begin, most), options, on_event)
+        return ReceivingSession(over, partial(begin, most), options, on_event, into_pipe=into_pipe)
 
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces

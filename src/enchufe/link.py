@@ -129,11 +129,12 @@ class Link:
                 if leave and gone:
                     self._raise_gone()
                 interests: list[Interest] = [(done, READ)]
-                if not gone and len(self.machine.buffer) < _HELD_SIZE:
+                full = len(self.machine.buffer) >= _HELD_SIZE  # then nobody knows whether it says more
+                if not (gone or full):
                     interests.append((self.transport, READ))
                 with contextlib.suppress(DeadlineExceeded):
                     await self._waiter.wait(interests, self._waiter.now() + _PING_AFTER)
-                if leave and self._waiter.now() >= self._heard + self._timeout:
+                if leave and not full and self._waiter.now() >= self._heard + self._timeout:
                     raise self._silent()
             interrupted = False
         finally:

@@ -6,7 +6,9 @@ import os
 import random
 import socket
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from enchufe.session import ReceivingSession, SendingSession
 from enchufe.session.carrier import Plain
 from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Receiving, Source
-from enchufe.store.pipe import PipeSource
+from enchufe.store.pipe import PipeDelivery, PipeSource
 from enchufe.store.reading import SourceFile
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import FileEnd, Lost
@@ -254,3 +256,31 @@ def test_whoever_is_left_behind_at_a_pipe_leaves_nothing(tmp_path: Path, no_desc
     os.close(writing)
     left.join(PATIENCE)
     os.close(reading)
+
+
+def test_whoever_reads_the_pipe_that_is_received_into_may_pause(big: Path) -> None:
+    """For longer than either side would wait for a sign of life, in the middle of a block."""
+    timeout = 4.0
+    reading, writing = os.pipe()
+    got = bytearray()
+
+    class IntoPipe(ReceivingSession):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, into_pipe=True)
+
+    def read_later() -> None:
+        with open(reading, "rb", buffering=0) as file:
+            got.extend(file.read(10))
+            time.sleep(timeout + 1.5)
+            while piece := file.read(1 << 16):
+                got.extend(piece)
+
+    reader = threading.Thread(target=read_later)
+    reader.start()
+    ends = transfer(
+        lambda: Source([big]), lambda: PipeDelivery(writing), streams=1, timeout=timeout, receiving=IntoPipe
+    )
+    os.close(writing)
+    reader.join()
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert bytes(got) == BIG

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from enchufe import events
@@ -63,6 +64,7 @@ class ReceivingSession(Session[Receiver]):
 
     Args:
         begin: opens the store, once somebody is there.
+        into_pipe: it is a pipe, and writing takes as long as whoever reads it likes; for one stream only.
     """
 
     role = Role.RECEIVER
@@ -74,9 +76,12 @@ class ReceivingSession(Session[Receiver]):
         begin: Callable[[], Receiving],
         options: Options,
         on_event: OnEvent,
+        *,
+        into_pipe: bool = False,
     ) -> None:
         super().__init__(over, Receiver, options, on_event)
         self._begin = begin
+        self._into_pipe = into_pipe
         self._offers: deque[Sequence[Entry]] = deque()
         self._agreed = options.ask is None
         self._held: list[_Answers] = []  # until somebody has said yes
@@ -175,6 +180,10 @@ class ReceivingSession(Session[Receiver]):
                 entry = self.machine.left_out
                 if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
+            case Block() | Batch() | Same() | Hole() | Packed() if self._into_pipe:
+                # A copy: more is received meanwhile.
+                copy = type(message).unpack(memoryview(b"".join(message.pack())))
+                await self.link.beside(partial(self.take, 0, copy), leave=True)
             case Block() | Batch() | Same() | Hole() | Packed():
                 await self.waiter.offload(self.take, 0, message)
 

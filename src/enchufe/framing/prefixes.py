@@ -18,7 +18,7 @@ ByteOrder = Literal["big", "little"]
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 # Messages from which on it pays to look whether all are of one size.
-_MANY: Final = 8
+_MANY: Final = 16
 # Enough for any 64-bit length; it bounds what `int()` is given.
 _MOST_DIGITS: Final = 20
 # A varint carries 7 bits a byte, and protobuf's carry 64 bits at the most.
@@ -103,7 +103,13 @@ class Binary(Prefix):
             for place in range(width):
                 if data[place:whole:frame] != data[place : place + 1] * count:
                     return []
-            return [body for (body,) in struct.iter_unpack(f"{width}x{size}s", memoryview(data)[:whole])]
+            form = f"{width}x{size}s"
+            bodies: list[bytes] = []
+            batches = count // _MANY * _MANY * frame
+            for batch in struct.iter_unpack(form * _MANY, memoryview(data)[:batches]):
+                bodies += batch
+            bodies += struct.unpack_from(form * (count % _MANY), data, batches)
+            return bodies
 
         def split(data: bytes) -> tuple[list[bytes], int]:
             end = len(data)

@@ -245,8 +245,8 @@ class Transport:
                     pass  # nothing came in so short a time
                 except OSError as error:
                     raise self._translated(error) from error
-        elif self._drained:
-            await self.wait(READ, deadline)
+        elif self._drained and not (self._stopped or self._closed):
+            await self.waiter.wait_one(self._sock, READ, deadline)
         # An end is asked for once more: it may be close() that woke us.
         while (data := self.try_receive(size)) is None:
             await self.wait(READ, deadline)

@@ -136,6 +136,35 @@ def test_a_silent_peer_is_found_by_the_heartbeat(engine: str, tmp_path: Path) ->
             silent.close()
 
 
+def test_signs_of_life_between_messages_are_not_seen() -> None:
+    beat = Heartbeat(b"")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with enchufe.connect(address, framing=PREFIXED, heartbeat=beat, timeout=20) as connection:
+            peer, _ = listening.accept()
+            with peer:
+                peer.sendall(
+                    b"".join(piece for word in (b"a", b"", b"b", b"", b"c") for piece in PREFIXED.encode(word))
+                )
+                assert connection.receive() == b"a"
+                assert [next(connection), connection.receive()] == [b"b", b"c"]
+
+
+@EVERY
+def test_a_loop_that_is_left_early_leaves_the_rest(engine: str) -> None:
+    async def by_two(connection: Connection) -> None:
+        async for first in connection:
+            async for second in connection:
+                await connection.send(first + second)
+                break
+
+    with ENGINES[engine](by_two, "127.0.0.1:0", PREFIXED, drain=1) as (address, *_):
+        with enchufe.connect(address, framing=PREFIXED, timeout=20) as connection:
+            connection.send(*[b"%d" % number for number in range(600)])
+            connection.end()
+            assert list(connection) == [b"%d%d" % (number, number + 1) for number in range(0, 600, 2)]
+
+
 def assert_raises(connection: BlockingConnection) -> None:
     with pytest.raises(DeadlineExceeded):
         connection.receive()

@@ -52,11 +52,14 @@ class BlockingConnection:
 
     def send(self, *messages: Buffer) -> None:
         """Send messages, gathered."""
-        drive(self._connection.send(*messages))
+        rest = self._connection.begin(*messages)
+        if rest is not None:
+            drive(rest)
 
     def receive(self) -> bytes | None:
         """The next message; None at a clean end."""
-        return drive(self._connection.receive())
+        message = self._connection.in_hand()
+        return drive(self._connection.receive()) if message is None else message
 
     def ask(self, message: Buffer) -> bytes:
         """Send one message and receive one answer."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
-from enchufe.framing.base import Framing
+from enchufe.framing.base import JOIN_BELOW, Framing
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
@@ -135,34 +137,32 @@ class Connection:
             LocalProtocolError: the framing cannot carry one of them (nothing was sent).
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
-        if len(messages) == 1:
-            pieces = self.framing.encode(messages[0])
-        else:
-            pieces = [piece for message in messages for piece in self.framing.encode(message)]
-        self.sent += len(messages)
         if self._held or (self._ready and self.gathers):
-            if self._held:
-                self._held.extend(pieces)
-            else:
-                self.transport.waiter.before_waiting(self._flush_now)
-                self._held = list(pieces)
-            self._held_size += sum(map(len, pieces))
-            if self._held_size >= _HELD:
+            if self._hold(messages):
                 await self.flush()
             return
+        pieces = self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self.sent += len(messages)
         count = self.transport.try_send(pieces)
         if count != size:
             await self.transport.send(pieces, self._deadline(), count)
         if self.sent % _TURN == 0:
             await self.transport.waiter.pause()
 
+    def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:
+        """`send`, for who cannot await: None where the messages are held back, else what is still to be run."""
+        if self._held or (self._ready and self.gathers):
+            return self.flush() if self._hold(messages) else None
+        return self.send(*messages)
+
     async def flush(self) -> None:
         """Send what is held back, if anything is, and what was written into a file. Raises as `send` does."""
         if self._file is not None:
             await self._file.flush()
         if self._held:
-            pieces, self._held, self._held_size = self._held, _NOTHING, 0
+            pieces = self._gathered()
+            self._held, self._held_size = _NOTHING, 0
             try:
                 await self.transport.send(pieces, self._deadline())
             except BaseException:
@@ -181,6 +181,10 @@ class Connection:
         if len(self._ready) % _TURN == 0 and not await self._refill():
             return None
         return self._ready.pop()
+
+    def in_hand(self) -> bytes | None:
+        """The next message, where it is decoded already; None where it is to be received."""
+        return self._ready.pop() if self._ready else None
 
     async def ask(self, message: Buffer) -> bytes:
         """Send one message and receive one answer.
@@ -246,8 +250,14 @@ class Connection:
         self._flush_now()
         self.transport.close()
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        # A step of a generator costs less than a coroutine for each message. But asyncio starts a task for one that is
+        # left before its end, and trio warns of it.
+        return self._messages() if sys.get_asyncgen_hooks().finalizer is None else self
+
+    async def _messages(self) -> AsyncGenerator[bytes, None]:
+        while len(self._ready) % _TURN or await self._refill():
+            yield self._ready.pop()
 
     async def __anext__(self) -> bytes:
         # As `receive`, but for one step less.
@@ -365,8 +375,31 @@ class Connection:
         """Send as much of what is held back as goes without waiting; a cut is told to whoever uses this next."""
         if self._held:
             with contextlib.suppress(EnchufeError):
-                self._held = advance(self._held, self.transport.try_send(self._held))
+                pieces = self._gathered()
+                self._held = advance(pieces, self.transport.try_send(pieces))
                 self._held_size = sum(map(len, self._held))
+
+    def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:
+        """What stands for them on the wire."""
+        if len(messages) == 1:
+            return self.framing.encode(messages[0])
+        return list(chain.from_iterable(map(self.framing.encode, messages)))
+
+    def _hold(self, messages: Sequence[Buffer]) -> bool:
+        """Keep them for `flush`: whether so much is held by now that it is to go."""
+        # One step less for what nearly every call is.
+        pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
+        if not self._held:
+            self.transport.waiter.before_waiting(self._flush_now)
+            self._held = []
+        self._held += pieces
+        self._held_size += len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self.sent += len(messages)
+        return self._held_size >= _HELD
+
+    def _gathered(self) -> list[Buffer]:
+        """What is held back, in one piece where the pieces are small."""
+        return [b"".join(self._held)] if self._held_size < len(self._held) * JOIN_BELOW else self._held
 
     def _patience(self) -> float | None:
         """When a receive that begins now gives up."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
@@ -65,6 +66,10 @@ class BeatingConnection(Connection):
             raise self._silent() from error
         self._said = self.transport.waiter.now()
 
+    def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None]:
+        """As `Connection.begin`."""
+        return self.send(*messages)
+
     async def receive(self) -> bytes | None:
         """As `Connection.receive`; BrokenError where the peer was silent for too long."""
         self._allowed = super()._deadline()  # for a message: signs of life do not put it off
@@ -72,10 +77,19 @@ class BeatingConnection(Connection):
             pass
         return message
 
+    def __aiter__(self) -> Self:
+        return self
+
     async def __anext__(self) -> bytes:
         message = await self.receive()
         if message is None:
             raise StopAsyncIteration
+        return message
+
+    def in_hand(self) -> bytes | None:
+        """As `Connection.in_hand`."""
+        while (message := super().in_hand()) == self.heartbeat.message:
+            pass
         return message
 
     async def end(self) -> None:

@@ -1,4 +1,7 @@
-"""Message servers side by side: `python -m benchmarks.messages`. The load is C, the ratios are enchufe's."""
+"""Message servers side by side: `python -m benchmarks.messages`. The load is C, the ratios are enchufe's.
+
+Behind a ratio stands what the least that CPython allows at that level comes to (`servers/bare_messages.py`).
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ class Scenario:
 
     Attributes:
         ratios: each of ours with the peers it is compared with, and at least how many times as fast it should be.
+        least: each of ours with the server that does nothing but what must be done.
         beside: others to show, without a ratio.
         at_most: for figures that are no ratio: what each of ours may reach.
     """
@@ -40,6 +44,7 @@ class Scenario:
     name: str
     load: Load
     ratios: Mapping[str, Mapping[str, float]]
+    least: Mapping[str, str] = field(default_factory=dict)
     beside: Sequence[str] = ()
     at_most: Mapping[str, float] = field(default_factory=dict)
 
@@ -47,10 +52,16 @@ class Scenario:
     def servers(self) -> list[str]:
         """All of them, each once."""
         theirs = [name for peers in self.ratios.values() for name in peers]
-        return list(dict.fromkeys([*self.ratios, *theirs, *self.beside]))
+        return list(dict.fromkeys([*self.ratios, *theirs, *self.beside, *self.least.values()]))
 
 
 PIPELINED: Final = {"asyncio streams": 3.5, "uvloop streams": 2.5}
+LEAST: Final = {
+    "events": "bare messages, events",
+    "threads": "bare messages, threads",
+    "threads, plain def": "bare messages, plain",
+}
+ALONE: Final = {"events": LEAST["events"]}
 HOSTED: Final = {f"aio on {loop}": {f"{loop} streams": 0.9} for loop in ("asyncio", "uvloop", "trio")}
 SCENARIOS: Final = [
     Scenario(
@@ -65,29 +76,34 @@ SCENARIOS: Final = [
             },
             **HOSTED,
         },
+        ALONE,
         ["pyzmq", "bare epoll loop"],
     ),
     Scenario(
         "pipelined: 64 B, 1 connection, 64 in flight",
         Load("echo", in_flight=64),
         {"events": PIPELINED, "threads": PIPELINED, "threads, plain def": PIPELINED},
+        LEAST,
         ["pyzmq", "bare epoll loop"],
     ),
     Scenario(
         "one way: 64 B",
         Load("oneway"),
         {"events": {"asyncio streams": 3, "uvloop streams": 3, "pyzmq": 1.2}},
+        ALONE,
         ["threads", "bare epoll loop"],
     ),
     Scenario(
         "echo: 64 B, 8 connections, 1 in flight on each",
         Load("echo", connections=8),
         {name: {"socketserver threads": 1.0} for name in ("threads", "threads, plain def")} | HOSTED,
+        {name: LEAST[name] for name in ("threads", "threads, plain def")},
     ),
     Scenario(
         "beside a flooder: 64 B, 1 in flight",
         Load("flood"),
         {"events": {}},
+        {},
         ["asyncio streams", "uvloop streams"],
         {P99: 5000},  # microseconds
     ),
@@ -95,6 +111,7 @@ SCENARIOS: Final = [
         "idle connections",
         Load("idle", connections=9000),
         {"events": {}},
+        {},
         ["asyncio streams", "uvloop streams"],
         {KIB: 3},
     ),
@@ -147,7 +164,10 @@ def table(scenario: Scenario, figures: Figures) -> str:
                 faster, dearer = (ratios(figures, column, ours, peer) for column in (RATE, COST))
                 spread = f"{median(faster):6.2f} ({min(faster):.2f} to {max(faster):.2f})"
                 processor = f"by processor time {1 / median(dearer):.2f}"
-                lines.append(f"  {f'{ours} / {peer}':<42}{spread:<24}{f'goal {least:g} or more':<19}{processor}")
+                row = f"  {f'{ours} / {peer}':<42}{spread:<24}{f'goal {least:g} or more':<19}{processor:<24}"
+                if (bare := scenario.least.get(ours)) in figures:
+                    row += f"the least {median(ratios(figures, RATE, bare, peer)):.2f}"
+                lines.append(row.rstrip())
     return "\n".join(lines)
 
 
@@ -168,14 +188,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--only", default="", help="only scenarios whose name contains this")
-    parser.add_argument("--servers", metavar="NAME,NAME", help="only these servers")
+    parser.add_argument("--servers", nargs="+", metavar="NAME", default=list(SERVERS), help="only these servers")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
-    wanted = options.servers.split(",") if options.servers else list(SERVERS)
     signal.signal(signal.SIGTERM, interrupted)
     results: dict[str, Any] = {}
     for scenario in (one for one in SCENARIOS if options.only in one.name):
-        names = [name for name in scenario.servers if name in wanted and SERVERS[name].installed]
+        names = [name for name in scenario.servers if name in options.servers and SERVERS[name].installed]
         if not names:
             continue
         figures: Figures = {name: [] for name in names}

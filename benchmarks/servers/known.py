@@ -60,6 +60,9 @@ SERVERS: Final = {
         Server("trio streams", ["trio_streams"], needs="trio"),
         Server("socketserver threads", ["socketserver_threads"]),
         Server("pyzmq", ["zmq_sockets"], wire="zmtp", needs="zmq"),
+        Server("bare messages, events", ["bare_messages", "events"]),
+        Server("bare messages, threads", ["bare_messages", "threads"]),
+        Server("bare messages, plain", ["bare_messages", "plain"]),
         Server("bare epoll loop", ["epoll_loop"]),
     ]
 }

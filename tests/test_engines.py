@@ -173,7 +173,7 @@ def assert_raises(connection: BlockingConnection) -> None:
 @EVERY
 def test_a_drain_loses_no_answer(engine: str) -> None:
     """While clients talk the server goes: whatever was answered arrives, and then an end."""
-    stopping = threading.Event()
+    talking = threading.Barrier(3)  # both have come before it goes
     outcomes: list[tuple[int, int]] = []
 
     def talk(address: str) -> None:
@@ -186,7 +186,7 @@ def test_a_drain_loses_no_answer(engine: str) -> None:
                         break
                     answered += 1
                     if answered == 50:
-                        stopping.set()
+                        talking.wait(20)
             except EnchufeError:
                 pass
             outcomes.append((asked, answered))
@@ -195,7 +195,7 @@ def test_a_drain_loses_no_answer(engine: str) -> None:
         clients = [threading.Thread(target=talk, args=(address,)) for _ in range(2)]
         for client in clients:
             client.start()
-        stopping.wait(20)
+        talking.wait(20)
     for client in clients:
         client.join(20)
     assert all(asked - answered == 1 for asked, answered in outcomes) and len(outcomes) == 2

@@ -46,10 +46,10 @@ def test_it_depends_on_the_way_and_on_what_a_loss_does(
     dialed: list[int] = []
 
     class Told(Stream):
-        def start(self) -> None:
+        def start(self) -> bool:
             if not self.begun:
                 dialed.append(self.number)
-            super().start()
+            return super().start()
 
     monkeypatch.setattr(base, "Stream", Told)
     store, inbox = MemoryStore(), MemoryStore()

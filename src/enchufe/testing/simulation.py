@@ -181,11 +181,11 @@ class _SimSocket:
     def getpeername(self) -> tuple[str, int]:
         return self._peer
 
-    def recv(self, size: int, _flags: int = 0) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         view = bytearray(size)
-        return bytes(view[: self.recv_into(view)])
+        return bytes(view[: self.recv_into(view, 0, flags)])
 
-    def recv_into(self, view: Buffer, _size: int = 0, _flags: int = 0) -> int:
+    def recv_into(self, view: Buffer, _size: int = 0, flags: int = 0) -> int:
         self._check()
         pipe = self.incoming
         if pipe.arrived:
@@ -193,7 +193,8 @@ class _SimSocket:
             if self._network.random.random() < 0.5:
                 count = self._network.random.randint(1, count)
             memoryview(view)[:count] = pipe.arrived[:count]
-            del pipe.arrived[:count]
+            if not flags & socket.MSG_PEEK:
+                del pipe.arrived[:count]
             return count
         if self.broken:
             raise OSError(self.broken, os.strerror(self.broken))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import struct
 import tracemalloc
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
-from enchufe.errors import RemoteProtocolError
+from enchufe.errors import RemoteProtocolError, VerificationError
 from enchufe.transfer import messages as m
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
 from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, FILE_SIZE, Message, Role, Type
@@ -24,6 +25,12 @@ NO = b"\xff\xff\xff\xff"
 ID = b"\0\0\0\1"
 
 HELLO = b"enchufe\1\1\1" + b"\0\0\0\1" + b"s" * 16 + b"\0\0\0\0\0\0\1\0" + b"\0\2" + b"\0\x08" + b"\0\0\x40\0"
+
+
+def checked(kind: bytes, fields: bytes) -> bytes:
+    """The fields of a message of data, and what checks them."""
+    return fields + struct.pack(">I", binascii.crc32(kind + fields))
+
 
 CASES: list[tuple[Message, bytes]] = [
     (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD), b"\1\0\0\0\x2e" + HELLO),
@@ -63,10 +70,14 @@ CASES: list[tuple[Message, bytes]] = [
         m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK)]),
         b"\4\0\0\0\x12" + b"\0\0\0\0\0\0\0\2\1" + b"\0\0\0\2\0\0\0\1\x10",
     ),
-    (Block(1, 1 << 20, D, b"abc"), b"\5\0\0\0\x2f" + ID + b"\0\0\0\0\0\x10\0\0" + D + b"abc"),
+    (
+        Block(1, 1 << 20, D, b"abc"),
+        b"\5\0\0\0\x33" + checked(b"\5", ID + b"\0\0\0\0\0\x10\0\0" + D) + b"abc",
+    ),
     (
         Batch([(4, D, b"xy"), (5, D, b"")]),
-        b"\6\0\0\0\x54" + b"\0\2" + b"\0\0\0\4\0\0\0\2" + D + b"\0\0\0\5\0\0\0\0" + D + b"xy",
+        b"\6\0\0\0\x58"
+        + checked(b"\6", b"\0\2" + b"\0\0\0\4\0\0\0\2" + D + b"\0\0\0\5\0\0\0\0" + D) + b"xy",
     ),
     (m.FileEnd(1, 258, D), b"\7\0\0\0\x2c" + ID + b"\0\0\0\0\0\0\1\2" + D),
     (m.LeftOut(1, Reason.VANISHED), b"\x08\0\0\0\5" + ID + b"\3"),
@@ -83,8 +94,8 @@ CASES: list[tuple[Message, bytes]] = [
     (m.Error(m.Code.INTERNAL, ""), b"\x0d\0\0\0\1" + b"\x09"),
     (m.Have(1, 2, False, D + D), b"\x0e\0\0\0\x49" + ID + b"\0\0\0\2\0" + D + D),
     (m.Have(1, 0, True, b""), b"\x0e\0\0\0\x09" + ID + b"\0\0\0\0\1"),
-    (Same(1, 2, 3), b"\x0f\0\0\0\x0c" + ID + b"\0\0\0\2\0\0\0\3"),
-    (Hole(1, 2, 3), b"\x10\0\0\0\x0c" + ID + b"\0\0\0\2\0\0\0\3"),
+    (Same(1, 2, 3), b"\x0f\0\0\0\x10" + checked(b"\x0f", ID + b"\0\0\0\2\0\0\0\3")),
+    (Hole(1, 2, 3), b"\x10\0\0\0\x10" + checked(b"\x10", ID + b"\0\0\0\2\0\0\0\3")),
     (m.Lost(1, 258), b"\x11\0\0\0\x0a" + b"\0\1" + b"\0\0\0\0\0\0\1\2"),
     (m.Again(1, 2, 3), b"\x12\0\0\0\x0c" + ID + b"\0\0\0\2\0\0\0\3"),
     (Packed(Type.BATCH, 258, b"(\xb5/\xfd"), b"\x13\0\0\0\x09" + b"\6\0\0\1\2" + b"(\xb5/\xfd"),
@@ -123,6 +134,25 @@ def test_unpacking_byte_by_byte(message: Message, wire: bytes) -> None:
     assert not len(buffer)
 
 
+DATA = [(message, wire) for message, wire in CASES if isinstance(message, (Block, Batch, Same, Hole))]
+
+
+@pytest.mark.parametrize(("message", "wire"), DATA, ids=lambda case: type(case).__name__)
+def test_no_bit_of_what_says_where_a_content_belongs_changes_unnoticed(message: Message, wire: bytes) -> None:
+    payload = len(b"".join(map(bytes, message.pack()[1:])))
+    for position in range(5, len(wire) - payload):
+        for bit in range(8):
+            damaged = bytearray(wire)
+            damaged[position] ^= 1 << bit
+            with pytest.raises((VerificationError, RemoteProtocolError)):
+                unpacked(bytes(damaged))
+
+
+def test_a_run_is_not_taken_for_the_other_kind() -> None:
+    with pytest.raises(VerificationError, match="damaged"):
+        unpacked(b"\x10" + b"".join(frame(Same(1, 2, 3)))[1:])
+
+
 def test_a_big_message_goes_out_in_pieces_that_are_not_copied() -> None:
     payload = bytes(BLOCK_SIZE)
     pieces = frame(Block(0, 0, D, payload))
@@ -145,7 +175,7 @@ LIMITS = {
     Type.OFFER: 65536,
     Type.OFFER_END: 16,
     Type.WANT: 65536,
-    Type.BLOCK: 44 + (1 << 20),
+    Type.BLOCK: 48 + (1 << 20),
     Type.BATCH: 65536 + (1 << 20),
     Type.FILE_END: 44,
     Type.LEFT_OUT: 5,
@@ -155,8 +185,8 @@ LIMITS = {
     Type.PING: 0,
     Type.ERROR: 1024,
     Type.HAVE: 65536,
-    Type.SAME: 12,
-    Type.HOLE: 12,
+    Type.SAME: 16,
+    Type.HOLE: 16,
     Type.LOST: 10,
     Type.AGAIN: 12,
     Type.PACKED: 65536 + (1 << 20),
@@ -201,16 +231,16 @@ MALFORMED: list[tuple[Type, bytes]] = [
     (Type.WANT, bytes(8) + b"\x63"),
     (Type.WANT, bytes(8) + b"\1" + bytes(1)),
     (Type.BLOCK, bytes(43)),
-    (Type.BLOCK, bytes(44)),
+    (Type.BLOCK, checked(b"\5", bytes(44))),
     (Type.BATCH, b""),
     (Type.BATCH, b"\0"),
     (Type.BATCH, b"\0\0"),
     (Type.BATCH, b"\xff\xff"),
-    (Type.BATCH, b"\0\1" + bytes(39)),
-    (Type.BATCH, b"\0\1" + b"\0\0\0\0\0\0\0\1" + bytes(32)),
-    (Type.BATCH, b"\0\1" + b"\0\0\0\0\0\0\0\1" + bytes(34)),
-    (Type.BATCH, b"\0\1" + b"\0\0\0\0\xff\xff\xff\xff" + bytes(33)),
-    (Type.BATCH, struct.pack(">H", BATCH_FILES + 1) + bytes((BATCH_FILES + 1) * 40)),
+    (Type.BATCH, b"\0\1" + bytes(43)),
+    (Type.BATCH, checked(b"\6", b"\0\1" + b"\0\0\0\0\0\0\0\1" + bytes(32))),
+    (Type.BATCH, checked(b"\6", b"\0\1" + b"\0\0\0\0\0\0\0\1" + bytes(32)) + bytes(2)),
+    (Type.BATCH, checked(b"\6", b"\0\1" + b"\0\0\0\0\xff\xff\xff\xff" + bytes(32)) + bytes(1)),
+    (Type.BATCH, struct.pack(">H", BATCH_FILES + 1) + bytes((BATCH_FILES + 1) * 40 + 4)),
     (Type.FILE_END, bytes(43)),
     (Type.LEFT_OUT, bytes(4)),
     (Type.LEFT_OUT, bytes(5)),
@@ -430,7 +460,7 @@ def test_what_is_packed_wrong_is_refused_and_takes_no_memory(size: int, data: by
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("body", [b"", bytes(44), b"\xff\xff"])
+@pytest.mark.parametrize("body", [b"", checked(b"\5", bytes(44)), b"\xff\xff"])
 @pytest.mark.parametrize("kind", [Type.BLOCK, Type.BATCH])
 def test_what_is_inside_must_be_a_message(kind: Type, body: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="malformed"):
@@ -447,7 +477,7 @@ def test_any_bytes_in_packed_are_opened_or_refused(data: bytes, size: int, hones
     message = Packed(Type.BLOCK, size, data)
     try:
         opened = message.opened()
-    except RemoteProtocolError:
+    except (RemoteProtocolError, VerificationError):
         return
     assert sum(map(len, opened.pack())) == size
 
@@ -456,7 +486,7 @@ def test_any_bytes_in_packed_are_opened_or_refused(data: bytes, size: int, hones
 def test_any_body_is_read_or_refused(body: bytes, kind: Type) -> None:
     try:
         message = unpacked(framed(kind, body))
-    except RemoteProtocolError:
+    except (RemoteProtocolError, VerificationError):
         return
     assert isinstance(message, Message)
     if not isinstance(message, (m.Hello, m.Error)):  # of which a later version may say more

@@ -43,7 +43,7 @@ from enchufe.transfer.messages import (
     next_message,
 )
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Misplaced, Receiver, TreeMismatch, haves
+from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
 from enchufe.transports import Transport
 
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
@@ -114,7 +114,7 @@ class ReceivingSession(Session[Receiver]):
         try:
             self.open_streams()
             return await self._receive()
-        except (TreeMismatch, Misplaced):
+        except TreeMismatch:
             self._stop_work()
             self.delivery.abandon()
             raise

@@ -6,17 +6,29 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, Self
+from zlib import crc32
 
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry
-from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, FixedMessage, Message, Type, malformed
+from enchufe.errors import VerificationError
+from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, Message, Type, malformed
 
 _BLOCK: Final = struct.Struct(">IQ32s")
 _COUNT: Final = struct.Struct(">H")
 _BATCHED: Final = struct.Struct(">II32s")
 _RUN: Final = struct.Struct(">III")
+_CHECK: Final = struct.Struct(">I")
 _PACKED: Final = struct.Struct(">BI")
+
+
+def _check(kind: Type, fields: Buffer) -> bytes:
+    """What ends the fields of a message of data: a digest proves what the content is, and this where it belongs."""
+    return _CHECK.pack(crc32(fields, crc32(bytes((kind,)))))
+
+
+def _damaged(kind: Type) -> VerificationError:
+    return VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
 
 
 @dataclass(slots=True)
@@ -24,7 +36,7 @@ class Block(Message):
     """A piece of a file; the payload is a view, good until more is received."""
 
     type = Type.BLOCK
-    limit = _BLOCK.size + BLOCK_SIZE
+    limit = _BLOCK.size + _CHECK.size + BLOCK_SIZE
 
     id: int
     offset: int
@@ -32,14 +44,18 @@ class Block(Message):
     payload: Buffer
 
     def pack(self) -> list[Buffer]:
-        return [_BLOCK.pack(self.id, self.offset, self.digest), self.payload]
+        fields = _BLOCK.pack(self.id, self.offset, self.digest)
+        return [fields + _check(self.type, fields), self.payload]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Block:
-        if len(body) <= _BLOCK.size:
+        start = _BLOCK.size + _CHECK.size
+        if len(body) <= start:
             raise malformed(cls.type)
+        if body[_BLOCK.size : start] != _check(cls.type, body[: _BLOCK.size]):
+            raise _damaged(cls.type)
         number, offset, digest = _BLOCK.unpack_from(body)
-        return cls(number, offset, digest, body[_BLOCK.size :])
+        return cls(number, offset, digest, body[start:])
 
 
 @dataclass(slots=True)
@@ -54,17 +70,21 @@ class Batch(Message):
     def pack(self) -> list[Buffer]:
         table = [_BATCHED.pack(number, len(payload), digest) for number, digest, payload in self.files]
         # Gathered: a piece of memory for all of them would be a new one, which costs more than what is done in it.
-        return [b"".join((_COUNT.pack(len(table)), *table)), *[payload for _, _, payload in self.files]]
+        fields = b"".join((_COUNT.pack(len(table)), *table))
+        return [fields + _check(self.type, fields), *[payload for _, _, payload in self.files]]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Batch:
         if len(body) < _COUNT.size:
             raise malformed(cls.type)
         (count,) = _COUNT.unpack_from(body)
-        start = _COUNT.size + count * _BATCHED.size
+        stop = _COUNT.size + count * _BATCHED.size
+        start = stop + _CHECK.size
         if not 0 < count <= BATCH_FILES or start > len(body):
             raise malformed(cls.type)
-        table = list(_BATCHED.iter_unpack(body[_COUNT.size : start]))
+        if body[stop:start] != _check(cls.type, body[:stop]):
+            raise _damaged(cls.type)
+        table = list(_BATCHED.iter_unpack(body[_COUNT.size : stop]))
         ends = list(accumulate((size for _, size, _ in table), initial=start))
         if ends[-1] != len(body):
             raise malformed(cls.type)
@@ -77,29 +97,38 @@ class Batch(Message):
 
 
 @dataclass(slots=True)
-class Same(FixedMessage):
+class _Run(Message):
+    limit = _RUN.size + _CHECK.size
+
+    id: int
+    first: int
+    count: int
+
+    def pack(self) -> list[Buffer]:
+        fields = _RUN.pack(self.id, self.first, self.count)
+        return [fields + _check(self.type, fields)]
+
+    @classmethod
+    def unpack(cls, body: memoryview) -> Self:
+        if len(body) != cls.limit:
+            raise malformed(cls.type)
+        if body[_RUN.size :] != _check(cls.type, body[: _RUN.size]):
+            raise _damaged(cls.type)
+        return cls(*_RUN.unpack_from(body))
+
+
+class Same(_Run):
     """These blocks are those that the receiver has in its own version."""
 
+    __slots__ = ()
     type = Type.SAME
-    form = _RUN
-    limit = form.size
-
-    id: int
-    first: int
-    count: int
 
 
-@dataclass(slots=True)
-class Hole(FixedMessage):
+class Hole(_Run):
     """These blocks, full ones, are nothing but zeros."""
 
+    __slots__ = ()
     type = Type.HOLE
-    form = _RUN
-    limit = form.size
-
-    id: int
-    first: int
-    count: int
 
 
 @dataclass(slots=True)

@@ -63,14 +63,6 @@ class TreeMismatch(VerificationError):
     """What arrived is not what was sent, though every block of it was: nothing of it is to be used again."""
 
 
-class Misplaced(RemoteProtocolError):
-    """Something came that does not belong where it says: what came before may not either, and is not to be used again.
-
-    A bit that changed on the way makes one block another, whose digest is right all the same. The journal would have
-    it as that other one for good.
-    """
-
-
 # Of all files that come in a batch, to which nothing is ever added: one each would cost more than the rest of it.
 _NONE: Final = FileDigest()
 
@@ -173,7 +165,7 @@ class Receiver(Machine):
         """Whose block that is; None where its file was left out. Until `stored` that file is busy.
 
         Raises:
-            Misplaced: it is not wanted, or not where it belongs.
+            RemoteProtocolError: it is not wanted, or not where it belongs.
         """
         self._check_open()
         arriving = self._find(block.id)
@@ -189,7 +181,7 @@ class Receiver(Machine):
         else:
             right = block.offset < arriving.entry.size and size == arriving.size_of(number)
         if odd or not right or not self._book(arriving, number, block.digest):
-            raise Misplaced(f"a block of entry {block.id} is not where it belongs")
+            raise RemoteProtocolError(f"a block of entry {block.id} is not where it belongs")
         self.received_bytes += size
         arriving.busy += 1
         return arriving
@@ -209,7 +201,7 @@ class Receiver(Machine):
         elif right and entry.sparse:
             digests = ZERO_BLOCK * run.count
         if not right or len(digests) != run.count * DIGEST_SIZE or not self._book(arriving, run.first, digests):
-            raise Misplaced(f"blocks of entry {run.id} are not where they belong")
+            raise RemoteProtocolError(f"blocks of entry {run.id} are not where they belong")
         arriving.busy += 1
         return arriving, digests
 
@@ -223,7 +215,7 @@ class Receiver(Machine):
                 continue
             size = len(payload)
             if arriving.entry.size != size or arriving.busy or not arriving.in_batch:
-                raise Misplaced(f"entry {number} does not belong in that batch")
+                raise RemoteProtocolError(f"entry {number} does not belong in that batch")
             arriving.busy += 1
             self.received_bytes += size
             claimed.append((arriving, digest, payload))
@@ -434,7 +426,7 @@ class Receiver(Machine):
                 # Batches may still be on their way on other streams.
                 endless = any(arriving.end is None and not arriving.in_batch for arriving in self._arriving.values())
                 if self._unanswered or self._to_come_again or endless:
-                    raise Misplaced("the peer finished before everything was sent")
+                    raise RemoteProtocolError("the peer finished before everything was sent")
                 self._finish = digest
 
     def _offer(self, entries: Iterable[Entry]) -> None:
@@ -469,12 +461,12 @@ class Receiver(Machine):
     def _check_open(self) -> None:
         # What was left out may still come on other streams.
         if self._finish is not None and not self._arriving and not self._left_out:
-            raise Misplaced("the peer sent data after the end")
+            raise RemoteProtocolError("the peer sent data after the end")
 
     def _find(self, number: int) -> Arriving | None:
         arriving = self._arriving.get(number)
         if arriving is None and number not in self._left_out:
-            raise Misplaced(f"the peer sent something of entry {number}, which is not on its way")
+            raise RemoteProtocolError(f"the peer sent something of entry {number}, which is not on its way")
         return arriving
 
     def _book(self, arriving: Arriving, first: int, digests: bytes) -> bool:
@@ -490,7 +482,7 @@ class Receiver(Machine):
     def _leave_out(self, message: LeftOut) -> None:
         arriving = self._arriving.pop(message.id, None)
         if arriving is None or arriving.end is not None:
-            raise Misplaced(f"the peer left out entry {message.id}, which is not on its way")
+            raise RemoteProtocolError(f"the peer left out entry {message.id}, which is not on its way")
         self._left_out.add(message.id)
         self._booked -= arriving.digests.span
         entry = arriving.entry
@@ -515,7 +507,7 @@ class Receiver(Machine):
             or arriving.in_batch
             or arriving.entry.size not in (end.size, UNKNOWN_SIZE)
         ):
-            raise Misplaced(f"entry {end.id} does not end like that")
+            raise RemoteProtocolError(f"entry {end.id} does not end like that")
         arriving.end = end
         self._look(arriving)
 
@@ -535,7 +527,7 @@ class Receiver(Machine):
                 raise TreeMismatch(f"entry {end.id} is not the same as entry {arriving.entry.linked}")
         elif arriving.stored != end.size:
             if arriving.stored > end.size or arriving.entry.size == UNKNOWN_SIZE:
-                raise Misplaced(f"entry {end.id} ended at {end.size} bytes, {arriving.stored} have come")
+                raise RemoteProtocolError(f"entry {end.id} ended at {end.size} bytes, {arriving.stored} have come")
             return
         elif arriving.digests.root() != end.root:
             raise TreeMismatch(f"entry {end.id} is not what was sent: its digests differ")

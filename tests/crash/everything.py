@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from tests.crash.peers import everywhere
+from tests.everywhere import everywhere
 
 P = TypeVar("P")
 

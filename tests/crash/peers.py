@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import multiprocessing
 import os
 import queue
 import shutil
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -186,12 +185,6 @@ def folder(base: str | None = MEMORY) -> Iterator[Path]:
         yield Path(name)
     finally:
         shutil.rmtree(name, ignore_errors=True)
-
-
-def everywhere(function: Callable[[A], B], points: Iterable[A], workers: int | None = None) -> Iterator[B]:
-    """`function` of each point, on every processor; the first that fails ends it."""
-    with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-        yield from pool.imap_unordered(function, points)
 
 
 def no_strace() -> str:

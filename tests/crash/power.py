@@ -28,7 +28,8 @@ from enchufe import events
 from enchufe.errors import EnchufeError
 from enchufe.store import linux
 from tests.crash import trees
-from tests.crash.peers import Receiving, everywhere, folder, send
+from tests.crash.peers import Receiving, folder, send
+from tests.everywhere import everywhere
 
 SHUTDOWN: Final = 0x8004587D  # FS_IOC_SHUTDOWN
 NO_LOG_FLUSH: Final = 2

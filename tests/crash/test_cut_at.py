@@ -9,8 +9,8 @@ from enchufe import events
 from enchufe.entry import BLOCK_SIZE
 from tests.crash import cuts
 from tests.crash.cuts import Point
-from tests.crash.peers import everywhere
 from tests.crash.wire import Harm, attempt
+from tests.everywhere import everywhere
 
 
 def share() -> list[Point]:

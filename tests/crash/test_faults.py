@@ -18,9 +18,10 @@ from enchufe.store import LocalStore
 from enchufe.store.memory import MemoryFile, MemorySource, MemoryStore, Node
 from tests.crash import faults, trees
 from tests.crash.faults import Point
-from tests.crash.peers import everywhere, folder, no_strace
+from tests.crash.peers import folder, no_strace
 from tests.crash.power import call, see_alone
 from tests.crash.wire import Outcome, attempt
+from tests.everywhere import everywhere
 
 EACH = 1  # points for each call that may fail, at each moment and for either tree
 SYNCS = 12

@@ -20,8 +20,8 @@ from enchufe.transfer.message import Role
 from enchufe.transfer.offers import Offer
 from tests.crash import flips, trees
 from tests.crash.flipping import counted
-from tests.crash.peers import everywhere
 from tests.crash.wire import Harm, attempt
+from tests.everywhere import everywhere
 
 SHARE = 400
 BLOCKS = 6

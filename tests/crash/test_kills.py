@@ -7,7 +7,8 @@ import random
 import pytest
 
 from tests.crash import kills
-from tests.crash.peers import everywhere, no_strace
+from tests.crash.peers import no_strace
+from tests.everywhere import everywhere
 
 SHARE = 30
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.crash import power
-from tests.crash.peers import everywhere
+from tests.everywhere import everywhere
 
 CUTS = 12
 

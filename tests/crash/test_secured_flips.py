@@ -8,7 +8,7 @@ from functools import partial
 
 from tests.crash import secured_flips
 from tests.crash.flipping import counted
-from tests.crash.peers import everywhere
+from tests.everywhere import everywhere
 
 SHARE = 400
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import multiprocessing
 import os
 import random
 import re
@@ -19,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -28,6 +28,7 @@ from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import EnchufeError, Refused, RemoteProtocolError
 from enchufe.store import Delivery, IfExists, Links, LocalStore
 from enchufe.store.confine import confine
+from tests.everywhere import everywhere
 
 CORPUS: Final = Path(__file__).with_name("corpus.txt")
 MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -275,7 +276,7 @@ def run(job: tuple[str, int, int]) -> Counter[str]:
     return ends
 
 
-def everywhere(count: int, seed: int = 0, workers: int | None = None) -> Counter[str]:
+def tried(count: int, seed: int = 0, workers: int | None = None) -> Counter[str]:
     """That many names, on every processor.
 
     What tries them is confined where that can be: should a name ever get out, it does no harm here. It is refused then,
@@ -285,10 +286,8 @@ def everywhere(count: int, seed: int = 0, workers: int | None = None) -> Counter
     ends: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="enchufe-hostile-", dir=MEMORY) as base:
         jobs = [(base, seed + number, min(each, count - number * each)) for number in range(-(-count // each))]
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers or os.cpu_count(), initializer=confine, initargs=([base],)) as pool:
-            for some in pool.imap_unordered(run, jobs):
-                ends += some
+        for some in everywhere(run, jobs, workers, prepare=partial(confine, [base])):
+            ends += some
     return ends
 
 
@@ -300,7 +299,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     options = parser.parse_args()
     started = time.monotonic()
-    ends = everywhere(options.names, options.seed, options.workers)
+    ends = tried(options.names, options.seed, options.workers)
     print(f"{options.names} names {dict(ends)}: nothing outside, in {time.monotonic() - started:.0f} s")
 
 

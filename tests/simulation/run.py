@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import time
 
+from tests.everywhere import everywhere
 from tests.simulation.scenarios import run
 
 BATCH = 500
 
 
-def batch(first: int, count: int) -> int:
+def batch(job: tuple[int, int]) -> int:
+    first, count = job
     for seed in range(first, first + count):
         run(seed)
     return count
@@ -26,13 +27,11 @@ def main() -> None:
     logging.disable()  # a server warns of every drain that was cut short, which is what some seeds are about
     started, done = time.monotonic(), 0
     if options.seeds <= BATCH:
-        done = batch(options.first, options.seeds)
+        done = batch((options.first, options.seeds))
     else:
         starts = range(options.first, options.first + options.seeds, BATCH)
         jobs = [(first, min(BATCH, options.first + options.seeds - first)) for first in starts]
-        with multiprocessing.Pool() as pool:
-            for count in pool.starmap(batch, jobs, chunksize=1):
-                done += count
+        done += sum(everywhere(batch, jobs, prepare=logging.disable))
     print(f"{done} conversations in {time.monotonic() - started:.0f} s, none other than the model says")
 
 

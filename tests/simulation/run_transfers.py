@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import time
 
+from tests.everywhere import everywhere
 from tests.simulation.blocks import small_blocks
 from tests.simulation.transfers import run
 
 BATCH = 200
 
 
-def batch(first: int, count: int) -> int:
+def batch(job: tuple[int, int]) -> int:
+    first, count = job
     logging.disable()
     with small_blocks():
         for seed in range(first, first + count):
@@ -28,13 +29,11 @@ def main() -> None:
     options = parser.parse_args()
     started, done = time.monotonic(), 0
     if options.seeds <= BATCH:
-        done = batch(options.first, options.seeds)
+        done = batch((options.first, options.seeds))
     else:
         last = options.first + options.seeds
         jobs = [(first, min(BATCH, last - first)) for first in range(options.first, last, BATCH)]
-        with multiprocessing.Pool() as pool:
-            for count in pool.starmap(batch, jobs, chunksize=1):
-                done += count
+        done += sum(everywhere(batch, jobs))
     print(f"{done} transfers in {time.monotonic() - started:.0f} s, none other than the model says")
 
 

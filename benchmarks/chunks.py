@@ -18,7 +18,6 @@ daemon takes on loopback, and what crosses, at the rate. Rates stand in brackets
 from __future__ import annotations
 
 import argparse
-import json
 import mmap
 import os
 import random
@@ -93,19 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     print(*(f"{key}: {value}" for key, value in runs.machine(options.on, False).items()), sep=", ", flush=True)
     results: dict[str, Any] = {}
-    try:
-        with runs.work_directory(options.on) as work:
-            runs.check_space(6 * options.size, work)
-            for name in options.corpus:
-                with runs.fresh(work / name) as place:
-                    old, new = place / "old", place / "new"
-                    MAKERS[name](old, new, options.size, random.Random(options.seed))
-                    results[name] = _compare(name, old, new, place, options)
-    except Failed as failure:
-        print(f"FAILED: {failure}", file=sys.stderr)
-        return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    with runs.reported(results, options.json), runs.work_directory(options.on) as work:
+        runs.check_space(6 * options.size, work)
+        for name in options.corpus:
+            with runs.fresh(work / name) as place:
+                old, new = place / "old", place / "new"
+                MAKERS[name](old, new, options.size, random.Random(options.seed))
+                results[name] = _compare(name, old, new, place, options)
     return 0
 
 

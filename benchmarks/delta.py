@@ -10,7 +10,6 @@ changed file the daemon with `--no-whole-file`.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -39,17 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.sync = runs.filesystem(options.on) != "tmpfs"
     print(*(f"{key}: {value}" for key, value in runs.machine(options.on, options.sync).items()), sep=", ", flush=True)
     results: dict[str, Any] = {}
-    try:
-        with runs.work_directory(options.on) as work:
-            if "unchanged" in options.corpus:
-                results["unchanged"] = _unchanged(work, options)
-            if "changed" in options.corpus:
-                results["changed"] = _changed(work, options)
-    except Failed as failure:
-        print(f"FAILED: {failure}", file=sys.stderr)
-        return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    with runs.reported(results, options.json), runs.work_directory(options.on) as work:
+        if "unchanged" in options.corpus:
+            results["unchanged"] = _unchanged(work, options)
+        if "changed" in options.corpus:
+            results["changed"] = _changed(work, options)
     return 0
 
 

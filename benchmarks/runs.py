@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +96,18 @@ def turns(number: int, names: Sequence[str]) -> Sequence[str]:
     """The order of a round: nobody is always the first, nor always the one after the pause."""
     turn = number % len(names)
     return [*names[turn:], *names[:turn]]
+
+
+@contextmanager
+def reported(results: object, to: Path | None) -> Iterator[None]:
+    """What is measured inside is written to `to`, if that is given; a failure is said, and ends the program with 1."""
+    try:
+        yield
+    except Failed as failure:
+        print(f"FAILED: {failure}", file=sys.stderr)
+        raise SystemExit(1) from failure
+    if to:
+        to.write_text(json.dumps(results, indent=2) + "\n")
 
 
 @contextmanager

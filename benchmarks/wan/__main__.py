@@ -9,7 +9,6 @@ loss, with --small-rtt.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +21,7 @@ from benchmarks import report, runs
 from benchmarks.corpus import KIB
 from benchmarks.ourselves import Ourselves
 from benchmarks.peers import Peer, absences, peers
-from benchmarks.processes import Failed, own_peak
+from benchmarks.processes import own_peak
 from benchmarks.wan import link as links
 from benchmarks.wan import tcp
 from benchmarks.wan.link import Link
@@ -46,19 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*(f"LEFT OUT {name}: {why}\n" for name, why in absent.items()), sep="", flush=True)
     present = [peer for peer in known.values() if peer.name not in absent]
     results: dict[str, Any] = {}
-    try:
-        with runs.work_directory(options.on) as work:
-            if "one" in options.corpus:
-                able = [peer for peer in present if peer.files]
-                results["one"] = _measure("one", able, long, work, options)
-            if "small" in options.corpus:
-                able = [peer for peer in present if peer.trees and peer.name not in TOO_SLOW]
-                results["small"] = _measure("small", able, replace(long, rtt=options.small_rtt), work, options)
-    except Failed as failure:
-        print(f"FAILED: {failure}", file=sys.stderr)
-        return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    with runs.reported(results, options.json), runs.work_directory(options.on) as work:
+        if "one" in options.corpus:
+            able = [peer for peer in present if peer.files]
+            results["one"] = _measure("one", able, long, work, options)
+        if "small" in options.corpus:
+            able = [peer for peer in present if peer.trees and peer.name not in TOO_SLOW]
+            results["small"] = _measure("small", able, replace(long, rtt=options.small_rtt), work, options)
     return 0
 
 

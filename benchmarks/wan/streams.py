@@ -9,7 +9,6 @@ when they have found their speed; with --whole, from the first byte on. Then wha
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 import struct
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import runs
-from benchmarks.processes import Failed, Network, Pipeline, Stage, free_port
+from benchmarks.processes import Network, Pipeline, Stage, free_port
 from benchmarks.wan import link as links
 from benchmarks.wan.link import Link
 
@@ -45,17 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     results: list[dict[str, Any]] = []
     print("Mbit/s over", *options.count, "connections; best over", DEFAULT, sep="  ", flush=True)
-    try:
-        with runs.work_directory(options.on) as work:
-            for rtt in options.rtt:
-                for rate in options.rate:
-                    for loss in options.loss:
-                        results += _measure(Link(rtt, rate, loss, seed=options.seed), work / "link", options)
-    except Failed as failure:
-        print(f"FAILED: {failure}", file=sys.stderr)
-        return 1
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    with runs.reported(results, options.json), runs.work_directory(options.on) as work:
+        for rtt in options.rtt:
+            for rate in options.rate:
+                for loss in options.loss:
+                    results += _measure(Link(rtt, rate, loss, seed=options.seed), work / "link", options)
     return 0
 
 
@@ -165,18 +158,24 @@ def _send(address: str, port: int, count: int, seconds: float, control: str) -> 
     return 0
 
 
+def _numbers(text: str) -> list[float]:
+    return [float(word) for word in text.split(",")]
+
+
+def _counts(text: str) -> list[int]:
+    return [runs.positive(word) for word in text.split(",")]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.wan.streams",
         description=(__doc__ or "").split("\n", 1)[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    numbers = lambda text: [float(word) for word in text.split(",")]  # noqa: E731
-    parser.add_argument("--rtt", type=numbers, default=[50.0], metavar="MS,MS")
-    parser.add_argument("--rate", type=numbers, default=[1000.0], metavar="MBIT,MBIT")
-    parser.add_argument("--loss", type=numbers, default=[0.1], metavar="PERCENT,PERCENT")
-    counts = lambda text: [runs.positive(word) for word in text.split(",")]  # noqa: E731
-    parser.add_argument("--count", type=counts, default=list(COUNTS), metavar="N,N", help="connections")
+    parser.add_argument("--rtt", type=_numbers, default=[50.0], metavar="MS,MS")
+    parser.add_argument("--rate", type=_numbers, default=[1000.0], metavar="MBIT,MBIT")
+    parser.add_argument("--loss", type=_numbers, default=[0.1], metavar="PERCENT,PERCENT")
+    parser.add_argument("--count", type=_counts, default=list(COUNTS), metavar="N,N", help="connections")
     parser.add_argument("--control", type=lambda text: text.split(","), default=list(CONTROLS), metavar="A,B")
     parser.add_argument("--seconds", type=float, default=6, help="for each; default: %(default)s")
     parser.add_argument("--rounds", type=runs.positive, default=1)

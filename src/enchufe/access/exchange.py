@@ -71,16 +71,13 @@ class Exchange:
         return message
 
     async def _exactly(self, size: int) -> bytes:
-        view, got = memoryview(bytearray(size)), 0
-        while got < size:
-            try:
-                count = await self.transport.receive_into(view[got:], self.deadline)
-            except DeadlineExceeded:
-                raise self._too_late() from None
-            if not count:
-                raise BrokenError(f"{self.transport.peer} ended the connection before it was settled who is who")
-            got += count
-        return bytes(view)
+        try:
+            data = await self.transport.receive_exactly(size, self.deadline)
+        except DeadlineExceeded:
+            raise self._too_late() from None
+        if len(data) < size:
+            raise BrokenError(f"{self.transport.peer} ended the connection before it was settled who is who")
+        return data
 
     def welcome(self, binding: Binding, introduction: Introduction | None) -> Welcome:
         """What we say last, with our name if `introduction` is given."""

@@ -236,12 +236,9 @@ class Said:
     @classmethod
     async def hear(cls, transport: Transport, deadline: float) -> Said | None:
         """Receive it from whoever dialed us. Raises as `Transport.receive`, and BrokenError at an early end."""
-        data = b""
-        while len(data) < STREAM_SIZE:
-            piece = await transport.receive(STREAM_SIZE - len(data), deadline)
-            if not piece:
-                raise BrokenError("the other side went away")
-            data += piece
+        data = await transport.receive_exactly(STREAM_SIZE, deadline)
+        if len(data) < STREAM_SIZE:
+            raise BrokenError("the other side went away")
         return cls.unpack(data)
 
 

@@ -252,6 +252,14 @@ class Transport:
             await self.wait(READ, deadline)
         return data
 
+    async def receive_exactly(self, size: int, deadline: float | None = None) -> bytes:
+        """So many bytes; fewer only where the other side ended before. Raises as `receive`: what had come is lost."""
+        pieces: list[bytes] = []
+        while size and (piece := await self.receive(size, deadline)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `receive`, into `view`: how many bytes; 0 at a clean end."""
         if self._kernel_waits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,10 +19,11 @@ from enchufe.store import LocalStore
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role, Type
 from enchufe.transfer.receiver import Receiver
-from enchufe.transports import Listener
-from enchufe.waiting import drive
+from enchufe.transports import Listener, Transport
+from enchufe.waiting import Waiter, drive
 from tests.sessions.relay import HELLO_SIZE
 from tests.sessions.transfers import HERE, PATIENCE, Side
+from tests.until import until
 
 ANSWER = 5  # bytes before an ERROR's code
 
@@ -99,6 +101,39 @@ def test_a_newer_attempt_comes_in_before_the_session_of_the_older_begins(tmp_pat
                 door.entered(session)
                 with older.transport, newer.transport, pytest.raises(BrokenError, match="newer"):
                     drive(session.complete())
+
+
+def test_whoever_comes_while_the_door_closes_is_closed_too() -> None:
+    came: list[Transport] = []
+
+    class Slow(Listener):
+        def try_accept(self, waiter: Waiter) -> Transport | None:
+            transport = super().try_accept(waiter)
+            if transport is not None:
+                came.append(transport)
+                both.wait(PATIENCE)
+                time.sleep(0.2)  # by now it is closing
+            return transport
+
+    both = threading.Barrier(2)
+    with Slow(HERE) as listener:
+        with Door(listener, Receiver, PATIENCE), dial(listener.addresses[0]):
+            both.wait(PATIENCE)
+        assert [transport.fileno() for transport in came] == [-1]
+
+
+def test_whoever_is_heard_when_the_door_closes_ends_at_once() -> None:
+    with Listener(HERE) as listener:
+        with dial(listener.addresses[0]) as sock:
+            with Door(listener, Receiver, PATIENCE):
+                sock.sendall(b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16)))[:9])
+                until(hearing)
+            assert not hearing()
+            assert heard(sock) == b""
+
+
+def hearing() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "enchufe guest"]
 
 
 def test_an_older_attempt_is_refused(file: Path, tmp_path: Path) -> None:

@@ -68,12 +68,14 @@ class _Guest(Generic[M]):
     Attributes:
         deadline: by which he must be let in.
         told: whether he may be told why he is turned away, by an ERROR.
+        thread: hears him; None: nobody does yet.
     """
 
     transport: Transport
     machine: M
     deadline: float
     told: bool
+    thread: threading.Thread | None = None
 
 
 class Door(Generic[M]):
@@ -124,11 +126,17 @@ class Door(Generic[M]):
     ) -> None:
         with self._lock:
             self._closed = True
-            guests = list(self._guests)
         self._bell.ring()
         self._thread.join()
-        for guest in guests:
-            guest.transport.close()
+        for guest, place in [*self._mute.items(), *self._saying]:
+            self._forget(guest, place)
+        with self._lock:
+            heard = list(self._guests)
+        for guest in heard:
+            guest.transport.hang_up()  # his thread may be using it
+        for guest in heard:
+            assert guest.thread is not None
+            guest.thread.join()
         with suppress(queue.Empty):
             while True:
                 self._let_in.get_nowait().transport.close()
@@ -220,8 +228,9 @@ class Door(Generic[M]):
             if pause := self._crowd.turn(place, self._waiter.now()):
                 return pause
             self._saying.popleft()
+            guest.thread = threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True)
             try:
-                threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True).start()
+                guest.thread.start()
             except RuntimeError:  # no thread is left to this process
                 self._forget(guest, place)
         return 0.0

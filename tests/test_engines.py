@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,17 +27,11 @@ from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalPro
 from enchufe.heartbeat import Heartbeat
 from enchufe.waiting import READ, WRITE, Doorbell
 from tests.matrix.engines import ENGINES, connected, echo
+from tests.until import until
 
 PREFIXED = framing.LengthPrefixed(4)
 EVERY = pytest.mark.parametrize("engine", ENGINES)
 POOLS = ["processes x 2", "events x 2", "threads x 2"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 # In "processes x 2" every worker serves one connection after the other: a limit of its own.

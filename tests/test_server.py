@@ -26,6 +26,7 @@ from enchufe.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from tests.until import until
 
 LINES = framing.Lines()
 PREFIXED = framing.LengthPrefixed(4)
@@ -43,13 +44,6 @@ def plain_echo(connection: BlockingConnection) -> None:
 
 def connect(server: enchufe.Server, timeout: float = 10.0) -> BlockingConnection:
     return enchufe.connect(server.addresses[0], framing=LINES, timeout=timeout)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("handler", [echo, plain_echo])

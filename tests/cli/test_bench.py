@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +19,7 @@ from enchufe.blocking import ENGINES
 from enchufe.cli.bench import told
 from enchufe.cli.chart import as_html, as_svg
 from enchufe.errors import BrokenError, LocalProtocolError
+from tests.until import until
 
 COMMAND = [sys.executable, "-m", "enchufe"]
 PATIENCE = 120.0
@@ -148,19 +148,14 @@ def test_an_interruption_leaves_nobody_behind(number: signal.Signals) -> None:
         [*COMMAND, "bench", "--seconds", "600", "--only", "latency"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as bench:
         listed = Path(f"/proc/{bench.pid}/task/{bench.pid}/children")
-        deadline = time.monotonic() + PATIENCE
-        while len(children := listed.read_text().split()) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert len(children) == 2
+        until(lambda: len(listed.read_text().split()) == 2)
+        children = listed.read_text().split()
         bench.send_signal(number)
         out, err = bench.communicate(timeout=PATIENCE)
     assert (bench.returncode, out) == (130, b"")
     assert b"Traceback" not in err
     # One that was just being started hears of it by the end of its standard input.
-    deadline = time.monotonic() + PATIENCE
-    while left := [child for child in children if lives(child)]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.01)
+    until(lambda: not any(lives(child) for child in children))
 
 
 def lives(process: str) -> bool:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import HELLO_SIZE
+from tests.until import until
 
 COMMAND = [sys.executable, "-m", "enchufe"]
 MIB = 1 << 20
@@ -590,9 +590,7 @@ def test_pipes(tmp_path: Path, size: int) -> None:
         [*COMMAND, "receive", "--listen", where, "-o", "-", "--plain", "--quiet"], stdout=subprocess.PIPE
     ) as receiver:
         assert receiver.stdout is not None
-        deadline = time.monotonic() + PATIENCE
-        while not (tmp_path / "socket").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until((tmp_path / "socket").exists)
         sent: list[Any] = []
         sending = threading.Thread(
             target=lambda: sent.append(run("send", "-", "--name", "n", "--to", where, "--plain", stdin=data))

@@ -80,7 +80,7 @@ class Transfer:
 def test_a_cut_is_gone_on_from_by_a_pass(people: tuple[Person, Person], big: Path, sends: bool, streams: str) -> None:
     """Twice; nobody types a code again, and the dialer is known by what both have from before."""
     transfer = Transfer(people, big, sends=sends)
-    with CuttingRelay(5 * MIB, 6 * MIB, there=sends) as relay:
+    with CuttingRelay(5 * MIB, 6 * MIB, there=sends, kept=lambda: kept_bytes(transfer.blas.inbox) > 0) as relay:
         relay.to = transfer.listen("--streams", streams, speed=NEVER).address
         code = transfer.listener.code()
         transfer.dial(relay.address, "--streams", streams, code=code, speed=NEVER)
@@ -110,7 +110,7 @@ def test_a_stream_is_cut_and_the_others_go_on(people: tuple[Person, Person], big
 def test_no_retry(people: tuple[Person, Person], big: Path, sends: bool) -> None:
     """Then it ends at the first cut, and a new run with the new code goes on."""
     transfer = Transfer(people, big, sends=sends)
-    with CuttingRelay(9 * MIB, there=sends) as relay:
+    with CuttingRelay(9 * MIB, there=sends, kept=lambda: kept_bytes(transfer.blas.inbox) >= 4 * MIB) as relay:
         relay.to = transfer.listen("--retry", "0" if not sends else "30", speed=NEVER).address
         code = transfer.listener.code()
         assert transfer.dial(relay.address, "--retry", "0", "--streams", "1", code=code, speed=NEVER).end() == 4

@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role
+from tests.until import until
 
 HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
 _HEADER: Final = 5
@@ -220,12 +221,14 @@ class CuttingRelay(Relay):
     Args:
         limits: bytes for each attempt; those that come later are left alone.
         there: whether data goes from the dialer to the listener.
+        kept: is true once enough of what has gone is kept: sockets may hold all of it, and lose it by the cut.
     """
 
-    def __init__(self, *limits: int, there: bool) -> None:
+    def __init__(self, *limits: int, there: bool, kept: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self._limits = limits
         self._there = there
+        self._kept = kept
         self._gone: Counter[int] = Counter()
         self._counting = threading.Lock()  # nothing goes on while stream 0 is being cut
 
@@ -237,6 +240,7 @@ class CuttingRelay(Relay):
             self._gone[way.attempt] += size
             if self._gone[way.attempt] < self._limits[way.attempt]:
                 return
+            until(self._kept)
             _shut(self._firsts[way.attempt])
         if way.stream:
             _wait_until_closed(sink)

@@ -111,7 +111,7 @@ def test_a_file_that_vanishes_is_left_out_and_told(tree: Path, tmp_path: Path, s
 
 def test_a_source_that_changed_between_attempts_starts_over_and_says_so(tree: Path, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
-    with CuttingRelay(10 * BLOCK_SIZE, there=True) as relay:
+    with CuttingRelay(10 * BLOCK_SIZE, there=True, kept=lambda: kept_bytes(inbox) > 0) as relay:
         assert isinstance(send(tree, inbox, relay=relay, streams=1).sender.end, Exception)
     assert kept_bytes(inbox) > 0
     (tree / "big").write_bytes(BIG[::-1])
@@ -127,7 +127,7 @@ def test_a_source_that_changed_between_attempts_starts_over_and_says_so(tree: Pa
 
 def test_what_did_not_change_between_attempts_goes_on_and_says_nothing(tree: Path, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
-    with CuttingRelay(10 * BLOCK_SIZE, there=True) as relay:
+    with CuttingRelay(10 * BLOCK_SIZE, there=True, kept=lambda: kept_bytes(inbox) > 0) as relay:
         assert isinstance(send(tree, inbox, relay=relay, streams=1).sender.end, Exception)
     ends = send(tree, inbox, streams=1, each_file=False)
     assert not ends.receiver.of(events.File)

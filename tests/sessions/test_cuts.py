@@ -80,11 +80,11 @@ def test_every_stream_but_the_first_dies(tree: Path, tmp_path: Path, sender_dial
 
 def test_a_file_does_not_end_while_a_lost_block_of_it_is_read_again(tmp_path: Path) -> None:
     """All was said when stream 1 died with a block of it: the file does not end before that is said again."""
-    has_one, all_said, lost, rereading, ended = (threading.Event() for _ in range(5))
+    has_one, all_said, losing, lost, rereading, ended = (threading.Event() for _ in range(6))
 
     class Slow(SourceFile):
         def read_into(self, view: memoryview, offset: int) -> int:
-            if lost.is_set():
+            if losing.is_set():
                 rereading.set()
                 ended.wait(0.5)
             return super().read_into(view, offset)
@@ -99,6 +99,8 @@ def test_a_file_does_not_end_while_a_lost_block_of_it_is_read_again(tmp_path: Pa
             return super().read(stream, work, block)
 
         def _heed(self, message: Message) -> None:
+            if isinstance(message, m.Lost):
+                losing.set()  # before it is heeded: another stream may take what it says is lost at once
             super()._heed(message)
             if isinstance(message, m.Lost):
                 lost.set()

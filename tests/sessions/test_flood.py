@@ -25,6 +25,7 @@ from enchufe.transports import Listener, parse_address
 from tests.sessions import encrypted
 from tests.sessions.test_door import dial, receiving, send
 from tests.sessions.transfers import PATIENCE, Side
+from tests.until import until
 
 TIMEOUT: Final = 1.0  # seconds that whoever comes has
 LATE: Final = 15.0  # seconds more: one would do on a machine that does nothing else
@@ -107,11 +108,7 @@ def test_gone_at_the_deadline(attack: str, tls: bool) -> None:
             thread.join(PATIENCE)
         assert len(borne) == len(attackers)
         assert max(borne) < TIMEOUT + LATE
-        end = time.monotonic() + PATIENCE
-        while (opened._guests or opened._crowd._here) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert not opened._guests
-        assert not opened._crowd._here  # every place was given back
+        until(lambda: not opened._guests and not opened._crowd._here)  # every place was given back
         assert opened.next(0) is None
 
 
@@ -156,8 +153,7 @@ def test_a_transfer_goes_on_under_a_flood(tmp_path: Path) -> None:
     big.write_bytes(os.urandom(64 * MIB))
     with receiving(tmp_path / "inbox") as (_, address):
         with Flood(address) as flood:
-            while flood.count < 200:
-                time.sleep(0.01)
+            until(lambda: flood.count >= 200)
             send(big, address, retry=PATIENCE)
             assert flood.count > 200
     assert (tmp_path / "inbox/big").read_bytes() == big.read_bytes()

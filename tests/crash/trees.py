@@ -105,9 +105,9 @@ def journaled(area: Path) -> int:
 
 
 def staged(area: Path) -> int:
-    """Bytes of content that are written there."""
+    """Bytes of content that are written there: of a file whose last block came first, fewer than its size."""
     files = {path.lstat().st_ino: path.lstat() for path in area.rglob("*") if path.name not in ("journal", "root")}
-    return sum(info.st_size for info in files.values() if stat.S_ISREG(info.st_mode))
+    return sum(min(info.st_size, info.st_blocks * 512) for info in files.values() if stat.S_ISREG(info.st_mode))
 
 
 def kept(inbox: Path, size: int) -> int:

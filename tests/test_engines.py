@@ -123,7 +123,7 @@ def test_a_silent_peer_is_found_by_the_heartbeat(engine: str, tmp_path: Path) ->
             waiting = threading.Thread(target=lambda: assert_raises(lively))  # it beats while it waits
             lively._connection.timeout = 2
             waiting.start()
-            until(ended.exists)
+            until(lambda: ended.exists() and ended.read_text())  # it may be there and not written yet
             assert "sign of life" in ended.read_text()
             waiting.join()
             assert lively.ask(b"y") == b"y"

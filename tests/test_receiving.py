@@ -50,7 +50,7 @@ def test_delta(inbox: Path, if_exists: IfExists, where: str) -> None:
         assert begun.admit(entry) is Answer.DELTA
         told = list(begun.own(entry))
         assert len(told) == 2
-        own = b"".join(told)
+        own = b"".join(digests for digests, _ in told)
         assert own == b"".join(map(digest, blocks(OLD)[:40]))
         sent = 0
         for number, piece in enumerate(blocks(bytes(new))):
@@ -66,6 +66,26 @@ def test_delta(inbox: Path, if_exists: IfExists, where: str) -> None:
     assert sent == BLOCK_SIZE + len(b"something more")
     assert (folder / "file").read_bytes() == new
     assert (folder / "file").stat().st_mtime_ns == T
+
+
+def test_pieces_of_the_version_that_is_here(inbox: Path) -> None:
+    (inbox / "file").write_bytes(OLD)
+    with delivery(inbox, "update") as begun:
+        entry = a_file(0, b"file", 3 * BLOCK_SIZE)
+        assert begun.admit(entry) is Answer.DELTA
+        told = b"".join(records for _, records in begun.own(entry, 1 << 16))
+        starts = range(0, len(OLD) - (1 << 16) + 1, 1 << 16)
+        assert told == b"".join(OLD[at : at + 32] + digest(OLD[at : at + (1 << 16)])[:16] for at in starts)
+        views = memoryview(bytearray(10)), memoryview(bytearray(BLOCK_SIZE))
+        assert begun.read_own(entry, [(7, views[0]), (5 * BLOCK_SIZE + 3, views[1])])
+        assert list(map(bytes, views)) == [OLD[7:17], OLD[5 * BLOCK_SIZE + 3 : 6 * BLOCK_SIZE + 3]]
+        assert begun.read_own(entry, [(len(OLD) - 10, views[0])])
+        assert not begun.read_own(entry, [(0, views[0]), (len(OLD) - 9, views[0])])
+        assert not begun.read_own(entry, [(2**63 - 1, views[0])])
+        (inbox / "file").unlink()
+        assert not begun.read_own(entry, [(0, views[0])])
+        os.mkfifo(inbox / "file")
+        assert not begun.read_own(entry, [(0, views[0])])
 
 
 def test_delta_against_what_changes(inbox: Path) -> None:

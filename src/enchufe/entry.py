@@ -12,6 +12,8 @@ UNKNOWN_SIZE: Final = 0xFFFF_FFFF_FFFF_FFFF
 MAX_DEPTH: Final = 256  # directories above an entry, inside its root
 BLOCK_SIZE: Final = 1 << 20  # bytes: a file is sent, verified and kept in blocks; the last may be shorter
 DIGEST_SIZE: Final = 32  # bytes of a BLAKE3 digest
+ANCHOR_SIZE: Final = 32  # bytes that a piece of another version is found by: its first
+PIECE_DIGEST_SIZE: Final = 16
 
 
 class Kind(IntEnum):

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer import messages as m
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type
 from enchufe.transfer.messages import Error, Hello, frame, next_message
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import PIECE_SIZE, RECORD_SIZE
 from tests.fuzz.any_framing import damaged
 from tests.fuzz.choices import Choices
 from tests.fuzz.counting import CountingBuffer
@@ -45,6 +46,8 @@ MESSAGES: list[Message] = [
     m.Lost(3, 1 << 40),
     m.Again(1, 2, 3),
     Packed(Type.BLOCK, 47, b"no zstd"),
+    m.Index(1, PIECE_SIZE, 2 * bytes(range(RECORD_SIZE))),
+    Patch(1, 1 << 20, DIGEST, [(3, None), (258, 1 << 32)], b"abc"),
 ]
 
 

@@ -92,7 +92,9 @@ def deliver(inbox: Path, if_exists: IfExists, turn: int) -> Answer | None:
         big = offer.add(Kind.FILE, "big", parents[0], size=3 * BLOCK_SIZE)
         if offer.answer is Answer.DELTA:
             digests = [
-                digest for some in begun.own(big) for digest in (some[at : at + 32] for at in range(0, len(some), 32))
+                digest
+                for some, _ in begun.own(big)
+                for digest in (some[at : at + 32] for at in range(0, len(some), 32))
             ]
             changed = begun.same(big, 0, digests)
             for number in {*changed, *range(len(digests), 3)}:

@@ -13,17 +13,19 @@ import zstandard
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import BrokenError, VerificationError
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.store.delta import record
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going
 from enchufe.transfer.message import Message, Role, Type
-from enchufe.transfer.messages import WINDOW, Have, Hello, LeftOut, OfferEnd, Progress, frame, next_message
+from enchufe.transfer.messages import WINDOW, Have, Hello, Index, LeftOut, OfferEnd, Progress, frame, next_message
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import Part, Pieces
 from enchufe.transfer.receiver import Arriving, Receiver, haves
 from enchufe.transfer.sender import Sender
 from enchufe.transfer.states import DATA, State
 
-D = TypeVar("D", Block, Batch)
+D = TypeVar("D", bound=Block | Batch | Patch)
 
 _STEPS = 5_000  # more than any transfer here takes
 _ZEROS = bytes(BLOCK_SIZE)
@@ -64,6 +66,7 @@ class Pair:
         kept: blocks that the receiver has of an entry answered REST; they may be damaged.
         old: the version that the receiver has of an entry answered DELTA.
         gone: blocks of an old version that are others by the time they are asked for.
+        pieces: bytes in a piece of an old version; 0: blocks alone are told of.
         here: what the receiver has written, by id and block.
         taken: how often content was taken, by id and block.
         again: what the receiver asked for again, by id and block.
@@ -81,6 +84,7 @@ class Pair:
         kept: Mapping[int, Mapping[int, bytes]] | None = None,
         old: Mapping[int, bytes] | None = None,
         gone: Iterable[tuple[int, int]] = (),
+        pieces: int = 0,
         streams: int = 1,
         chunk: int = 1 << 21,
         window: int = WINDOW,
@@ -93,6 +97,7 @@ class Pair:
         self.kept = {number: dict(blocks) for number, blocks in (kept or {}).items()}
         self.old = dict(old or {})
         self.gone = set(gone)
+        self.pieces = pieces
         self.chunk = chunk
         self.packs = packs
         self.here: dict[int, dict[int, bytes]] = {}
@@ -106,7 +111,7 @@ class Pair:
         self.dead: set[int] = set()  # streams that have ended, whether the sender knows or not
         self.entries: list[Entry] = []
         self.waiting: deque[Entry] = deque()  # to be offered
-        self.told: deque[Have] = deque()  # digests of old versions, not said yet
+        self.told: deque[Have | Index] = deque()  # what old versions are made of, not said yet
         self.checks: deque[Arriving] = deque()  # what was kept, not read again yet
         self.events: list[Message] = []
         self.offers: deque[Sequence[Entry]] = deque()  # not answered yet
@@ -191,7 +196,7 @@ class Pair:
                 return []
             going.size = len(data)
         digests = block_digest(block)
-        message: Block | Same | Hole
+        message: Block | Same | Hole | Patch
         if entry.sparse and block == _ZEROS:
             count = 1
             while block_of(data, number + count) == _ZEROS:
@@ -200,10 +205,16 @@ class Pair:
             message, digests = Hole(entry.id, number, count), ZERO_BLOCK * count
         elif going.is_same(number, digests):
             message = Same(entry.id, number, 1)
+        elif going.index is not None and (parts := _parts(going.index, data, number)):
+            at, along = number * BLOCK_SIZE, b""
+            for size, where in parts:
+                along += data[at : at + size] if where is None else b""
+                at += size
+            message = Patch(entry.id, number * BLOCK_SIZE, digests, parts, along)
         else:
             message = Block(entry.id, number * BLOCK_SIZE, digests, block)
         self.said[message.type] += 1
-        packed = self._packed(message) if isinstance(message, Block) else message
+        packed = self._packed(message) if isinstance(message, Block | Patch) else message
         return self.sender.say_blocks(stream, going, number, digests, packed)
 
     def _packed(self, message: D) -> D | Packed:
@@ -225,7 +236,9 @@ class Pair:
     def ends(self) -> None:
         """End what is whole."""
         while self.sender.whole:
-            self.say(self.sender.file_end(self.sender.whole.popleft()))
+            going = self.sender.whole.popleft()
+            if going.whole:  # no stream was lost meanwhile with some of it
+                self.say(self.sender.file_end(going))
         while (end := self.sender.link_end()) is not None:
             self.say(end)
 
@@ -267,7 +280,7 @@ class Pair:
             case Offer(entries):
                 self.offers.append(entries)
                 self.answer_offers()
-            case Block() | Batch() | Same() | Hole() | Packed():
+            case Block() | Batch() | Same() | Hole() | Patch() | Packed():
                 self._store(message)
                 self.receiver.took(stream)
 
@@ -289,6 +302,10 @@ class Pair:
             elif answer is Answer.DELTA:
                 old = self.old[entry.id]
                 blocks = range(min(len(old), entry.size) // BLOCK_SIZE)
+                for start in range(0, (len(old) - self.pieces + 1) if self.pieces else 0, self.pieces or 1):
+                    some = record(memoryview(old)[start : start + self.pieces])
+                    assert self.receiver.tell_pieces(entry.id, 1) == 1
+                    self.told.append(Index(entry.id, self.pieces, some))
                 for number in blocks:
                     self.told.append(Have(entry.id, number, False, block_digest(block_of(old, number))))
                 self.told.append(Have(entry.id, len(blocks), True, b""))
@@ -341,8 +358,25 @@ class Pair:
                     self._write(arriving.entry.id, 0, bytes(payload))
                     self.arrived[arriving.entry.id] = bytes(payload)
                     self.receiver.settle_small(arriving, len(payload), digest)
+            case Patch():
+                arriving = self.receiver.claim_patch(message)
+                if arriving is not None:
+                    self._put_together(arriving, message)
             case Same() | Hole():
                 self._store_run(message)
+
+    def _put_together(self, arriving: Arriving, patch: Patch) -> None:
+        old, along = self.old[patch.id], bytes(patch.payload)
+        block = patch.offset // BLOCK_SIZE
+        made = b""
+        for size, where in patch.parts:
+            made += along[:size] if where is None else old[where : where + size]
+            along = along[size:] if where is None else along
+        if (patch.id, block) in self.gone or block_digest(made) != patch.digest:
+            self._ask_again(arriving, [block])
+        else:
+            self._write(patch.id, block, made)
+        self.receiver.stored(arriving, patch.size)
 
     def _store_run(self, run: Same | Hole) -> None:
         claimed = self.receiver.claim_run(run)
@@ -464,3 +498,10 @@ class Pair:
 def _verify(payload: Buffer, digest: bytes) -> None:
     if block_digest(payload) != digest:
         raise VerificationError("it arrived damaged")
+
+
+def _parts(index: Pieces, data: bytes, number: int) -> list[Part]:
+    start = number * BLOCK_SIZE
+    stop = min(start + BLOCK_SIZE, len(data))
+    begin, end = max(0, start - index.size), min(len(data), stop + index.size)
+    return index.parts(bytearray(data[begin:end]), begin, start, stop)

@@ -20,12 +20,13 @@ from enchufe.errors import (
 )
 from enchufe.transfer import messages as m
 from enchufe.transfer import receiver as receivers
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import FileDigest, block_digest
 from enchufe.transfer.machine import VersionError
 from enchufe.transfer.message import FILE_BLOCKS, FILE_SIZE, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import WINDOW
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import MAX_PIECES, PIECE_SIZE, RECORD_SIZE
 from enchufe.transfer.receiver import MAX_BLOCKS, Receiver, TreeMismatch
 from enchufe.transfer.sender import MAX_WINDOW, Sender
 from enchufe.transfer.states import State
@@ -33,6 +34,7 @@ from tests.pairs.pair import Pair, content, file, join, wire
 
 B = BLOCK_SIZE
 D = bytes(32)
+RECORD = bytes(RECORD_SIZE)
 BIG = 3 * B + 4  # bytes
 
 # The receiver's side. Offered are: 0 small, 1 in blocks, 2 skipped, 3 to be continued, 4 changed, 5 sparse, 6 a pipe,
@@ -47,6 +49,7 @@ def offered() -> Pair:
         answers={SKIPPED: Answer.SKIP, REST: Answer.REST, DELTA: Answer.DELTA, LINK: Answer.LINK},
         kept={REST: {0: content(B)}},
         old={DELTA: old},
+        pieces=PIECE_SIZE,
     )
     entries = [
         file(SMALL, 3),
@@ -71,6 +74,11 @@ def offered() -> Pair:
 def block(number: int, offset: int, size: int, fill: bytes = b"\0") -> Block:
     payload = fill * size
     return Block(number, offset, block_digest(payload), payload)
+
+
+def patch(number: int, offset: int, *parts: tuple[int, int | None]) -> Patch:
+    along = bytes(sum(size for size, where in parts if where is None))
+    return Patch(number, offset, D, parts, along)
 
 
 def packed(message: Block | Batch) -> Packed:
@@ -126,6 +134,19 @@ LIES_TO_A_RECEIVER: list[tuple[str, list[Message]]] = [
     ("where they belong", [Same(DELTA, 0, 1), Same(DELTA, 0, 1)]),
     ("where they belong", [Same(REST, 0, 1)]),
     ("where they belong", [Same(BLOCKS, 0, 1)]),
+    ("not on its way", [patch(77, 0, (B, 0))]),
+    ("not on its way", [patch(SKIPPED, 0, (1, 0))]),
+    ("patch of entry 1 is not where it belongs", [patch(BLOCKS, 0, (B, 0))]),
+    ("patch of entry 3 is not where it belongs", [patch(REST, B, (B, 0))]),
+    ("patch of entry 5 is not where it belongs", [patch(SPARSE, 0, (B, 0))]),
+    ("patch of entry 6 is not where it belongs", [patch(PIPE, 0, (B, 0))]),
+    ("patch of entry 0 is not where it belongs", [patch(SMALL, 0, (3, 0))]),
+    ("patch of entry 4 is not where it belongs", [patch(DELTA, 1, (B, 0))]),
+    ("patch of entry 4 is not where it belongs", [patch(DELTA, 0, (B - 1, 0))]),
+    ("patch of entry 4 is not where it belongs", [patch(DELTA, 3 * B, (5, 0))]),
+    ("patch of entry 4 is not where it belongs", [patch(DELTA, 4 * B, (1, 0))]),
+    ("patch of entry 4 is not where it belongs", [patch(DELTA, 2**63, (1, 0))]),
+    ("patch of entry 4 is not where it belongs", [Same(DELTA, 0, 1), patch(DELTA, 0, (B, 0))]),
     ("not belong", [Batch([(SMALL, D, b"12")])]),
     ("not belong", [Batch([(BLOCKS, D, bytes(9))])]),
     ("not belong", [Batch([(REST, D, bytes(9))])]),
@@ -473,6 +494,13 @@ LIES_TO_A_SENDER: list[tuple[str, list[Message]]] = [
     ("never had", [m.Have(2, 0, True, D), m.Again(2, 0, 2**32 - 1)]),
     ("never had", [m.Have(2, 0, True, D), m.Again(2, 0, 1), m.Again(2, 0, 1)]),
     ("never had", [m.Have(3, 0, True, D), m.Again(3, 0, 1)]),
+    ("has none", [m.Index(1, PIECE_SIZE, RECORD)]),
+    ("has none", [m.Index(2, PIECE_SIZE, RECORD)]),
+    ("has none", [m.Index(4, PIECE_SIZE, RECORD)]),
+    ("has none", [m.Index(77, PIECE_SIZE, RECORD)]),
+    ("has none", [m.Have(3, 0, True, b""), m.Index(3, PIECE_SIZE, RECORD)]),
+    ("not all of one size", [m.Index(3, PIECE_SIZE, RECORD), m.Index(3, 2 * PIECE_SIZE, RECORD)]),
+    ("pieces at once", [m.Index(3, PIECE_SIZE, RECORD * m.INDEX_PIECES)] * (MAX_PIECES // m.INDEX_PIECES + 1)),
     ("RECEIPT while", [m.Receipt(0, 0, D)]),
     ("OFFER while", [Offer([file(0, 1)])]),
     ("HELLO while", [m.Hello(Role.RECEIVER, window=5)]),

@@ -15,6 +15,7 @@ from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
 from enchufe.transfer.messages import WINDOW, Progress
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import PIECE_SIZE
 from enchufe.transfer.states import State
 from tests.pairs.pair import Pair, block_of, content, file
 
@@ -340,6 +341,68 @@ def test_what_is_here_of_a_file_that_was_left_out_may_still_be_told() -> None:
     pair.done()
 
 
+def moved(size: int, seed: int = 1) -> bytes:
+    """Bytes that are nowhere the same."""
+    return Random(seed).randbytes(size)
+
+
+def test_a_block_that_moved_is_patched() -> None:
+    old = moved(4 * B)
+    new = b"in front" + old[: 3 * B]
+    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE)
+    pair.offer(*files(pair))
+    pair.done()
+    assert (pair.said[Type.PATCH], pair.said[Type.BLOCK]) == (4, 0)
+    assert pair.receiver.received_bytes == 8
+
+
+def test_a_patch_that_does_not_fit_any_more_comes_in_whole_and_so_do_all_after_it() -> None:
+    old = moved(4 * B)
+    new = b"in front" + old[: 3 * B]
+    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE, gone=[(0, 0)])
+    wanted(pair, *files(pair))
+    while pair.told:
+        pair.tell_own()
+        pair.hear()
+    assert pair.work()
+    pair.take()
+    pair.hear()
+    pair.done()
+    assert (pair.said[Type.PATCH], pair.said[Type.BLOCK]) == (1, 4)
+    assert pair.again == {(0, 0): 1}
+
+
+def test_patches_of_a_lost_stream_are_said_again() -> None:
+    old = moved(4 * B)
+    new = b"in front" + old[: 3 * B]
+    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE, streams=2)
+    wanted(pair, *files(pair))
+    while pair.told:
+        pair.tell_own()
+        pair.hear()
+    while pair.work(1):
+        pass
+    pair.lose(1)
+    pair.hear()
+    pair.done()
+    assert (pair.said[Type.PATCH], pair.said[Type.BLOCK]) == (8, 0)
+
+
+def test_what_was_told_of_old_versions_is_forgotten_with_their_files() -> None:
+    old = moved(2 * B)
+    contents: dict[int, bytes | Reason] = {0: old + b"!", 1: old + b"?", 2: Reason.VANISHED}
+    pair = Pair(
+        contents, answers=dict.fromkeys(contents, Answer.DELTA), old=dict.fromkeys(contents, old), pieces=PIECE_SIZE
+    )
+    wanted(pair, file(0, 2 * B + 1), file(1, 2 * B + 1), file(2, 2 * B))
+    while pair.told:
+        pair.tell_own()
+        pair.hear()
+    assert pair.sender._pieces == pair.receiver._pieces == 3 * 2 * B // PIECE_SIZE
+    pair.done()
+    assert pair.sender._pieces == pair.receiver._pieces == 0
+
+
 # Holes.
 
 
@@ -586,7 +649,20 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
         blocks = range(-(-size // B))
         which = draw(
             st.sampled_from(
-                ["all", "all", "pipe", "sparse", "skip", "refused", "rest", "delta", "shared", "link", "left out"]
+                [
+                    "all",
+                    "all",
+                    "pipe",
+                    "sparse",
+                    "skip",
+                    "refused",
+                    "rest",
+                    "delta",
+                    "moved",
+                    "shared",
+                    "link",
+                    "left out",
+                ]
             )
         )
         if which == "pipe":
@@ -608,6 +684,12 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
                 bytes(B) if one else content(5 * B, number + 1)[n * B :][:B] for n, one in enumerate(changed)
             )
             gone += [(number, n) for n in blocks if draw(st.booleans())]
+        elif which == "moved":
+            answers[number] = Answer.DELTA
+            data = moved(size, number)
+            stop, start = draw(st.integers(0, size)), draw(st.integers(0, size))
+            old[number] = data[:stop] + b"more" + data[start:]
+            gone += [(number, n) for n in blocks if draw(st.booleans())]
         elif which == "shared":
             entry.shared = True
             shared.append(number)
@@ -627,6 +709,7 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
         kept=kept,
         old=old,
         gone=gone,
+        pieces=draw(st.sampled_from([0, PIECE_SIZE, B])),
         streams=draw(st.integers(1, 4)),
         chunk=draw(st.sampled_from([65_537, 1 << 21])),
         window=draw(st.sampled_from([1, 2, WINDOW])),

@@ -1,4 +1,7 @@
-"""Blocks of a kilobyte: then a cut at a random byte is likely to fall between two things, not into a block."""
+"""Blocks of a kilobyte: then a cut at a random byte is likely to fall between two things, not into a block.
+
+And pieces of an eighth of that, of which is told as between two machines.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,36 @@ from enchufe import entry
 from enchufe.transfer import data
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.message import Message
+from enchufe.transfer.patches import PIECE_SIZE
+from enchufe.transports import tcp
 
 SMALL = 1024
+PIECE = 128
 
 
 @contextmanager
 def small_blocks() -> Iterator[int]:
     """Have enchufe's blocks be small during the block: every number that is made of their size."""
     big = entry.BLOCK_SIZE
-    messages: tuple[type[Message], ...] = (data.Block, data.Batch, data.Packed)
+    messages: tuple[type[Message], ...] = (data.Block, data.Batch, data.Patch, data.Packed)
     limits = [message.limit for message in messages]
 
-    def everywhere(size: int, zeros: bytes) -> None:
+    def everywhere(size: int, pieces: int, zeros: bytes) -> None:
         for place, module in list(sys.modules.items()):
             if place.startswith("enchufe"):
-                for name, value in (("BLOCK_SIZE", size), ("ZERO_BLOCK", zeros)):
+                for name, value in (("BLOCK_SIZE", size), ("PIECE_SIZE", pieces), ("ZERO_BLOCK", zeros)):
                     if hasattr(module, name):
                         setattr(module, name, value)
 
-    everywhere(SMALL, block_digest(bytes(SMALL)))
+    is_one_machine = tcp.is_one_machine
+    tcp.is_one_machine = lambda transport: False
+    everywhere(SMALL, PIECE, block_digest(bytes(SMALL)))
     for message, limit in zip(messages, limits, strict=True):
         message.limit = limit - big + SMALL
     try:
         yield SMALL
     finally:
-        everywhere(big, ZERO_BLOCK)
+        tcp.is_one_machine = is_one_machine
+        everywhere(big, PIECE_SIZE, ZERO_BLOCK)
         for message, limit in zip(messages, limits, strict=True):
             message.limit = limit

@@ -147,7 +147,11 @@ class Transfer:
                 data = bytearray(node.data)
                 changed = self.chance.random() < 0.7 and node.kind is Kind.FILE
                 if changed and data:
-                    data[self.chance.randrange(len(data))] ^= 1
+                    at = self.chance.randrange(len(data))
+                    if self.chance.random() < 0.5:
+                        data[at] ^= 1
+                    else:
+                        data[at : at + self.chance.choice((0, 1, 500))] = bytes(self.chance.choice((0, 1, 700)))
                     if self.chance.random() < 0.3:
                         data += bytes(self.chance.choice((1, BLOCK)))
                 mtime = node.mtime_ns + (1000 if changed else 0)

@@ -15,10 +15,11 @@ from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import RemoteProtocolError, VerificationError
 from enchufe.transfer import messages as m
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, FILE_SIZE, Message, Role, Type
 from enchufe.transfer.messages import frame, next_message
 from enchufe.transfer.offers import ATTRIBUTES_SIZE, TARGET_SIZE, Offer, offered_size, pack_entry
+from enchufe.transfer.patches import MAX_PARTS
 
 D = bytes(range(32))
 NO = b"\xff\xff\xff\xff"
@@ -99,6 +100,20 @@ CASES: list[tuple[Message, bytes]] = [
     (m.Lost(1, 258), b"\x11\0\0\0\x0a" + b"\0\1" + b"\0\0\0\0\0\0\1\2"),
     (m.Again(1, 2, 3), b"\x12\0\0\0\x0c" + ID + b"\0\0\0\2\0\0\0\3"),
     (Packed(Type.BATCH, 258, b"(\xb5/\xfd"), b"\x13\0\0\0\x09" + b"\6\0\0\1\2" + b"(\xb5/\xfd"),
+    (
+        m.Index(1, 1 << 16, b"a" * 32 + b"d" * 16),
+        b"\x14\0\0\0\x38" + ID + b"\0\1\0\0" + b"a" * 32 + b"d" * 16,
+    ),
+    (
+        Patch(1, 1 << 20, D, [(3, None), (258, 1 << 32), (2, None)], b"abcde"),
+        b"\x15\0\0\0\x5b"
+        + checked(
+            b"\x15",
+            ID + b"\0\0\0\0\0\x10\0\0" + D + b"\0\3"
+            + b"\0\0\0\3" + b"\xff" * 8 + b"\0\0\1\2" + b"\0\0\0\1\0\0\0\0" + b"\0\0\0\2" + b"\xff" * 8,
+        )
+        + b"abcde",
+    ),
 ]  # fmt: skip
 IDS = [f"{type(message).__name__}{number}" for number, (message, _) in enumerate(CASES)]
 
@@ -134,7 +149,7 @@ def test_unpacking_byte_by_byte(message: Message, wire: bytes) -> None:
     assert not len(buffer)
 
 
-DATA = [(message, wire) for message, wire in CASES if isinstance(message, (Block, Batch, Same, Hole))]
+DATA = [(message, wire) for message, wire in CASES if isinstance(message, (Block, Batch, Same, Hole, Patch))]
 
 
 @pytest.mark.parametrize(("message", "wire"), DATA, ids=lambda case: type(case).__name__)
@@ -190,6 +205,8 @@ LIMITS = {
     Type.LOST: 10,
     Type.AGAIN: 12,
     Type.PACKED: 65536 + (1 << 20),
+    Type.INDEX: 65536,
+    Type.PATCH: 3122 + (1 << 20),
 }
 
 
@@ -203,10 +220,19 @@ def test_a_length_over_the_limit_is_refused_before_the_body_is_kept(kind: Type, 
     assert lacking == LIMITS[kind]
 
 
-@pytest.mark.parametrize("number", [0, 20, 255, ord("G"), 0x16])
+@pytest.mark.parametrize("number", [0, 22, 255, ord("G"), 0x16])
 def test_an_unknown_type_is_refused(number: int) -> None:
     with pytest.raises(RemoteProtocolError, match=f"unknown type {number}"):
         unpacked(bytes([number]) + bytes(4))
+
+
+INNER = (Type.BLOCK, Type.BATCH, Type.PATCH)
+
+
+def patched(parts: list[tuple[int, int | None]], along: bytes = b"") -> bytes:
+    """The body of a PATCH, whatever is in it."""
+    table = b"".join(struct.pack(">IQ", size, 2**64 - 1 if where is None else where) for size, where in parts)
+    return checked(b"\x15", bytes(44) + struct.pack(">H", len(parts)) + table) + along
 
 
 MALFORMED: list[tuple[Type, bytes]] = [
@@ -260,9 +286,28 @@ MALFORMED: list[tuple[Type, bytes]] = [
     (Type.AGAIN, bytes(11)),
     (Type.PACKED, bytes(5)),
     (Type.PACKED, b"\5\0\0\0\1"),
-    *((Type.PACKED, bytes([kind]) + b"\0\0\0\1x") for kind in (0, *Type, 255) if kind not in (Type.BLOCK, Type.BATCH)),
+    *((Type.PACKED, bytes([kind]) + b"\0\0\0\1x") for kind in (0, *Type, 255) if kind not in INNER),
     (Type.PACKED, b"\5" + struct.pack(">I", LIMITS[Type.BLOCK] + 1) + b"x"),
     (Type.PACKED, b"\6" + struct.pack(">I", LIMITS[Type.BATCH] + 1) + b"x"),
+    (Type.INDEX, bytes(7)),
+    (Type.INDEX, ID + b"\0\1\0\0"),
+    (Type.INDEX, ID + b"\0\1\0\0" + bytes(47)),
+    (Type.INDEX, ID + b"\0\1\0\0" + bytes(49)),
+    *((Type.INDEX, ID + struct.pack(">I", size) + bytes(48)) for size in (0, 1, 1 << 13, 65537, 3 << 16, 1 << 21)),
+    (Type.PATCH, bytes(45)),
+    (Type.PATCH, patched([])),
+    (Type.PATCH, patched([(1, None)], b"x")),
+    (Type.PATCH, patched([(1, 0), (1, None)])),
+    (Type.PATCH, patched([(1, 0), (1, None)], b"xy")),
+    (Type.PATCH, patched([(1, 0)], b"x")),
+    (Type.PATCH, patched([(0, 0)])),
+    (Type.PATCH, patched([(1, 0), (0, None)])),
+    (Type.PATCH, patched([(1 << 20, 0), (1, 0)])),
+    (Type.PATCH, patched([(2**32 - 1, 0)])),
+    (Type.PATCH, patched([(1, 2**63 - 1)])),
+    (Type.PATCH, patched([(1, 0), (2, 2**64 - 2)])),
+    (Type.PATCH, patched([(1, 0)] * (MAX_PARTS + 1))),
+    (Type.PATCH, patched([(1, 0), (1, 1)])[:-16]),
 ]
 
 
@@ -404,8 +449,10 @@ def compressed(body: bytes, *, sized: bool = True) -> bytes:
 
 
 @pytest.mark.parametrize("sized", [True, False])
-@pytest.mark.parametrize("inner", [SMALL, Batch([(4, D, b"xy"), (5, D, b"")])])
-def test_what_was_packed_is_opened(inner: Block | Batch, sized: bool) -> None:
+@pytest.mark.parametrize(
+    "inner", [SMALL, Batch([(4, D, b"xy"), (5, D, b"")]), Patch(1, 0, D, [(3, None), (5, 0)], b"abc")]
+)
+def test_what_was_packed_is_opened(inner: Block | Batch | Patch, sized: bool) -> None:
     body = b"".join(inner.pack())
     message = unpacked(b"".join(frame(Packed(inner.type, len(body), compressed(body, sized=sized)))))
     assert isinstance(message, Packed)
@@ -461,7 +508,7 @@ def test_what_is_packed_wrong_is_refused_and_takes_no_memory(size: int, data: by
 
 
 @pytest.mark.parametrize("body", [b"", checked(b"\5", bytes(44)), b"\xff\xff"])
-@pytest.mark.parametrize("kind", [Type.BLOCK, Type.BATCH])
+@pytest.mark.parametrize("kind", INNER)
 def test_what_is_inside_must_be_a_message(kind: Type, body: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="malformed"):
         Packed(kind, len(body), compressed(body)).opened()

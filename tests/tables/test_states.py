@@ -10,11 +10,12 @@ from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.transfer import messages as m
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.going import Going
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import PIECE_SIZE, RECORD_SIZE
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
 from enchufe.transfer.states import DATA, TABLES, State, Way, drawn_into, step
@@ -80,6 +81,8 @@ MESSAGES: dict[Type, Message] = {
     Type.LOST: m.Lost(1, 0),
     Type.AGAIN: m.Again(0, 0, 1),
     Type.PACKED: Packed(Type.BLOCK, 1, b"x"),
+    Type.INDEX: m.Index(0, PIECE_SIZE, bytes(RECORD_SIZE)),
+    Type.PATCH: Patch(0, 0, bytes(32), [(1, 0)], b""),
 }
 
 
@@ -145,7 +148,7 @@ def test_data_on_any_stream_is_said_only_where_the_table_allows(state: State, ki
     def say() -> list[Buffer]:
         if isinstance(message, Batch):
             return sender.say_batch(1, [], [], message)
-        assert isinstance(message, Block | Same | Hole | Packed)
+        assert isinstance(message, Block | Same | Hole | Packed | Patch)
         return sender.say_blocks(1, going, 0, bytes(32), message)
 
     if (Way.SENT, kind) in TABLES[Role.SENDER][state]:

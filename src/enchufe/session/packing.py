@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Final, TypeVar
 
-from enchufe.transfer.data import Batch, Block, Packed
-from enchufe.transfer.message import Type
+from enchufe.transfer.data import Batch, Block, Packed, Patch
 
-D = TypeVar("D", Block, Batch)
+D = TypeVar("D", bound=Block | Batch | Patch)
 
 SLOW: Final = 100e6  # bytes per second: zstd's first level makes five times that of a thread
 LEVEL: Final = 1
@@ -59,5 +58,4 @@ class Packer:
         data = compressor.compress(body)
         if len(data) > _WORTH * len(body):
             return message
-        kind = Type.BLOCK if isinstance(message, Block) else Type.BATCH
-        return Packed(kind, len(body), data)
+        return Packed(message.type, len(body), data)

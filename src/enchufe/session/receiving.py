@@ -27,25 +27,30 @@ from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
+    INDEX_PIECES,
     LIST_SIZE,
     LIST_WINDOW,
+    PATCHES,
     WINDOW,
     ZSTD,
     Error,
     Have,
+    Index,
     LeftOut,
     OfferEnd,
     Ping,
     next_message,
 )
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import RECORD_SIZE, piece_size
 from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
-from enchufe.transports import Transport
+from enchufe.transports import Transport, tcp
 
+_TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
 _Answers = list[tuple[Entry, Answer]]
@@ -93,8 +98,8 @@ class ReceivingSession(Session[Receiver]):
 
     @property
     def features(self) -> int:
-        """Opens what is compressed."""
-        return ZSTD
+        """Opens what is compressed; tells of pieces, and puts patches together."""
+        return ZSTD | PATCHES
 
     @property
     def window(self) -> int:
@@ -180,11 +185,11 @@ class ReceivingSession(Session[Receiver]):
                 entry = self.machine.left_out
                 if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
-            case Block() | Batch() | Same() | Hole() | Packed() if self._into_pipe:
+            case Block() | Batch() | Same() | Hole() | Patch() | Packed() if self._into_pipe:
                 # A copy: more is received meanwhile.
                 copy = type(message).unpack(memoryview(b"".join(message.pack())))
                 await self.link.beside(partial(self.take, 0, copy), leave=True)
-            case Block() | Batch() | Same() | Hole() | Packed():
+            case Block() | Batch() | Same() | Hole() | Patch() | Packed():
                 await self.waiter.offload(self.take, 0, message)
 
     # The offer.
@@ -287,15 +292,31 @@ class ReceivingSession(Session[Receiver]):
         self.ring()
 
     def _tell_own(self, entry: Entry) -> None:
-        """Say the digests of the version that is here."""
+        """Say what the version that is here is made of."""
         first, most = 0, entry.size // BLOCK_SIZE
-        for digests in self.delivery.own(entry):
+        pieces = piece_size(entry.size) if self._patches else 0
+        for digests, records in self.delivery.own(entry, pieces):
             known = digests[: (most - first) * DIGEST_SIZE]
-            if self.over or not known:
+            with self.lock:
+                told = self.machine.tell_pieces(entry.id, len(records) // RECORD_SIZE) * RECORD_SIZE
+            if self.over or not (known or told):
                 break
-            self.post(Have(entry.id, first, False, known))
+            for at in range(0, told, _TOGETHER):
+                self.post(Index(entry.id, pieces, records[at : min(at + _TOGETHER, told)]))
+            if known:
+                self.post(Have(entry.id, first, False, known))
             first += len(known) // DIGEST_SIZE
         self.post(Have(entry.id, first, True, b""))
+
+    @property
+    def _patches(self) -> bool:
+        """Whether what moved is worth finding: on one machine it is sent sooner than that."""
+        peer = self.machine.peer
+        return (
+            peer is not None
+            and bool(self.features & peer.features & PATCHES)
+            and not tcp.is_one_machine(self.link.transport)
+        )
 
     def _reader(self, name: str) -> _Reader:
         reader = self._readers.get(name)
@@ -332,6 +353,8 @@ class ReceivingSession(Session[Receiver]):
                 self._store_batch(message)
             case Same() | Hole():
                 self._store_run(message)
+            case Patch():
+                self._store_patch(message)
             case Ping():
                 return
             case Error() if stream:
@@ -383,6 +406,29 @@ class ReceivingSession(Session[Receiver]):
             if bad:  # before it may be complete
                 self.post(*self.machine.damaged(arriving, bad))
             self.machine.stored(arriving, run.count * BLOCK_SIZE)
+
+    def _store_patch(self, patch: Patch) -> None:
+        with self.lock:
+            arriving = self.machine.claim_patch(patch)
+        if arriving is None:
+            return
+        block = memoryview(bytearray(patch.size))
+        copies: list[tuple[int, memoryview]] = []
+        at, along = 0, memoryview(patch.payload)
+        for size, where in patch.parts:
+            part = block[at : at + size]
+            at += size
+            if where is None:
+                part[:], along = along[:size], along[size:]
+            else:
+                copies.append((where, part))
+        whole = self.delivery.read_own(arriving.entry, copies) and block_digest(block) == patch.digest
+        if whole:
+            self.delivery.write(arriving.entry, patch.offset, block, patch.digest)
+        with self.lock:
+            if not whole:  # what is here has changed since it was told of
+                self.post(*self.machine.damaged(arriving, [patch.offset // BLOCK_SIZE]))
+            self.machine.stored(arriving, patch.size)
 
     def _verify(self, entry: Entry, payload: Buffer, digest: bytes) -> None:
         if block_digest(payload) != digest:

@@ -18,12 +18,12 @@ from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
 from enchufe.session.streams import Stream
-from enchufe.store import LeftOut, Sending
-from enchufe.transfer.data import Batch, Block, Hole, Same
+from enchufe.store import LeftOut, Sending, SendingFile
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
-from enchufe.transfer.going import changed_since
+from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
-from enchufe.transfer.messages import ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
+from enchufe.transfer.messages import PATCHES, ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.offers import Offer, offered_size
 from enchufe.transfer.sender import Sender, Small, Work
@@ -64,8 +64,8 @@ class SendingSession(Session[Sender]):
 
     @property
     def features(self) -> int:
-        """Compresses, unless it is told never to."""
-        return 0 if self.options.compress == "never" else ZSTD
+        """Makes patches; compresses, unless it is told never to."""
+        return PATCHES if self.options.compress == "never" else PATCHES | ZSTD
 
     @property
     def crossed(self) -> int:
@@ -263,7 +263,7 @@ class SendingSession(Session[Sender]):
         assert not isinstance(work, list)
         going, number, _ = work
         entry, offset, count, got = going.entry, number * BLOCK_SIZE, 1, BLOCK_SIZE
-        message: Block | Hole | Same
+        message: Block | Hole | Patch | Same
         try:
             with self._files.reading(entry) as file:
                 zeros = file.holes(offset, entry.size) // BLOCK_SIZE if entry.sparse else 0
@@ -272,22 +272,20 @@ class SendingSession(Session[Sender]):
                     got = file.read_into(block[:size], offset)
                     if got < size and going.size is not None:
                         raise LeftOut(Reason.CHANGED, self.source.path(entry))
+                    digests = block_digest(block[:got])
+                    message = _message(going, file, number, block[:got], digests)
             if zeros:
                 with self.lock:
                     count = going.extend(number, min(zeros, RUN_BLOCKS))
                 message, digests = Hole(entry.id, number, count), ZERO_BLOCK * count
-            else:
-                digests = block_digest(block[:got])
-                if going.is_same(number, digests):
-                    message = Same(entry.id, number, 1)
-                else:
-                    message = Block(entry.id, offset, digests, block[:got])
         except LeftOut as left_out:
             if going.ended and not going.left_out:
                 raise changed_since(entry) from left_out
             self._unsendable.append((entry, left_out.reason))
             return []
-        packed = self._packer.packed(message) if self._packer is not None and isinstance(message, Block) else message
+        packed: Block | Hole | Packed | Patch | Same = message
+        if self._packer is not None and isinstance(message, Block | Patch):
+            packed = self._packer.packed(message)
         with self.lock:
             if going.size is None and got < BLOCK_SIZE:
                 if not got:
@@ -369,3 +367,29 @@ class SendingSession(Session[Sender]):
         if not self.features & peer.features & ZSTD:
             return None
         return Packer(always=self.options.compress == "always", slow=self._far, now=self.waiter.now())
+
+
+def _message(going: Going, file: SendingFile, number: int, block: memoryview, digest: bytes) -> Block | Patch | Same:
+    """What to say of a block, by what the receiver's own version has."""
+    entry, start = going.entry, number * BLOCK_SIZE
+    stop = start + len(block)
+    if going.is_same(number, digest):
+        return Same(entry.id, number, 1)
+    index = going.index
+    if index is None or not len(index):
+        return Block(entry.id, start, digest, block)
+    begin, end = max(0, start - index.size), min(entry.size, stop + index.size)
+    window = bytearray(end - begin)
+    view = memoryview(window)
+    file.read_into(view[: start - begin], begin)
+    view[start - begin : stop - begin] = block
+    file.read_into(view[stop - begin :], stop)
+    parts = index.parts(window, begin, start, stop)
+    if not parts:
+        return Block(entry.id, start, digest, block)
+    along, at = [], 0
+    for size, where in parts:
+        if where is None:
+            along.append(block[at : at + size])
+        at += size
+    return Patch(entry.id, start, digest, parts, b"".join(along))

@@ -19,6 +19,7 @@ from enchufe.store.commit import Commit
 from enchufe.store.durable import Written
 from enchufe.store.faults import store_error
 from enchufe.store.hardlinks import HardLinks
+from enchufe.store.interface import Own
 from enchufe.store.journal import Journal, Runs
 from enchufe.store.leftovers import Leftovers, blank_rest
 from enchufe.store.metadata import dress, granted_mode
@@ -208,15 +209,18 @@ class Delivery:
         """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
         return self._kept.get(entry.id, ())
 
-    def own(self, entry: Entry) -> Iterator[bytes]:
-        """After DELTA: the digests of the full blocks of the version that is here, in order, some at a time.
+    def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
+        """After DELTA: what the version that is here is made of, in order, some at a time.
 
         It reads, and ends early where that cannot be done.
+
+        Args:
+            pieces: bytes in each piece that is to be told of; 0: blocks alone.
         """
         with contextlib.suppress(OSError):
             descriptor = self._old_version(entry)
             try:
-                yield from delta.digests(descriptor)
+                yield from delta.own(descriptor, pieces)
             finally:
                 os.close(descriptor)
 
@@ -324,6 +328,18 @@ class Delivery:
         finally:
             os.close(descriptor)
         return changed
+
+    def read_own(self, entry: Entry, wanted: Sequence[tuple[int, memoryview]]) -> bool:
+        """Fill each view from an offset of the version that is here; False where that has not so much any more."""
+        self._check_open()
+        try:
+            descriptor = self._old_version(entry)
+            try:
+                return all(len(delta.read_block(descriptor, view, offset)) == len(view) for offset, view in wanted)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return False
 
     def link(self, entry: Entry, to: Entry) -> None:
         """Make a file a hard link to another, which is complete; it is made at the commit.

@@ -1,4 +1,4 @@
-"""Delta: the blocks of the version of a file that the destination has already."""
+"""Delta: the blocks and pieces of the version of a file that the destination has already."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Final
 from blake3 import blake3
 
 from enchufe.buffer import Buffer
-from enchufe.entry import BLOCK_SIZE
+from enchufe.entry import ANCHOR_SIZE, BLOCK_SIZE, PIECE_DIGEST_SIZE
+from enchufe.store.interface import Own
 
 # O_NONBLOCK: a FIFO that took the file's place must not hold us up. O_NOCTTY: nor a terminal become ours.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -34,23 +35,39 @@ def open_file(name: bytes, directory: int) -> int:
     return descriptor
 
 
-def digests(descriptor: int) -> Iterator[bytes]:
-    """Digests of the full blocks of a file, some at a time.
+def own(descriptor: int, pieces: int) -> Iterator[Own]:
+    """Digests of the full blocks of a file and records of its whole pieces, some at a time.
+
+    Args:
+        pieces: bytes in each; 0: none are told of.
 
     Raises:
         OSError: it cannot be read.
     """
     buffer = memoryview(bytearray(BLOCK_SIZE))
-    some = bytearray()
+    digests, records = bytearray(), bytearray()
     offset = 0
-    while len(block := read_block(descriptor, buffer, offset)) == BLOCK_SIZE:
-        some += blake3(block).digest()
-        offset += BLOCK_SIZE
+    while block := read_block(descriptor, buffer, offset):
+        if len(block) == BLOCK_SIZE:
+            digests += blake3(block).digest()
+        if pieces:
+            for start in range(0, len(block) - pieces + 1, pieces):
+                records += record(block[start : start + pieces])
+        offset += len(block)
         if offset % (_TOGETHER * BLOCK_SIZE) == 0:
-            yield bytes(some)
-            some.clear()
-    if some:
-        yield bytes(some)
+            yield bytes(digests), bytes(records)
+            digests.clear()
+            records.clear()
+        if len(block) < BLOCK_SIZE:
+            break
+    if digests or records:
+        yield bytes(digests), bytes(records)
+
+
+def record(piece: memoryview) -> bytes:
+    """What is told of a piece: how it begins, and its digest."""
+    digest: bytes = blake3(piece).digest(PIECE_DIGEST_SIZE)
+    return bytes(piece[:ANCHOR_SIZE]) + digest
 
 
 def read_block(descriptor: int, buffer: memoryview, offset: int) -> memoryview:

@@ -8,6 +8,9 @@ from typing import Protocol
 from enchufe.buffer import Buffer
 from enchufe.entry import Answer, Entry
 
+Own = tuple[bytes, bytes]
+"""Of the version of a file that is here: the digests of its next full blocks, and the records of its next pieces."""
+
 
 class SendingFile(Protocol):
     """A file that is being read, by several threads at once; `SourceFile` tells more."""
@@ -52,8 +55,8 @@ class Sending(Protocol):
 class Receiving(Protocol):
     """Where a receiver writes; `Delivery` tells more.
 
-    `write`, `write_whole`, `same` and `recheck` may be called from several threads at once, for different blocks; all
-    the rest from one thread at a time, and not while `commit`, `suspend` or `abandon` runs.
+    `write`, `write_whole`, `same`, `read_own` and `recheck` may be called from several threads at once, for different
+    blocks; all the rest from one thread at a time, and not while `commit`, `suspend` or `abandon` runs.
     """
 
     landed: dict[int, bytes]
@@ -69,11 +72,17 @@ class Receiving(Protocol):
     def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
         """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
 
-    def own(self, entry: Entry) -> Iterator[bytes]:
-        """After DELTA: the digests of the full blocks of the version that is here, in order, some at a time.
+    def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
+        """After DELTA: what the version that is here is made of, in order, some at a time.
 
         Reading it takes long; ends early where it cannot be read.
+
+        Args:
+            pieces: bytes in each piece that is to be told of (`transfer.patches`); 0: blocks alone.
         """
+
+    def read_own(self, entry: Entry, wanted: Sequence[tuple[int, memoryview]]) -> bool:
+        """Fill each view from an offset of the version that is here; False where that has not so much any more."""
 
     def write_whole(self, entry: Entry, data: Buffer, digest: bytes) -> None:
         """Store a file that is in memory and of this digest."""

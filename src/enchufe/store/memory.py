@@ -14,6 +14,7 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import ClosedError, LocalProtocolError, NoSpaceError, RemoteProtocolError
 from enchufe.store.grafts import free_names
+from enchufe.store.interface import Own
 from enchufe.store.names import safe_link, safe_name
 from enchufe.store.reading import LeftOut
 
@@ -278,7 +279,7 @@ class MemoryDelivery:
         """The blocks that an attempt before has left."""
         return sorted(self._parts[entry.id].partial.blocks.items())
 
-    def own(self, entry: Entry) -> Iterator[bytes]:
+    def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:  # noqa: ARG002
         """Never asked for: what is there gets another name."""
         raise LocalProtocolError(f"entry {entry.id} has no other version here")
 
@@ -300,6 +301,10 @@ class MemoryDelivery:
                 partial.blocks[offset // BLOCK_SIZE] = digest
 
     def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:  # noqa: ARG002
+        """Never asked for; see `own`."""
+        raise LocalProtocolError(f"entry {entry.id} has no other version here")
+
+    def read_own(self, entry: Entry, wanted: Sequence[tuple[int, memoryview]]) -> bool:  # noqa: ARG002
         """Never asked for; see `own`."""
         raise LocalProtocolError(f"entry {entry.id} has no other version here")
 

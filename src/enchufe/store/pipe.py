@@ -14,6 +14,7 @@ from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.store.faults import check_name, store_error
+from enchufe.store.interface import Own
 from enchufe.store.names import safe_name
 
 _OUTPUT: Final = "the output"
@@ -139,7 +140,7 @@ class PipeDelivery:
         """Nothing: what went into a pipe is gone."""
         return ()
 
-    def own(self, entry: Entry) -> Iterator[bytes]:  # noqa: ARG002 (a Delivery takes it)
+    def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:  # noqa: ARG002 (a Delivery takes it)
         """Nothing: there is no other version."""
         return iter(())
 
@@ -181,6 +182,10 @@ class PipeDelivery:
     def same(self, entry: Entry, first: int, digests: Sequence[bytes]) -> list[int]:  # noqa: ARG002 (a Delivery takes it)
         """None of them is here."""
         return list(range(first, first + len(digests)))
+
+    def read_own(self, entry: Entry, wanted: Sequence[tuple[int, memoryview]]) -> bool:  # noqa: ARG002 (a Delivery takes it)
+        """None of it is here."""
+        return False
 
     def link(self, entry: Entry, to: Entry) -> None:  # noqa: ARG002 (a Delivery takes it)
         """Never right for a pipe.

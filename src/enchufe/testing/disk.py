@@ -18,7 +18,9 @@ from enchufe import entry as entries
 from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import ClosedError, LocalProtocolError
+from enchufe.store.delta import record
 from enchufe.store.grafts import free_names
+from enchufe.store.interface import Own
 from enchufe.store.journal import RECORD_SIZE, identity, packed
 from enchufe.store.memory import Node, OfferedNames
 from enchufe.transfer.digests import block_digest
@@ -377,12 +379,25 @@ class ModelDelivery:
         """As `Receiving.kept`; reads nothing."""
         return sorted(self._parts[entry.id].kept.items())
 
-    def own(self, entry: Entry) -> Iterator[bytes]:
+    def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
         """As `Receiving.own`."""
-        data = self._there(entry)
-        for start in range(0, len(data) - entries.BLOCK_SIZE + 1, entries.BLOCK_SIZE):
+        data = memoryview(self._there(entry))
+        for start in range(0, len(data), entries.BLOCK_SIZE):
             self._store.pause()
-            yield block_digest(data[start : start + entries.BLOCK_SIZE])
+            block = data[start : start + entries.BLOCK_SIZE]
+            digests = block_digest(block) if len(block) == entries.BLOCK_SIZE else b""
+            starts = range(0, len(block) - pieces + 1, pieces) if pieces else ()
+            yield digests, b"".join(record(block[at : at + pieces]) for at in starts)
+
+    def read_own(self, entry: Entry, wanted: Sequence[tuple[int, memoryview]]) -> bool:
+        """As `Receiving.read_own`."""
+        data = self._there(entry)
+        self._store.pause()
+        for offset, view in wanted:
+            if offset + len(view) > len(data):
+                return False
+            view[:] = data[offset : offset + len(view)]
+        return True
 
     def _there(self, entry: Entry) -> bytes:
         there = self._store._visible.now.get(self._names[entry.id])

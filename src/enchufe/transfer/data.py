@@ -1,4 +1,4 @@
-"""The messages that carry content, on any stream: BLOCK, BATCH, SAME, HOLE, and PACKED around the first two."""
+"""The messages that carry content, on any stream: BLOCK, BATCH, SAME, HOLE, PATCH, and PACKED around some of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from zlib import crc32
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry
 from enchufe.errors import VerificationError
-from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, Message, Type, malformed
+from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, FILE_SIZE, Message, Type, malformed
+from enchufe.transfer.patches import MAX_PARTS, Part
 
 _BLOCK: Final = struct.Struct(">IQ32s")
 _COUNT: Final = struct.Struct(">H")
 _BATCHED: Final = struct.Struct(">II32s")
 _RUN: Final = struct.Struct(">III")
+_PATCH: Final = struct.Struct(">IQ32sH")
+_PART: Final = struct.Struct(">IQ")
+_ALONG: Final = 2**64 - 1  # in place of where from
 _CHECK: Final = struct.Struct(">I")
 _PACKED: Final = struct.Struct(">BI")
 
@@ -132,8 +136,61 @@ class Hole(_Run):
 
 
 @dataclass(slots=True)
+class Patch(Message):
+    """A piece of a file, by what of it the receiver has in its own version, and what it has not.
+
+    Attributes:
+        parts: bytes of each, in order, and where it stands in the receiver's version; None: it comes along.
+        payload: what comes along; a view, good until more is received.
+    """
+
+    type = Type.PATCH
+    limit = _PATCH.size + MAX_PARTS * _PART.size + _CHECK.size + BLOCK_SIZE
+
+    id: int
+    offset: int
+    digest: bytes
+    parts: Sequence[Part]
+    payload: Buffer
+
+    @property
+    def size(self) -> int:
+        """Bytes in the block."""
+        return sum(size for size, _ in self.parts)
+
+    def pack(self) -> list[Buffer]:
+        table = [_PART.pack(size, _ALONG if where is None else where) for size, where in self.parts]
+        fields = b"".join((_PATCH.pack(self.id, self.offset, self.digest, len(table)), *table))
+        return [fields + _check(self.type, fields), self.payload]
+
+    @classmethod
+    def unpack(cls, body: memoryview) -> Patch:
+        if len(body) < _PATCH.size:
+            raise malformed(cls.type)
+        number, offset, digest, count = _PATCH.unpack_from(body)
+        stop = _PATCH.size + count * _PART.size
+        start = stop + _CHECK.size
+        if not 0 < count <= MAX_PARTS or start > len(body):
+            raise malformed(cls.type)
+        if body[stop:start] != _check(cls.type, body[:stop]):
+            raise _damaged(cls.type)
+        parts = [
+            (size, None if where == _ALONG else where) for size, where in _PART.iter_unpack(body[_PATCH.size : stop])
+        ]
+        along = [size for size, where in parts if where is None]
+        if len(along) == count or sum(along) != len(body) - start:
+            raise malformed(cls.type)
+        if not all(size and (where or 0) + size <= FILE_SIZE for size, where in parts):
+            raise malformed(cls.type)
+        message = cls(number, offset, digest, parts, body[start:])
+        if message.size > BLOCK_SIZE:
+            raise malformed(cls.type)
+        return message
+
+
+@dataclass(slots=True)
 class Packed(Message):
-    """A block or batch, compressed."""
+    """A block, batch or patch, compressed."""
 
     type = Type.PACKED
     limit = Batch.limit
@@ -155,7 +212,7 @@ class Packed(Message):
             raise malformed(cls.type)
         return cls(Type(kind), size, body[_PACKED.size :])
 
-    def opened(self) -> Block | Batch:
+    def opened(self) -> Block | Batch | Patch:
         """The message inside.
 
         Raises:
@@ -175,7 +232,11 @@ class Packed(Message):
         return _INNER[self.kind].unpack(memoryview(body))
 
 
-_INNER: Final[dict[int, type[Block] | type[Batch]]] = {Type.BLOCK: Block, Type.BATCH: Batch}
+_INNER: Final[dict[int, type[Block] | type[Batch] | type[Patch]]] = {
+    Type.BLOCK: Block,
+    Type.BATCH: Batch,
+    Type.PATCH: Patch,
+}
 
 
 def travels_in_batch(entry: Entry) -> bool:
@@ -183,5 +244,5 @@ def travels_in_batch(entry: Entry) -> bool:
     return entry.size != UNKNOWN_SIZE and entry.size < BLOCK_SIZE
 
 
-Data = Block | Batch | Same | Hole
+Data = Block | Batch | Same | Hole | Patch
 """What is left of a data message when it is unpacked."""

@@ -8,6 +8,7 @@ from typing import Final
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry
 from enchufe.errors import StoreError
 from enchufe.transfer.digests import FileDigest
+from enchufe.transfer.patches import Pieces
 
 _ENDLESS: Final = 2**32  # blocks: the width of a block's number
 
@@ -24,6 +25,8 @@ class Going:
         own_known: whether all digests of the receiver's own version are known, if it has one.
         queued: whether there may be something to take.
         had: whether the receiver said that it has some of it, and may find that damaged.
+        index: of the receiver's own version, where it tells more of it, and that is good for something.
+        pieces: how many of that were told.
         size: bytes; None while nobody knows.
     """
 
@@ -37,8 +40,10 @@ class Going:
         "ended",
         "entry",
         "had",
+        "index",
         "left_out",
         "own_known",
+        "pieces",
         "queued",
         "ready",
         "size",
@@ -52,6 +57,8 @@ class Going:
         self.ended = False
         self.left_out = False
         self.queued = False
+        self.index: Pieces | None = None
+        self.pieces = 0
         self.size: int | None = None if entry.size == UNKNOWN_SIZE else entry.size
         self.own_known = answer is not Answer.DELTA
         self._own = bytearray()
@@ -147,6 +154,7 @@ class Going:
         if not count or stop > len(self._vouched) or self._vouched.find(0, first, stop) >= 0:
             return False
         self._vouched[first:stop] = bytes(count)
+        self.index = None  # its own version has changed, or its disk lies: nothing is made of it any more
         # It has them no more: never say SAME of them again.
         here = min(stop * DIGEST_SIZE, len(self._own)) - first * DIGEST_SIZE
         if here > 0:

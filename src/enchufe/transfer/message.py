@@ -39,6 +39,8 @@ class Type(IntEnum):
     LOST = 17
     AGAIN = 18
     PACKED = 19
+    INDEX = 20
+    PATCH = 21
 
 
 class Role(IntEnum):

@@ -13,11 +13,12 @@ from enum import IntEnum
 from typing import Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.entry import DIGEST_SIZE, Answer, Reason
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Answer, Reason
 from enchufe.errors import RemoteProtocolError
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.message import CONTROL_SIZE, FixedMessage, Message, Role, Type, exactly, malformed
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import PIECE_SIZE, RECORD_SIZE
 
 VERSION: Final = 1
 MAGIC: Final = b"enchufe"
@@ -26,12 +27,14 @@ WINDOW: Final = 16_384  # entries that may be offered and not settled
 LIST_WINDOW: Final = 262_144  # the same where somebody is shown all of them first
 LIST_SIZE: Final = 64 << 20  # bytes that these may take in offers
 ZSTD: Final = 1  # of the features: PACKED
+PATCHES: Final = 4  # of the features: INDEX and PATCH
 
 _FRAME: Final = struct.Struct(">BI")
 _HELLO: Final = struct.Struct(">7sBBBI16sQHHI")
 _OFFER_END: Final = struct.Struct(">IQI")
 _WANT: Final = struct.Struct(">IIB")
 _HAVE: Final = struct.Struct(">IIB")
+_INDEX: Final = struct.Struct(">II")
 _FILE_END: Final = struct.Struct(">IQ32s")
 _LEFT_OUT: Final = struct.Struct(">IB")
 _PROGRESS: Final = struct.Struct(">QI")
@@ -41,6 +44,7 @@ _AGAIN: Final = struct.Struct(">III")
 _RECEIPT: Final = struct.Struct(">IQ32s")
 
 HAVE_DIGESTS: Final = (CONTROL_SIZE - _HAVE.size) // DIGEST_SIZE  # in one message at the most
+INDEX_PIECES: Final = (CONTROL_SIZE - _INDEX.size) // RECORD_SIZE  # the same
 
 
 class Code(IntEnum):
@@ -164,6 +168,30 @@ class Have(Message):
         if last > 1:
             raise malformed(cls.type)
         return cls(number, first, bool(last), bytes(body[_HAVE.size :]))
+
+
+@dataclass(slots=True)
+class Index(Message):
+    """The next pieces of the receiver's own version: how each begins, and its digest."""
+
+    type = Type.INDEX
+    limit = CONTROL_SIZE
+
+    id: int
+    size: int
+    records: bytes
+
+    def pack(self) -> list[Buffer]:
+        return [_INDEX.pack(self.id, self.size) + self.records]
+
+    @classmethod
+    def unpack(cls, body: memoryview) -> Self:
+        if len(body) <= _INDEX.size or (len(body) - _INDEX.size) % RECORD_SIZE:
+            raise malformed(cls.type)
+        number, size = _INDEX.unpack_from(body)
+        if not PIECE_SIZE <= size <= BLOCK_SIZE or size & (size - 1):
+            raise malformed(cls.type)
+        return cls(number, size, bytes(body[_INDEX.size :]))
 
 
 @dataclass(slots=True)
@@ -337,8 +365,10 @@ _MESSAGES: Final[dict[int, type[Message]]] = {
         Ping,
         Error,
         Have,
+        Index,
         Same,
         Hole,
+        Patch,
         Lost,
         Again,
         Packed,

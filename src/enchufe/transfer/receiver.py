@@ -23,7 +23,7 @@ from enchufe.entry import (
     Reason,
 )
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, VerificationError
-from enchufe.transfer.data import Batch, Block, Hole, Same, travels_in_batch
+from enchufe.transfer.data import Batch, Block, Hole, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import ZERO_BLOCK, FileDigest, Outcome, TreeDigest
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import FILE_BLOCKS, RUN_BLOCKS, Message, Role
@@ -44,6 +44,7 @@ from enchufe.transfer.messages import (
     Want,
 )
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import MAX_PIECES
 
 MAX_ENTRIES: Final = 10_000_000
 MAX_SHARED: Final = 100_000
@@ -77,11 +78,24 @@ class Arriving:
         own: digests of the full blocks of the version that is here, as far as they were said.
         end: how it ends, once that was told.
         busy: how many are at work on it, after whom it may be complete.
+        pieces: of that version, that were told.
         in_batch: whether it comes whole among others, and without an end of its own.
         left_out: its sender left it out.
     """
 
-    __slots__ = ("answer", "busy", "digests", "end", "entry", "in_batch", "left_out", "own", "short", "stored")
+    __slots__ = (
+        "answer",
+        "busy",
+        "digests",
+        "end",
+        "entry",
+        "in_batch",
+        "left_out",
+        "own",
+        "pieces",
+        "short",
+        "stored",
+    )
 
     def __init__(self, entry: Entry, answer: Answer) -> None:
         self.entry = entry
@@ -90,6 +104,7 @@ class Arriving:
         self.digests = _NONE if self.in_batch else FileDigest()
         self.stored = 0
         self.own: bytes | bytearray = bytearray() if answer is _DELTA else b""
+        self.pieces = 0
         self.end: FileEnd | None = None
         self.busy = 0
         self.left_out = False
@@ -149,6 +164,7 @@ class Receiver(Machine):
         self._to_come_again: dict[tuple[int, bytes], int] = {}
         self._shared: set[int] = set()
         self._booked = 0  # blocks whose digests are kept
+        self._pieces = 0  # that the sender was told of, of files that are not settled
         self._linked_to: dict[int, tuple[Entry, int, bytes]] = {}
         self._waiting_links: dict[int, list[Arriving]] = {}
         self._tree = TreeDigest()
@@ -183,6 +199,20 @@ class Receiver(Machine):
         if odd or not right or not self._book(arriving, number, block.digest):
             raise RemoteProtocolError(f"a block of entry {block.id} is not where it belongs")
         self.received_bytes += size
+        arriving.busy += 1
+        return arriving
+
+    def claim_patch(self, patch: Patch) -> Arriving | None:
+        """As `claim_block`."""
+        self._check_open()
+        arriving = self._find(patch.id)
+        if arriving is None:
+            return None
+        number, odd = divmod(patch.offset, BLOCK_SIZE)
+        right = arriving.pieces and patch.offset < arriving.entry.size and patch.size == arriving.size_of(number)
+        if odd or not right or not self._book(arriving, number, patch.digest):
+            raise RemoteProtocolError(f"a patch of entry {patch.id} is not where it belongs")
+        self.received_bytes += len(patch.payload)
         arriving.busy += 1
         return arriving
 
@@ -281,6 +311,7 @@ class Receiver(Machine):
         if arriving.answer is _LINK:
             self.stored_bytes += size
         self._booked -= arriving.digests.span
+        self._pieces -= arriving.pieces
         self._settle(entry, _ARRIVED, size, root)
         self.files += 1
         if entry.shared:
@@ -316,6 +347,16 @@ class Receiver(Machine):
     def link_target(self, link: Arriving) -> Entry:
         """The file that a whole link is the same as."""
         return self._linked_to[link.entry.linked][0]
+
+    def tell_pieces(self, number: int, count: int) -> int:
+        """Of how many more pieces of the version of a file that is here the sender is told: up to `count`."""
+        arriving = self._arriving.get(number)
+        if arriving is None:  # left out since
+            return 0
+        count = min(count, MAX_PIECES - self._pieces)
+        arriving.pieces += count
+        self._pieces += count
+        return count
 
     @property
     def untold(self) -> bool:
@@ -485,6 +526,7 @@ class Receiver(Machine):
             raise RemoteProtocolError(f"the peer left out entry {message.id}, which is not on its way")
         self._left_out.add(message.id)
         self._booked -= arriving.digests.span
+        self._pieces -= arriving.pieces
         entry = arriving.entry
         if message.id in self._waiting_links:
             raise RemoteProtocolError(f"the peer left out entry {message.id}, and ended a link to it")

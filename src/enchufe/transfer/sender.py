@@ -13,11 +13,11 @@ from typing import Final
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError, VerificationError
-from enchufe.transfer.data import Batch, Block, Hole, Packed, Same, travels_in_batch
+from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import Outcome, TreeDigest
 from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.machine import Machine
-from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role
+from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role, Type
 from enchufe.transfer.messages import (
     LIST_WINDOW,
     STREAMS,
@@ -26,6 +26,7 @@ from enchufe.transfer.messages import (
     Finish,
     Have,
     Hello,
+    Index,
     LeftOut,
     Lost,
     Progress,
@@ -34,6 +35,7 @@ from enchufe.transfer.messages import (
     frame,
 )
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.patches import MAX_PIECES, RECORD_SIZE, Pieces
 from enchufe.transfer.states import DATA, State, Way, step
 
 MAX_WINDOW: Final = LIST_WINDOW  # entries kept open at the most, however many the receiver would allow
@@ -97,6 +99,7 @@ class Sender(Machine):
         self._small: deque[Small] = deque()
         self._large: deque[Going] = deque()
         self._going: dict[int, Going] = {}
+        self._pieces = 0  # that are told of the receiver's own versions, of files that have not ended
         self._streams: dict[int, _Stream] = {}
         self._settled_there = 0
         self._offered_bytes = 0  # of files whose size is known, and of blocks of others that were said
@@ -169,7 +172,7 @@ class Sender(Machine):
                 self._queue(going)
 
     def say_blocks(
-        self, stream: int, going: Going, first: int, digests: bytes, message: Block | Same | Hole | Packed
+        self, stream: int, going: Going, first: int, digests: bytes, message: Block | Same | Hole | Patch | Packed
     ) -> list[Buffer]:
         """The bytes to send for the blocks that were taken; none where the file was left out meanwhile.
 
@@ -186,9 +189,9 @@ class Sender(Machine):
         state.frames.append((going, first, len(digests) // DIGEST_SIZE))
         if going.entry.size == UNKNOWN_SIZE:
             self._offered_bytes += BLOCK_SIZE
-        if isinstance(message, Same):
-            going.vouch(first, message.count)
-        if isinstance(message, Block):
+        if isinstance(message, Same | Patch) or (isinstance(message, Packed) and message.kind is Type.PATCH):
+            going.vouch(first, len(digests) // DIGEST_SIZE)
+        if isinstance(message, Block | Patch):
             self.sent_bytes += len(message.payload)
         elif isinstance(message, Packed):
             self.sent_bytes += len(message.data)
@@ -291,6 +294,8 @@ class Sender(Machine):
         if going is not None:
             going.ended = True
             going.left_out = outcome is Outcome.LEFT_OUT
+            self._pieces -= going.pieces
+            going.index, going.pieces = None, 0
             if not going.had:
                 del self._going[number]
             if going.left_out:
@@ -329,6 +334,8 @@ class Sender(Machine):
                     self._answer(first, count, answer)
             case Have():
                 self._had(message)
+            case Index():
+                self._index(message)
             case Progress(stored, settled, taken):
                 if not self._settled_there <= settled <= self.offered:
                     raise RemoteProtocolError("the peer has settled more than it was offered, or less than before")
@@ -415,6 +422,24 @@ class Sender(Machine):
         self._look(going)
         if going.exhausted:
             self._unqueue(going)
+
+    def _index(self, index: Index) -> None:
+        going = self._going.get(index.id)
+        if going is None or not going.ready or going.told_all:
+            raise RemoteProtocolError(f"the peer tells of another version of entry {index.id}, and has none")
+        if going.ended:  # left out meanwhile
+            return
+        if not going.pieces:
+            going.index = Pieces(index.size)
+        count = len(index.records) // RECORD_SIZE
+        going.pieces += count
+        self._pieces += count
+        if self._pieces > MAX_PIECES:
+            raise RemoteProtocolError(f"the peer tells of more than {MAX_PIECES} pieces at once")
+        if going.index is not None:
+            if going.index.size != index.size:
+                raise RemoteProtocolError(f"the pieces of entry {index.id} are not all of one size")
+            going.index.add(index.records)
 
     def _lose(self, number: int, taken: int) -> None:
         if number == 0:

@@ -47,12 +47,12 @@ def _stays(state: State, way: Way, *types: Type) -> dict[tuple[Way, Type], State
     return {(way, kind): state for kind in types}
 
 
-DATA: Final = (Type.BLOCK, Type.BATCH, Type.SAME, Type.HOLE, Type.PACKED)
+DATA: Final = (Type.BLOCK, Type.BATCH, Type.SAME, Type.HOLE, Type.PATCH, Type.PACKED)
 _SENT_DATA: Final = (*DATA, Type.FILE_END, Type.LEFT_OUT)
-_WANTED: Final = (Type.WANT, Type.HAVE, Type.PROGRESS, Type.LOST, Type.AGAIN)
+_WANTED: Final = (Type.WANT, Type.HAVE, Type.INDEX, Type.PROGRESS, Type.LOST, Type.AGAIN)
 # What is lost or damaged is sent again even when everything was sent.
 # And what is here of a file that was left out may just be on its way.
-_STILL_WANTED: Final = (Type.HAVE, Type.PROGRESS, Type.LOST, Type.AGAIN)
+_STILL_WANTED: Final = (Type.HAVE, Type.INDEX, Type.PROGRESS, Type.LOST, Type.AGAIN)
 
 # Who dialed says HELLO first; each side says it once.
 _HELLOS: Final[Transitions] = {

@@ -83,6 +83,13 @@ def tune(transport: Transport) -> float | None:
     return trip
 
 
+def is_one_machine(transport: Transport) -> bool:
+    """Whether both ends are on this machine, as far as their addresses tell; sockets that are no TCP are so always."""
+    local, _, _ = transport.local.rpartition(":")
+    peer, _, _ = transport.peer.rpartition(":")
+    return transport.name not in (NAME, "tls") or local == peer
+
+
 def is_slowed_by_losses(transport: Transport) -> bool:
     """Whether what this side sends is: each lost packet counts as congestion, as for all that there is beside bbr."""
     try:

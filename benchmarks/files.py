@@ -28,6 +28,7 @@ GOALS: Final[Mapping[str, Mapping[str, float]]] = {
     "small": {"tar": 1.2, "rsync": 2.0, "wdt": 1.0},
     "lib": {"tar": 1.2, "wdt": 1.0},
 }
+ENCRYPTED: Final = ("encrypted", "known")
 ENCRYPTED_GOALS: Final[Mapping[str, Mapping[str, float]]] = {
     "one": {"socat": 0.85, "scp": 3.0, "wormhole": 4.0, "wdt-gcm": 1.0},
     "small": {"tar": 1.0, "rsync-ssh": 3.0, "wdt-gcm": 1.0},
@@ -86,14 +87,12 @@ def _measure_corpus(
             measured[peer].add(run)
             print(f"{name} {number + 1}/{options.rounds} {peer} {run.seconds:.3f} s", file=sys.stderr)
     print(report.table(sent, measured, own_peak(), GOALS[name]))
-    if "encrypted" in measured:
-        print(report.table(sent, measured, own_peak(), ENCRYPTED_GOALS[name], by="encrypted"))
-    print(f"  do not send {kind}: {', '.join(unable)}\n" if unable else "", flush=True)
     results[name] = report.as_json(sent, measured, own_peak(), GOALS[name])
-    if "encrypted" in measured:
-        results[f"{name}, encrypted"] = report.as_json(
-            sent, measured, own_peak(), ENCRYPTED_GOALS[name], by="encrypted"
-        )
+    for by in ENCRYPTED:
+        if by in measured:
+            print(report.table(sent, measured, own_peak(), ENCRYPTED_GOALS[name], by=by))
+            results[f"{name}, {by}"] = report.as_json(sent, measured, own_peak(), ENCRYPTED_GOALS[name], by=by)
+    print(f"  do not send {kind}: {', '.join(unable)}\n" if unable else "", flush=True)
     shutil.rmtree(sources)
 
 

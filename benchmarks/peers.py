@@ -71,7 +71,7 @@ class Peer:
 
 
 def peers(ours: Ourselves, variants: Sequence[Ourselves] = ()) -> list[Peer]:
-    """All of them, in the order of the table; enchufe is the last, then it once more with other options."""
+    """All of them, in the order of the table; enchufe is the last: plain, by a code, by a key, with other options."""
     return [
         Peer("cp", "cp -r", ["cp"], copy),
         Peer("nc", "nc > file", ["nc.openbsd"], netcat, trees=False),
@@ -85,6 +85,7 @@ def peers(ours: Ourselves, variants: Sequence[Ourselves] = ()) -> list[Peer]:
         Peer("wdt-gcm", "wdt, aes128-gcm", ["wdt"], wdt("aes128gcm")),
         enchufe(ours),
         enchufe(replace(ours, plain=False), name="encrypted"),
+        enchufe(replace(ours, plain=False, known=True), name="known"),
         *(enchufe(variant, name=variant.label) for variant in variants),
     ]
 

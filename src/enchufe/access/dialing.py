@@ -12,7 +12,6 @@ from enchufe.access.admitted import Admitted, Identity, Introduction
 from enchufe.access.binding import Binding, derived
 from enchufe.access.codes import Code
 from enchufe.access.exchange import Exchange
-from enchufe.access.pairing import DialerPairing
 from enchufe.access.refusals import AnotherMachine, UnknownMachine
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
@@ -115,6 +114,8 @@ async def knock(
 
 
 async def _by_code(talk: Exchange, binding: Binding, code: Code, introduction: Introduction | None) -> Admitted:
+    from enchufe.access.pairing import DialerPairing  # noqa: PLC0415 (slow to import, and who is known needs none of it)
+
     pairing = DialerPairing(code, binding)
     await talk.say(m.Code(pairing.message))
     await talk.say(m.Confirm(pairing.hear((await talk.hear(m.Code)).spake)))

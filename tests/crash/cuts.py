@@ -108,7 +108,8 @@ def _run(point: Point) -> str:
     second = attempt(sent, store, sender_dials=point.sender_dials, streams=streams, epoch=2)
     assert isinstance(second.sender, events.Receipt), second
     assert isinstance(second.receiver, events.Receipt), second
-    assert second.sender.sent_bytes == size - now, "what had arrived was sent again"
+    again = second.sender.sent_bytes
+    assert again == size - now, f"{size - now} bytes were missing, and {again} sent: what had arrived was sent again"
     assert store.contents() == sent.contents()
     return "resumed" if now > had else "cut"
 

@@ -48,6 +48,15 @@ def test_a_tree_crosses(chunk: int, sender_dials: bool, packs: bool) -> None:
     assert pair.receiver.received_bytes == pair.receiver.stored_bytes == sum(sizes.values())
 
 
+def test_no_more_counts_as_sent_than_files_hold() -> None:
+    """What is told of 200 empty ones shrinks, and is no content all the same."""
+    pair = Pair(dict.fromkeys(range(200), b""), packs=True)
+    pair.offer(*(file(number, 0) for number in range(200)))
+    pair.done()
+    assert len(pair.arrived) == 200
+    assert pair.sender.sent_bytes == 0
+
+
 @pytest.mark.parametrize("size", [0, 1, B - 1, B, 2 * B, 2 * B + 4])
 def test_a_pipe_crosses(size: int) -> None:
     pair = Pair({0: content(size)}, streams=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 NO_PARENT: Final = 0xFFFF_FFFF
 NO_LINK: Final = 0xFFFF_FFFF
@@ -14,6 +14,7 @@ BLOCK_SIZE: Final = 1 << 20  # bytes: a file is sent, verified and kept in block
 DIGEST_SIZE: Final = 32  # bytes of a BLAKE3 digest
 ANCHOR_SIZE: Final = 32  # bytes that a piece of another version is found by: its first
 PIECE_DIGEST_SIZE: Final = 16
+LISTED: Final = 1 << 17  # entries in a listing
 
 
 class Kind(IntEnum):
@@ -22,6 +23,26 @@ class Kind(IntEnum):
     FILE = 1
     DIRECTORY = 2
     SYMLINK = 3
+
+
+class Listing(NamedTuple):
+    """What is directly in a directory, but for its directories; equal for two that hold the same.
+
+    Attributes:
+        files, links: how many files and symlinks.
+        size: bytes in these files.
+        digest: over one record for each, as docs/protocol.md says under Folders.
+    """
+
+    files: int
+    links: int
+    size: int
+    digest: bytes
+
+    @property
+    def entries(self) -> int:
+        """How many it lists."""
+        return self.files + self.links
 
 
 @dataclass(slots=True)
@@ -41,6 +62,7 @@ class Entry:
         linked: the id of a file offered before that is this same one (a hard link), or NO_LINK.
         attributes: extended attributes, name and value.
         shared: whether it may have other names that are offered later (hard links).
+        listing: of a directory whose files and symlinks are not offered before that was answered; else None.
         packed: its bytes in an offer, which its digest covers too; from when it was offered on.
     """
 
@@ -56,6 +78,7 @@ class Entry:
     linked: int = NO_LINK
     attributes: tuple[tuple[bytes, bytes], ...] = ()
     shared: bool = False
+    listing: Listing | None = None
     packed: bytes = field(default=b"", repr=False, compare=False)
 
 
@@ -67,6 +90,7 @@ class Answer(IntEnum):
     REST = 3
     DELTA = 4
     LINK = 5
+    SAME = 6
     UNSAFE_LINK = 16
     IN_THE_WAY = 17
     CANNOT_STORE = 18

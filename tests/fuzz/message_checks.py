@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer import messages as m
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
@@ -29,8 +29,9 @@ MESSAGES: list[Message] = [
     Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, -1), Entry(1, 0, b"f", Kind.FILE, 258, 0o644, 7)]),
     Offer([Entry(9, NO_PARENT, b"l", Kind.SYMLINK, 0, 0o777, 0, b"../x")]),
     Offer([Entry(0, NO_PARENT, b"-", Kind.FILE, UNKNOWN_SIZE, 0, 0)]),
+    Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, 7, listing=Listing(2, 1, 258, DIGEST))]),
     m.OfferEnd(3, 1 << 40, 1),
-    m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK)]),
+    m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK), (3, 1, Answer.SAME)]),
     Block(1, 1 << 20, DIGEST, b"abc"),
     Batch([(4, DIGEST, b"xy"), (5, DIGEST, b"")]),
     m.FileEnd(1, 258, DIGEST),

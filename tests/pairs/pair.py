@@ -11,14 +11,25 @@ from typing import TypeVar
 import zstandard
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import BrokenError, VerificationError
 from enchufe.store.delta import record
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going
 from enchufe.transfer.message import Message, Role, Type
-from enchufe.transfer.messages import WINDOW, Have, Hello, Index, LeftOut, OfferEnd, Progress, frame, next_message
+from enchufe.transfer.messages import (
+    FOLDERS,
+    WINDOW,
+    Have,
+    Hello,
+    Index,
+    LeftOut,
+    OfferEnd,
+    Progress,
+    frame,
+    next_message,
+)
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import Part, Pieces
 from enchufe.transfer.receiver import Arriving, Receiver, haves
@@ -67,6 +78,7 @@ class Pair:
         old: the version that the receiver has of an entry answered DELTA.
         gone: blocks of an old version that are others by the time they are asked for.
         pieces: bytes in a piece of an old version; 0: blocks alone are told of.
+        inside: sizes of the files in each listed folder, by its id.
         here: what the receiver has written, by id and block.
         taken: how often content was taken, by id and block.
         again: what the receiver asked for again, by id and block.
@@ -90,6 +102,8 @@ class Pair:
         window: int = WINDOW,
         packs: bool = False,
         sender_dials: bool = True,
+        inside: Mapping[int, Sequence[int]] | None = None,
+        features: int = FOLDERS,
     ) -> None:
         self.sender, self.receiver = Sender(), Receiver()
         self.contents = dict(contents or {})
@@ -98,6 +112,7 @@ class Pair:
         self.old = dict(old or {})
         self.gone = set(gone)
         self.pieces = pieces
+        self.inside = dict(inside or {})
         self.chunk = chunk
         self.packs = packs
         self.here: dict[int, dict[int, bytes]] = {}
@@ -121,8 +136,8 @@ class Pair:
         self._size = 0
         self._buffers: dict[int, ReceiveBuffer] = {}
         hellos: list[Callable[[], None]] = [
-            lambda: self.say(Hello(Role.SENDER, session=b"x" * 16)),
-            lambda: self.tell(Hello(Role.RECEIVER, session=b"x" * 16, window=window)),
+            lambda: self.say(Hello(Role.SENDER, session=b"x" * 16, features=FOLDERS)),
+            lambda: self.tell(Hello(Role.RECEIVER, session=b"x" * 16, window=window, features=features)),
         ]
         for hello in hellos if sender_dials else hellos[::-1]:
             hello()
@@ -150,10 +165,29 @@ class Pair:
             self._size += sum(entry.size for entry in some if entry.size != UNKNOWN_SIZE)
             self.say(Offer(some))
 
+    def folder(self, number: int, parent: int = NO_PARENT) -> Entry:
+        """A listed folder, with what is in it."""
+        sizes = self.inside[number]
+        listing = Listing(len(sizes), 0, sum(sizes), block_digest(bytes(sizes)))
+        return Entry(number, parent, b"d%d" % number, Kind.DIRECTORY, listing=listing)
+
+    def look_inside(self) -> None:
+        """Have offered what is in a folder that is not the same."""
+        folder = self.sender.differing.popleft()
+        for size in self.inside[folder.id]:
+            number = len(self.entries) + len(self.waiting)
+            self.contents[number] = content(size, seed=number)
+            self.waiting.append(file(number, size, folder.id))
+
+    @property
+    def may_end(self) -> bool:
+        """Whether there is no more to offer, and to be answered before that is said."""
+        return not (self.waiting or self.sender.listed or self.sender.differing)
+
     def end_offer(self) -> None:
         """Say that there is no more."""
-        assert not self.waiting
-        self.say(OfferEnd(len(self.entries), self._size, 0))
+        assert self.may_end
+        self.say(OfferEnd(len(self.entries) + self.sender.same_entries, self._size + self.sender.same_bytes, 0))
 
     def work(self, stream: int = 0) -> bool:
         """Take something, read it and say it on a stream; whether there was anything."""
@@ -442,6 +476,8 @@ class Pair:
         able: list[Callable[[], object]] = []
         if self.waiting and sender.room > 0:
             able.append(self.offer_some)
+        if sender.differing:
+            able.append(self.look_inside)
         able += [partial(self.take, number) for number, frames in self.streams.items() if frames]
         for due, do in (
             (sender.whole or sender._links, self.ends),
@@ -484,6 +520,7 @@ class Pair:
         assert receiver._booked == 0
         assert sender.files == receiver.files == len(self.arrived)
         assert sender.skipped == receiver.skipped
+        assert (sender.same_entries, sender.same_bytes) == (receiver.same_entries, receiver.same_bytes)
         assert sender.stored_bytes <= receiver.stored_bytes
         for number, data in self.arrived.items():
             assert data == self.contents[number]

@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import (
     BrokenError,
     EnchufeError,
@@ -286,6 +286,110 @@ def test_more_entries_at_once_than_the_window_are_refused() -> None:
     receiver.receive_data(wire(Offer(entries[WINDOW:])))
     with pytest.raises(RemoteProtocolError, match=f"more than {WINDOW} entries at once"):
         receiver.next_event()
+
+
+# Listed folders: 0 was answered as the same, 1 not, 2 waits for its answer.
+
+
+def listing() -> Pair:
+    pair = Pair(answers={0: Answer.SAME}, inside={0: [3], 1: [3], 2: [3]})
+    pair.get(wire(Offer([pair.folder(0), pair.folder(1)])))
+    pair.receiver.receive_data(wire(Offer([pair.folder(2)])))
+    pair.receiver.next_event()
+    return pair
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("listed, and not asked for", Offer([file(3, 3, 0)])),
+        ("listed, and not asked for", Offer([Entry(3, 0, b"l", Kind.SYMLINK, target=b"t")])),
+        ("listed, and not asked for", Offer([file(3, 3, 2)])),
+        ("listed, and not asked for", Offer([Entry(3, 2, b"l", Kind.SYMLINK, target=b"t")])),
+        ("before all listed folders were answered", m.OfferEnd(4, 3, 0)),
+        ("does not add up", m.OfferEnd(3, 3, 0)),
+        ("does not add up", m.OfferEnd(4, 0, 0)),
+    ],
+)
+def test_a_lie_about_a_listed_folder_is_found(told: str, said: Message) -> None:
+    pair = listing()
+    with pytest.raises(RemoteProtocolError, match=told):
+        pair.get(wire(said))
+
+
+def test_what_was_asked_for_may_be_offered_in_a_listed_folder() -> None:
+    pair = listing()
+    pair.get(wire(Offer([file(3, 3, 1)])))
+    pair.tell(pair.receiver.answer([(pair.folder(2), Answer.ALL)]))
+    pair.get(wire(Offer([file(4, 3, 2)])))
+
+
+def test_a_listed_folder_that_nobody_agreed_to_is_found() -> None:
+    pair = Pair(inside={0: [3]}, features=0)
+    with pytest.raises(RemoteProtocolError, match="entry 0 is listed, and must not be"):
+        pair.get(wire(Offer([pair.folder(0)])))
+    with pytest.raises(LocalProtocolError, match="nobody has agreed"):
+        pair.sender.send(Offer([pair.folder(0)]))
+
+
+def test_a_listed_folder_after_the_end_of_the_offer_is_found() -> None:
+    pair = Pair({0: content(BIG)}, inside={1: [3]})
+    pair.get(wire(Offer([file(0, BIG)])))
+    pair.get(wire(m.LeftOut(0, Reason.AGAIN)))
+    pair.get(wire(m.OfferEnd(1, BIG, 0)))
+    folder = pair.folder(1)
+    folder.name = b"f0"
+    with pytest.raises(RemoteProtocolError, match="entry 1 is listed, and must not be"):
+        pair.get(wire(Offer([folder])))
+
+
+def test_what_is_listed_counts_among_the_entries() -> None:
+    receiver = Receiver(max_entries=10)
+    pair = Pair(answers={0: Answer.SAME}, inside={0: [1] * 4, 1: [1] * 4, 2: [1] * 3})
+    receiver.peer, receiver._features, receiver.state = pair.receiver.peer, m.FOLDERS, State.OFFERING
+    receiver._got(Offer([pair.folder(0)]))
+    receiver.send(m.Want([(0, 1, Answer.SAME)]))
+    with pytest.raises(Refused, match="more than 10 entries"):
+        receiver._got(Offer([Entry(1, NO_PARENT, b"d", Kind.DIRECTORY, listing=Listing(5, 0, 5, D))]))
+    receiver._got(Offer([file(1, 1), pair.folder(2)]))
+    receiver.send(m.Want([(1, 1, Answer.ALL), (2, 1, Answer.SAME)]))
+    with pytest.raises(Refused, match="more than 10 entries"):
+        receiver._got(Offer([file(3, 1)]))
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["a file", "a folder"])
+def test_a_receiver_that_has_the_same_of_what_was_not_listed_is_found(number: int) -> None:
+    pair = Pair(inside={0: [3]})
+    pair.say(Offer([pair.folder(0), file(1, 3), Entry(2, NO_PARENT, b"d", Kind.DIRECTORY)]))
+    pair.sender.receive_data(wire(m.Want([(number, 1, Answer.SAME)])))
+    with pytest.raises(RemoteProtocolError, match=f"the same as in entry {number}, which was not listed"):
+        pair.sender.next_event()
+    with pytest.raises(LocalProtocolError, match="cannot be the same"):
+        pair.receiver._got(Offer([pair.folder(0), file(1, 3), Entry(2, NO_PARENT, b"d", Kind.DIRECTORY)]))
+        pair.receiver.send(m.Want([(number, 1, Answer.SAME)]))
+
+
+@pytest.mark.parametrize("answer", [Answer.REST, Answer.DELTA, Answer.LINK])
+def test_a_receiver_that_has_blocks_of_a_listed_folder_is_found(answer: Answer) -> None:
+    pair = Pair(inside={0: [3]})
+    pair.say(Offer([pair.folder(0)]))
+    pair.sender.receive_data(wire(m.Want([(0, 1, answer)])))
+    with pytest.raises(RemoteProtocolError, match="which is no file"):
+        pair.sender.next_event()
+
+
+def test_a_sender_does_not_let_us_end_an_offer_with_folders_that_wait() -> None:
+    pair = Pair(inside={0: [3]})
+    pair.offer(pair.folder(0), end=False)
+    with pytest.raises(LocalProtocolError, match="there are listed folders"):
+        pair.sender.send(m.OfferEnd(1, 0, 0))
+    pair.sender.receive_data(wire(m.Want([(0, 1, Answer.ALL)])))
+    pair.sender.next_event()
+    with pytest.raises(LocalProtocolError, match="there are listed folders"):
+        pair.sender.send(m.OfferEnd(1, 0, 0))
+    pair.look_inside()
+    pair.offer_some()
+    pair.end_offer()
 
 
 def test_more_entries_than_the_receiver_takes_are_refused() -> None:

@@ -636,6 +636,61 @@ def test_small_windows_do() -> None:
     assert len(pair.arrived) == 20
 
 
+# Folders that are listed.
+
+
+def test_a_folder_that_is_the_same_is_one_entry_and_all_in_it_is_skipped() -> None:
+    pair = Pair(answers={1: Answer.SAME}, inside={1: [3, 0, 5]})
+    pair.offer(Entry(0, NO_PARENT, b"d", Kind.DIRECTORY), pair.folder(1, 0), end=False)
+    assert not pair.may_end
+    pair.settle()
+    pair.end_offer()
+    pair.done()
+    for books in (pair.sender, pair.receiver):
+        assert (books.skipped, books.same_entries, books.same_bytes, books.files) == (3, 3, 8, 0)
+    assert pair.receiver.total is not None
+    assert (pair.receiver.total.entries, pair.receiver.total.size) == (5, 8)
+    assert pair.receiver.offered == 2
+    assert pair.sender.unwanted_bytes == pair.receiver.unwanted_bytes == 0
+    assert pair.said[Type.OFFER] == 1
+
+
+@pytest.mark.parametrize("answer", [Answer.ALL, Answer.IN_THE_WAY, Answer.PARENT, Answer.SKIP])
+def test_what_is_in_a_folder_that_is_not_the_same_is_offered(answer: Answer) -> None:
+    inside = dict.fromkeys((2, 3), Answer.ALL if answer is Answer.ALL else Answer.PARENT)
+    pair = Pair(answers={0: answer, 1: Answer.SAME, **inside}, inside={0: [3, 7], 1: [9]})
+    pair.offer(pair.folder(0), pair.folder(1), end=False)
+    pair.settle()
+    assert [(entry.id, entry.parent) for entry in pair.entries] == [(0, NO_PARENT), (1, NO_PARENT), (2, 0), (3, 0)]
+    pair.end_offer()
+    pair.done()
+    assert pair.receiver.skipped == 1
+    assert set(pair.arrived) == ({2, 3} if answer is Answer.ALL else set())
+    assert pair.receiver.total is not None
+    assert (pair.receiver.total.entries, pair.receiver.total.size) == (5, 19)
+
+
+def test_folders_are_offered_in_one_that_is_listed_before_its_answer_and_after() -> None:
+    pair = Pair({3: b"abc"}, answers={0: Answer.SAME}, inside={0: [1]})
+    pair.offer(pair.folder(0), Entry(1, 0, b"before", Kind.DIRECTORY), end=False)
+    pair.settle()
+    pair.offer(Entry(2, 0, b"after", Kind.DIRECTORY), file(3, 3, 2))
+    pair.done()
+    assert pair.arrived == {3: b"abc"}
+
+
+def test_the_tree_digest_covers_listings() -> None:
+    receipts = []
+    for sizes in ([1, 2], [2, 1]):
+        pair = Pair(answers={0: Answer.SAME}, inside={0: sizes})
+        pair.offer(pair.folder(0), end=False)
+        pair.settle()
+        pair.end_offer()
+        pair.done()
+        receipts.append(pair.receiver.receipt().digest)
+    assert receipts[0] != receipts[1]
+
+
 # Whatever comes together, in whatever order.
 
 SIZES = [0, 1, 100, B - 1, B, B + 1, 2 * B, 3 * B + 7]
@@ -651,6 +706,7 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
     gone: list[tuple[int, int]] = []
     entries: list[Entry] = []
     shared: list[int] = []
+    inside: dict[int, list[int]] = {}
     for number in range(draw(st.integers(0, 7))):
         size = draw(st.sampled_from(SIZES))
         data = content(size, number + 1)
@@ -671,9 +727,15 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
                     "shared",
                     "link",
                     "left out",
+                    "listed",
                 ]
             )
         )
+        if which == "listed":
+            inside[number] = draw(st.lists(st.sampled_from([0, 1, 100]), min_size=1, max_size=5))
+            answers[number] = draw(st.sampled_from([Answer.SAME, Answer.SAME, Answer.ALL]))
+            entries.append(Entry(number, NO_PARENT, b"listed", Kind.DIRECTORY))
+            continue
         if which == "pipe":
             entry.size = UNKNOWN_SIZE
         elif which == "sparse":
@@ -724,8 +786,9 @@ def pairs(draw: st.DrawFn) -> tuple[Pair, list[Entry]]:
         window=draw(st.sampled_from([1, 2, WINDOW])),
         packs=draw(st.booleans()),
         sender_dials=draw(st.booleans()),
+        inside=inside,
     )
-    return pair, entries
+    return pair, [pair.folder(entry.id) if entry.id in inside else entry for entry in entries]
 
 
 @settings(max_examples=150, deadline=None)
@@ -738,7 +801,7 @@ def test_everything_arrives_in_any_order(made: tuple[Pair, list[Entry]], seed: i
     ended = False
     for step in range(5_000):
         able = pair.possible()
-        if not pair.waiting and not ended:
+        if pair.may_end and not ended:
             able = [*able, pair.end_offer]
         if not able:
             break
@@ -754,6 +817,9 @@ def test_everything_arrives_in_any_order(made: tuple[Pair, list[Entry]], seed: i
                 pair.streams[fresh] = type(pair.streams[0])()
                 fresh += 1
     pair.done()
+    assert pair.receiver.same_entries == sum(
+        len(sizes) for number, sizes in pair.inside.items() if pair.answers[number] is Answer.SAME
+    )
     sent = {e.id for e in entries} - {e for e, a in pair.answers.items() if a is Answer.SKIP or a.refusal}
     assert set(pair.arrived) == {
         number

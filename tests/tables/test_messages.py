@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enchufe.buffer import ReceiveBuffer
-from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, LISTED, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import RemoteProtocolError, VerificationError
 from enchufe.transfer import messages as m
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
@@ -25,7 +25,7 @@ D = bytes(range(32))
 NO = b"\xff\xff\xff\xff"
 ID = b"\0\0\0\1"
 
-HELLO = b"enchufe\1\1\1" + b"\0\0\0\1" + b"s" * 16 + b"\0\0\0\0\0\0\1\0" + b"\0\2" + b"\0\x08" + b"\0\0\x40\0"
+HELLO = b"enchufe\1\1\1" + b"\0\0\0\3" + b"s" * 16 + b"\0\0\0\0\0\0\1\0" + b"\0\2" + b"\0\x08" + b"\0\0\x40\0"
 
 
 def checked(kind: bytes, fields: bytes) -> bytes:
@@ -34,7 +34,7 @@ def checked(kind: bytes, fields: bytes) -> bytes:
 
 
 CASES: list[tuple[Message, bytes]] = [
-    (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD), b"\1\0\0\0\x2e" + HELLO),
+    (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD | m.FOLDERS), b"\1\0\0\0\x2e" + HELLO),
     (
         m.Hello(Role.RECEIVER, lowest=1, highest=9),
         b"\1\0\0\0\x2e" + b"enchufe\1\x09\2" + bytes(4) + bytes(16) + bytes(8) + bytes(2) + b"\0\1" + bytes(4),
@@ -66,10 +66,15 @@ CASES: list[tuple[Message, bytes]] = [
         Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0, 0, attributes=((b"a", b"\0"),))]),
         b"\2\0\0\0\x28" + bytes(4) + b"\2\4" + NO + b"\0\0" + bytes(16) + b"\0\1\0\0d" + b"\0\5\1\0\1a\0",
     ),
+    (
+        Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0, 0, listing=Listing(2, 3, 258, D))]),
+        b"\2\0\0\0\x51" + bytes(4) + b"\2\x10" + NO + b"\0\0" + bytes(16) + b"\0\1\0\0d"
+        + b"\0\0\0\2" + b"\0\0\0\3" + b"\0\0\0\0\0\0\1\2" + D,
+    ),
     (m.OfferEnd(3, 1 << 40, 1), b"\3\0\0\0\x10" + b"\0\0\0\3" + b"\0\0\1\0\0\0\0\0" + b"\0\0\0\1"),
     (
-        m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK)]),
-        b"\4\0\0\0\x12" + b"\0\0\0\0\0\0\0\2\1" + b"\0\0\0\2\0\0\0\1\x10",
+        m.Want([(0, 2, Answer.ALL), (2, 1, Answer.UNSAFE_LINK), (3, 1, Answer.SAME)]),
+        b"\4\0\0\0\x1b" + b"\0\0\0\0\0\0\0\2\1" + b"\0\0\0\2\0\0\0\1\x10" + b"\0\0\0\3\0\0\0\1\6",
     ),
     (
         Block(1, 1 << 20, D, b"abc"),
@@ -253,7 +258,7 @@ MALFORMED: list[tuple[Type, bytes]] = [
     (Type.WANT, b""),
     (Type.WANT, bytes(8)),
     (Type.WANT, bytes(8) + b"\0"),
-    (Type.WANT, bytes(8) + b"\6"),
+    (Type.WANT, bytes(8) + b"\7"),
     (Type.WANT, bytes(8) + b"\x63"),
     (Type.WANT, bytes(8) + b"\1" + bytes(1)),
     (Type.BLOCK, bytes(43)),
@@ -327,7 +332,7 @@ FILE = Entry(5, NO_PARENT, b"name", Kind.FILE, 1)
     [
         (0, b"\0"),
         (0, b"\4"),
-        (1, b"\x10"),
+        (1, b"\x20"),
         (1, b"\x80"),
         (6, b"\x10\0"),
         (8, b"\x80" + bytes(7)),
@@ -357,6 +362,47 @@ def test_flags_of_files_are_for_files(flag: int, kind: Kind) -> None:
     body[5] = flag
     with pytest.raises(RemoteProtocolError, match="malformed OFFER"):
         unpacked(framed(Type.OFFER, bytes(body)))
+
+
+@pytest.mark.parametrize("kind", [Kind.FILE, Kind.SYMLINK])
+def test_only_directories_are_listed(kind: Kind) -> None:
+    target = b"t" if kind is Kind.SYMLINK else b""
+    entry = Entry(5, NO_PARENT, b"n", kind, target=target, listing=Listing(1, 0, 1, D))
+    with pytest.raises(RemoteProtocolError, match="malformed OFFER"):
+        unpacked(framed(Type.OFFER, b"\0\0\0\5" + pack_entry(entry)))
+
+
+def offer_of(listing: Listing) -> bytes:
+    return framed(Type.OFFER, bytes(4) + pack_entry(Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, listing=listing)))
+
+
+@pytest.mark.parametrize("listing", [Listing(1, 0, 0, D), Listing(LISTED - 1, 1, FILE_SIZE, D), Listing(0, 1, 0, D)])
+def test_a_listing_up_to_the_limits(listing: Listing) -> None:
+    message = unpacked(offer_of(listing))
+    assert isinstance(message, Offer)
+    assert message.entries[0].listing == listing
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        Listing(0, 0, 0, D),
+        Listing(LISTED, 1, 0, D),
+        Listing(2**32 - 1, 2**32 - 1, 0, D),
+        Listing(1, 0, FILE_SIZE + 1, D),
+        Listing(1, 0, 2**64 - 1, D),
+    ],
+)
+def test_a_nonsensical_listing_is_refused(listing: Listing) -> None:
+    with pytest.raises(RemoteProtocolError, match="malformed OFFER"):
+        unpacked(offer_of(listing))
+
+
+@pytest.mark.parametrize("missing", [1, 32, 48])
+def test_half_a_listing_is_refused(missing: int) -> None:
+    packed = pack_entry(Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, listing=Listing(1, 0, 1, D)))
+    with pytest.raises(RemoteProtocolError, match="malformed OFFER"):
+        unpacked(framed(Type.OFFER, bytes(4) + packed[:-missing]))
 
 
 @pytest.mark.parametrize("target", [1, TARGET_SIZE])
@@ -429,7 +475,24 @@ entries = st.builds(
 )
 
 
-@given(st.lists(entries, min_size=1, max_size=5))
+folders = st.builds(
+    Entry,
+    id=st.just(9),
+    parent=st.integers(0, 2**32 - 1),
+    name=names,
+    kind=st.just(Kind.DIRECTORY),
+    listing=st.none()
+    | st.builds(
+        Listing,
+        st.integers(1, LISTED // 2),
+        st.integers(0, LISTED // 2),
+        st.integers(0, FILE_SIZE),
+        st.binary(min_size=32, max_size=32),
+    ),
+)
+
+
+@given(st.lists(entries | folders, min_size=1, max_size=5))
 def test_any_entries_cross(offered: list[Entry]) -> None:
     for number, entry in enumerate(offered, 9):
         entry.id = number

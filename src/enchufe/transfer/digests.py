@@ -91,6 +91,7 @@ class Outcome(IntEnum):
     SKIPPED = 2
     REFUSED = 3
     LEFT_OUT = 4
+    SAME = 5
 
 
 class TreeDigest:

@@ -44,6 +44,7 @@ class Machine(ABC):
         self.buffer = ReceiveBuffer(BLOCK_SIZE + 2 * CONTROL_SIZE)
         self.lacking = 1
         self.peer: Hello | None = None
+        self._features = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.state.value}>"
@@ -84,9 +85,15 @@ class Machine(ABC):
             LocalProtocolError: it must not be said now, or is wrong.
         """
         after = step(self.role, self.state, Way.SENT, message.type)
+        if isinstance(message, Hello):
+            self._features = message.features
         self._sent(message)
         self.state = after
         return frame(message)
+
+    def agreed(self, feature: int) -> bool:
+        """Whether both sides have said that they can do that."""
+        return self.peer is not None and bool(self._features & self.peer.features & feature)
 
     def end_of_stream(self) -> None:
         """The peer's stream has ended.

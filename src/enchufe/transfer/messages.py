@@ -28,6 +28,7 @@ LIST_WINDOW: Final = 262_144  # the same where somebody is shown all of them fir
 LIST_SIZE: Final = 64 << 20  # bytes that these may take in offers
 ZSTD: Final = 1  # of the features: PACKED
 PATCHES: Final = 4  # of the features: INDEX and PATCH
+FOLDERS: Final = 2  # of the features: directories that are listed, and answered SAME
 
 _FRAME: Final = struct.Struct(">BI")
 _HELLO: Final = struct.Struct(">7sBBBI16sQHHI")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.entry import NO_LINK, UNKNOWN_SIZE, Entry, Kind
+from enchufe.entry import LISTED, NO_LINK, UNKNOWN_SIZE, Entry, Kind, Listing
 from enchufe.transfer.message import CONTROL_SIZE, FILE_SIZE, Message, Type, malformed
 
 TARGET_SIZE: Final = 4095
@@ -19,10 +19,11 @@ _ENTRY: Final = struct.Struct(">BBIHQqHH")
 _LINKED: Final = struct.Struct(">I")
 _SIZE: Final = struct.Struct(">H")
 _ATTRIBUTE: Final = struct.Struct(">BH")
-_SPARSE, _IS_LINKED, _ATTRIBUTES, _SHARED = 1, 2, 4, 8
+_LISTING: Final = struct.Struct(">IIQ32s")
+_SPARSE, _IS_LINKED, _ATTRIBUTES, _SHARED, _LISTED = 1, 2, 4, 8, 16
 # Looking a member up by its number costs as much as the rest of a small entry.
 _KINDS: Final = {kind.value: kind for kind in Kind}
-_FILE, _SYMLINK = Kind.FILE, Kind.SYMLINK
+_FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class Offer(Message):
 def pack_entry(entry: Entry) -> bytes:
     """An entry as an offer carries it; `entry.packed` from then on."""
     flags = entry.sparse | (entry.linked != NO_LINK) << 1 | (entry.attributes != ()) << 2 | entry.shared << 3
+    if entry.listing is not None:
+        flags |= _LISTED
     entry.packed = packed = (
         _ENTRY.pack(
             entry.kind,
@@ -69,7 +72,7 @@ def pack_entry(entry: Entry) -> bytes:
         + entry.name
         + entry.target
     )
-    if flags & (_IS_LINKED | _ATTRIBUTES):
+    if flags & (_IS_LINKED | _ATTRIBUTES | _LISTED):
         entry.packed = packed = packed + _pack_extras(entry)
     return packed
 
@@ -79,6 +82,8 @@ def _pack_extras(entry: Entry) -> bytes:
     if entry.attributes:
         attributes = b"".join(_ATTRIBUTE.pack(len(name), len(value)) + name + value for name, value in entry.attributes)
         packed += _SIZE.pack(len(attributes)) + attributes
+    if entry.listing is not None:
+        packed += _LISTING.pack(*entry.listing)
     return packed
 
 
@@ -92,13 +97,14 @@ def _unpack_entry(body: bytes, position: int, number: int) -> tuple[Entry, int]:
     end = middle + target_size
     if (
         end > len(body)
-        or flags > _SPARSE | _IS_LINKED | _ATTRIBUTES | _SHARED
+        or flags > _SPARSE | _IS_LINKED | _ATTRIBUTES | _SHARED | _LISTED
         or kind is None
         or mode > 0o7777
         or (target_size > 0) != (kind is _SYMLINK)
         or target_size > TARGET_SIZE
         or FILE_SIZE < size < UNKNOWN_SIZE
         or ((size or flags & (_SPARSE | _IS_LINKED | _SHARED)) and kind is not _FILE)
+        or (flags & _LISTED and kind is not _DIRECTORY)
     ):
         raise malformed(Type.OFFER)
     entry = Entry(number, parent, body[start:middle], kind, size, mode, mtime_ns, body[middle:end])
@@ -123,9 +129,19 @@ def _unpack_extras(body: bytes, position: int, flags: int, entry: Entry) -> int:
                 raise malformed(Type.OFFER)
             entry.attributes = _unpack_attributes(body[position : position + size])
             position += size
+        if flags & _LISTED:
+            entry.listing = _unpack_listing(body, position)
+            position += _LISTING.size
     except struct.error as error:
         raise malformed(Type.OFFER) from error
     return position
+
+
+def _unpack_listing(body: bytes, position: int) -> Listing:
+    listing = Listing(*_LISTING.unpack_from(body, position))
+    if not 0 < listing.entries <= LISTED or listing.size > FILE_SIZE:
+        raise malformed(Type.OFFER)
+    return listing
 
 
 def _unpack_attributes(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -146,4 +162,5 @@ def _unpack_attributes(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
 def offered_size(entry: Entry) -> int:
     """Bytes that an entry takes in an offer."""
     size = _ENTRY.size + len(entry.name) + len(entry.target)
-    return size if entry.linked == NO_LINK and not entry.attributes else size + len(_pack_extras(entry))
+    plain = entry.linked == NO_LINK and not entry.attributes and entry.listing is None
+    return size if plain else size + len(_pack_extras(entry))

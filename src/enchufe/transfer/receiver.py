@@ -20,6 +20,7 @@ from enchufe.entry import (
     Answer,
     Entry,
     Kind,
+    Listing,
     Reason,
 )
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, VerificationError
@@ -28,6 +29,7 @@ from enchufe.transfer.digests import ZERO_BLOCK, FileDigest, Outcome, TreeDigest
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import FILE_BLOCKS, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
+    FOLDERS,
     HAVE_DIGESTS,
     STREAMS,
     WINDOW,
@@ -57,7 +59,8 @@ PROGRESS_SECONDS: Final = 0.1
 
 # Looking an enum's member up costs as much as the rest of an entry's line in the books.
 _ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
-_FILE, _DIRECTORY, _ARRIVED, _SKIPPED = Kind.FILE, Kind.DIRECTORY, Outcome.ARRIVED, Outcome.SKIPPED
+_SAME, _FILE, _DIRECTORY = Answer.SAME, Kind.FILE, Kind.DIRECTORY
+_ARRIVED, _SKIPPED = Outcome.ARRIVED, Outcome.SKIPPED
 
 
 class TreeMismatch(VerificationError):
@@ -127,7 +130,8 @@ class Receiver(Machine):
 
     Attributes:
         offered, offered_bytes: how many entries were offered so far, and bytes in them.
-        unwanted_bytes: of these, in what was skipped, refused or left out.
+        same_entries, same_bytes: what is in folders that were found to be the same, and is never offered.
+        unwanted_bytes: of what was offered, in what was skipped, refused or left out.
         stored_bytes: payload bytes verified and written, or here before.
         received_bytes: payload bytes that came this time.
         files: how many files have arrived whole.
@@ -145,6 +149,8 @@ class Receiver(Machine):
         super().__init__()
         self.offered = 0
         self.offered_bytes = 0
+        self.same_entries = 0
+        self.same_bytes = 0
         self.unwanted_bytes = 0
         self.stored_bytes = 0
         self.received_bytes = 0
@@ -159,6 +165,7 @@ class Receiver(Machine):
         self._window = WINDOW
         self._depths: dict[int, int] = {NO_PARENT: 0}
         self._unanswered: dict[int, Entry] = {}
+        self._closed: set[int] = set()  # listed folders, which nothing but folders may be offered in
         self._arriving: dict[int, Arriving] = {}
         self._left_out: set[int] = set()
         self._to_come_again: dict[tuple[int, bytes], int] = {}
@@ -434,6 +441,11 @@ class Receiver(Machine):
         entry = self._unanswered.pop(number, None)
         if entry is None:
             raise LocalProtocolError(f"entry {number} has no answer coming")
+        if entry.listing is not None:
+            if answer is _SAME:
+                self._have_same(entry, entry.listing)
+                return
+            self._closed.discard(number)
         if answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK:
             if entry.kind is not _FILE:
                 self._settle(entry, _ARRIVED)
@@ -442,8 +454,16 @@ class Receiver(Machine):
         elif answer is _SKIP:
             self.skipped += entry.kind is _FILE
             self._settle(entry, _SKIPPED)
+        elif answer is _SAME:
+            raise LocalProtocolError(f"entry {number} cannot be the same: it was not listed")
         else:
             self._settle(entry, Outcome.REFUSED)
+
+    def _have_same(self, entry: Entry, listing: Listing) -> None:
+        self.same_entries += listing.entries
+        self.same_bytes += listing.size
+        self.skipped += listing.files
+        self._settle(entry, Outcome.SAME)
 
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
         self._tree.add(entry, outcome, size, root)
@@ -456,8 +476,10 @@ class Receiver(Machine):
             case Offer(entries):
                 self._offer(entries)
             case OfferEnd(entries, size, _):
-                if (entries, size) != (self.offered, self.offered_bytes):
+                if (entries, size) != (self.offered + self.same_entries, self.offered_bytes + self.same_bytes):
                     raise RemoteProtocolError("the peer's offer does not add up")
+                if not self._closed.isdisjoint(self._unanswered):
+                    raise RemoteProtocolError("the peer ended its offer before all listed folders were answered")
                 self.total = message
             case FileEnd():
                 self._file_end(message)
@@ -476,8 +498,8 @@ class Receiver(Machine):
                 raise RemoteProtocolError(f"the peer offered entry {entry.id} in place of {self.offered}")
             if self.offered - self._settled >= self._window:
                 raise RemoteProtocolError(f"the peer offered more than {self._window} entries at once")
-            if self.offered >= self._max_entries:
-                raise Refused(f"more than {self._max_entries} entries", hint="Send it in parts.")
+            if self.offered + self.same_entries >= self._max_entries:
+                raise self._too_many()
             depth = self._depths.get(entry.parent)
             if depth is None:
                 raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
@@ -494,10 +516,24 @@ class Receiver(Machine):
                 self._shared.add(entry.id)
             if entry.kind is _DIRECTORY:
                 self._depths[entry.id] = depth + 1
+                if entry.listing is not None:
+                    self._list(entry, entry.listing)
+            elif self._closed and entry.parent in self._closed:
+                raise RemoteProtocolError(f"entry {entry.id} is in a folder that was listed, and not asked for")
             if entry.size != UNKNOWN_SIZE:
                 self.offered_bytes += entry.size
             self._unanswered[entry.id] = entry
             self.offered += 1
+
+    def _list(self, entry: Entry, listing: Listing) -> None:
+        if not self.agreed(FOLDERS) or self.total is not None:
+            raise RemoteProtocolError(f"entry {entry.id} is listed, and must not be")
+        if self.offered + self.same_entries + listing.entries >= self._max_entries:
+            raise self._too_many()
+        self._closed.add(entry.id)
+
+    def _too_many(self) -> Refused:
+        return Refused(f"more than {self._max_entries} entries", hint="Send it in parts.")
 
     def _check_open(self) -> None:
         # What was left out may still come on other streams.

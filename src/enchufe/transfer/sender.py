@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enchufe.buffer import Buffer
-from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError, VerificationError
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import Outcome, TreeDigest
@@ -19,6 +19,7 @@ from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role, Type
 from enchufe.transfer.messages import (
+    FOLDERS,
     LIST_WINDOW,
     STREAMS,
     Again,
@@ -29,6 +30,7 @@ from enchufe.transfer.messages import (
     Index,
     LeftOut,
     Lost,
+    OfferEnd,
     Progress,
     Receipt,
     Want,
@@ -42,7 +44,7 @@ MAX_WINDOW: Final = LIST_WINDOW  # entries kept open at the most, however many t
 
 # Looking an enum's member up costs as much as the rest of an entry's line in the books.
 _ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
-_FILE, _ARRIVED, _SKIPPED = Kind.FILE, Outcome.ARRIVED, Outcome.SKIPPED
+_SAME, _FILE, _ARRIVED, _SKIPPED = Answer.SAME, Kind.FILE, Outcome.ARRIVED, Outcome.SKIPPED
 
 Small = tuple[Entry, bytes | None]
 """A small file to be sent, and the digest it had if it was sent before."""
@@ -73,6 +75,9 @@ class Sender(Machine):
 
     Attributes:
         offered: how many entries were offered.
+        listed: how many folders were offered as listed, and not answered yet.
+        differing: those of them that were answered, and not as the same: what is in them is to be offered.
+        same_entries, same_bytes: what is in the others, and never offered.
         sent_bytes: payload bytes that were sent.
         unwanted_bytes: in files that were offered, and skipped, refused or left out.
         stored_bytes: payload bytes that the receiver has verified and written, or had.
@@ -87,6 +92,10 @@ class Sender(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.offered = 0
+        self.listed = 0
+        self.differing: deque[Entry] = deque()
+        self.same_entries = 0
+        self.same_bytes = 0
         self.sent_bytes = 0
         self.unwanted_bytes = 0
         self.stored_bytes = 0
@@ -272,10 +281,17 @@ class Sender(Machine):
                 for entry in entries:
                     if entry.id != self.offered:
                         raise LocalProtocolError(f"entry {entry.id} offered in place of {self.offered}")
+                    if entry.listing is not None:
+                        if not self.agreed(FOLDERS):
+                            raise LocalProtocolError(f"entry {entry.id} is listed, and nobody has agreed to that")
+                        self.listed += 1
                     self._unanswered[entry.id] = entry
                     self.offered += 1
                     if entry.size != UNKNOWN_SIZE:
                         self._offered_bytes += entry.size
+            case OfferEnd():
+                if self.listed or self.differing:
+                    raise LocalProtocolError("not everything is offered: there are listed folders")
             case FileEnd(number, size, root):
                 self._end(number, Outcome.ARRIVED, size, root)
             case LeftOut(number):
@@ -369,8 +385,16 @@ class Sender(Machine):
             entry = self._unanswered.pop(number, None)
             if entry is None:
                 raise RemoteProtocolError(f"the peer answered entry {number} twice or before it was offered")
+            if entry.listing is not None:
+                self.listed -= 1
+                if answer is _SAME:
+                    self._have_same(entry, entry.listing)
+                    continue
+                self.differing.append(entry)
             if wanted:
                 self._want(entry, answer)
+            elif answer is _SAME:
+                raise RemoteProtocolError(f"the peer has the same as in entry {number}, which was not listed")
             elif number in self._waiting_links:
                 raise RemoteProtocolError(f"the peer links to entry {number}, which it did not take")
             elif answer is _SKIP:
@@ -379,6 +403,12 @@ class Sender(Machine):
             else:
                 self.refused.append((entry, answer))
                 self._miss(entry, Outcome.REFUSED)
+
+    def _have_same(self, entry: Entry, listing: Listing) -> None:
+        self.same_entries += listing.entries
+        self.same_bytes += listing.size
+        self.skipped += listing.files
+        self._tree.add(entry, Outcome.SAME)
 
     def _want(self, entry: Entry, answer: Answer) -> None:
         if entry.kind is not _FILE:

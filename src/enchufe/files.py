@@ -209,6 +209,7 @@ def receive_files(
     begin: Callable[[int | None], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     into_pipe = _is_pipe([folder])
+    compares = if_exists == "update" and not checksum
     if into_pipe:
         begin = partial(_into_pipe, _standard(sys.stdout, "output"))
         retry = 0.0
@@ -221,7 +222,8 @@ def receive_files(
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         most = None if options.allowance is None else options.allowance.most
-        return ReceivingSession(over, partial(begin, most), options, on_event, into_pipe=into_pipe)
+        into = partial(begin, most)
+        return ReceivingSession(over, into, options, on_event, into_pipe=into_pipe, compares=compares)
 
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces

@@ -216,7 +216,8 @@ def attempt(
             if isinstance(offered, _Late):
                 offered.streams = sending._streams
             return sending
-        return ReceivingSession(over, target.begin, options, _ignore)
+        compares = isinstance(target, MemoryStore) and target.update
+        return ReceivingSession(over, target.begin, options, _ignore, compares=compares)
 
     dialer, listener = (Sender, Receiver) if sender_dials else (Receiver, Sender)
     ended: dict[type[Machine], Ended] = {}

@@ -79,6 +79,7 @@ def transfer(
     on_event: Callable[[events.Event], object] | None = None,
     sending: type[SendingSession] = SendingSession,
     receiving: type[ReceivingSession] = ReceivingSession,
+    compares: bool = False,
     **options: Any,
 ) -> Ends:
     """Send all of a source into a store; the listener gives up after the first cut, unless there is `retry`.
@@ -90,6 +91,7 @@ def transfer(
         retry: seconds for which both try again.
         on_event: is told of what both sides tell, beside them.
         sending, receiving: their sessions.
+        compares: whether the receiver may be offered whole folders.
         options: of the sessions.
     """
     ends = Ends()
@@ -109,7 +111,8 @@ def transfer(
         return sending(over, sources[-1], options, tell(ends.sender))
 
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        return receiving(over, begin, options, tell(ends.receiver))
+        more = {"compares": True} if compares else {}
+        return receiving(over, begin, options, tell(ends.receiver), **more)
 
     def meet(side: Side, machine: type[M], make: meeting.Make[M], dial: str | None) -> events.Receipt:
         if dial is not None:

@@ -38,9 +38,14 @@ class Source(MemorySource):
         self._sparse = sparse
 
     def walk(self) -> Iterator[Entry]:
-        for entry in super().walk():
-            entry.sparse = self._sparse and entry.kind is Kind.FILE
-            yield entry
+        return map(self._sparsely, super().walk())
+
+    def inside(self, folder: Entry) -> Iterator[Entry]:
+        return map(self._sparsely, super().inside(folder))
+
+    def _sparsely(self, entry: Entry) -> Entry:
+        entry.sparse = self._sparse and entry.kind is Kind.FILE
+        return entry
 
     def open(self, entry: Entry) -> MemoryFile:
         return File(self, super().open(entry), (entry.size, entry.mtime_ns))
@@ -205,7 +210,7 @@ class Transfer:
 
     def _receive(self) -> events.Receipt:
         def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-            return ReceivingSession(over, self.store.begin, options, self._hear)
+            return ReceivingSession(over, self.store.begin, options, self._hear, compares=self.update)
 
         if self.sender_dials:
             return listening(

@@ -32,6 +32,7 @@ from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     INDEX_PIECES,
+    FOLDERS,
     LIST_SIZE,
     LIST_WINDOW,
     PATCHES,
@@ -51,6 +52,7 @@ from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, Tree
 from enchufe.transports import Transport, tcp
 
 _TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
+_TURN: Final = 0.1  # seconds of work between two exchanges, and one folder to be looked into more
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
 _Answers = list[tuple[Entry, Answer]]
@@ -70,6 +72,7 @@ class ReceivingSession(Session[Receiver]):
     Args:
         begin: opens the store, once somebody is there.
         into_pipe: it is a pipe, and writing takes as long as whoever reads it likes; for one stream only.
+        compares: it takes a file of the same size and time, or a link to the same, for one that it has.
     """
 
     role = Role.RECEIVER
@@ -83,11 +86,15 @@ class ReceivingSession(Session[Receiver]):
         on_event: OnEvent,
         *,
         into_pipe: bool = False,
+        compares: bool = False,
     ) -> None:
         super().__init__(over, Receiver, options, on_event)
         self._begin = begin
         self._into_pipe = into_pipe
+        # Whoever is asked, or told of each file, has to hear of each.
+        self._compares = compares and options.ask is None and not options.each_file
         self._offers: deque[Sequence[Entry]] = deque()
+        self._backlog = False
         self._agreed = options.ask is None
         self._held: list[_Answers] = []  # until somebody has said yes
         self._held_size = 0
@@ -98,8 +105,8 @@ class ReceivingSession(Session[Receiver]):
 
     @property
     def features(self) -> int:
-        """Opens what is compressed; tells of pieces, and puts patches together."""
-        return ZSTD | PATCHES
+        """Opens what is compressed; tells of pieces, and puts patches together; compares folders where it compares files."""
+        return ZSTD | PATCHES | (FOLDERS if self._compares else 0)
 
     @property
     def window(self) -> int:
@@ -139,8 +146,7 @@ class ReceivingSession(Session[Receiver]):
 
     async def _receive(self) -> events.Receipt:
         while True:
-            while (message := self.next_event()) is not None:
-                await self._heed(message)
+            more = await self._heed_some()
             self.say_posted()
             self._heed_answer()
             await self._complete()
@@ -155,7 +161,17 @@ class ReceivingSession(Session[Receiver]):
             if finished:
                 return await self._finish()
             until = self._lose_missing()
-            await self.link.exchange(self.waiter.now() + PROGRESS_SECONDS if untold else until)
+            now = self.waiter.now()
+            await self.link.exchange(now if more or self._backlog else now + PROGRESS_SECONDS if untold else until)
+
+    async def _heed_some(self) -> bool:
+        """Heed what has come, for one turn; whether there may be more."""
+        until = self.waiter.now() + _TURN
+        while (message := self.next_event()) is not None:
+            await self._heed(message)
+            if self.waiter.now() >= until:
+                return True
+        return False
 
     def _lose_missing(self) -> float | None:
         """All is said, and what was said on a stream that never came here is lost; returns when to look again."""
@@ -195,26 +211,36 @@ class ReceivingSession(Session[Receiver]):
     # The offer.
 
     async def _answer_offers(self) -> None:
-        """Answer what was offered, once the names of files that were left out are free for what they became."""
-        while self._offers:
+        """Answer what was offered, once the names of files that were left out are free for what they became.
+
+        Where that takes longer than a turn, the rest is a backlog.
+        """
+        self._backlog = False
+        while self._offers and not self._backlog:
             with self.lock:
                 if self.machine.dropping:
                     return  # whoever is at work on them rings the bell
             self._drop()
-            answers = await self.waiter.offload(self._judge, self._offers.popleft())
+            entries = self._offers.popleft()
+            answers = await self.waiter.offload(self._judge, entries)
+            if len(answers) < len(entries):
+                self._offers.appendleft(entries[len(answers) :])
+                self._backlog = True
             if self._agreed:
                 self._answer(answers)
             else:
                 self._hold(answers)
 
     def _judge(self, entries: Sequence[Entry]) -> _Answers:
-        return [
-            (
-                entry,
-                Answer.TOO_BIG if FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE else self.delivery.admit(entry),
-            )
-            for entry in entries
-        ]
+        """Answers, to all of them unless looking into folders takes longer than a turn."""
+        until = self.waiter.now() + _TURN
+        answers: _Answers = []
+        for entry in entries:
+            too_big = FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE
+            answers.append((entry, Answer.TOO_BIG if too_big else self.delivery.admit(entry)))
+            if entry.listing is not None and self.waiter.now() >= until:
+                break
+        return answers
 
     def _hold(self, answers: _Answers) -> None:
         """Say nothing of it before somebody was asked."""

@@ -19,17 +19,22 @@ from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
 from enchufe.session.streams import Stream
 from enchufe.store import LeftOut, Sending, SendingFile
+from enchufe.store.interface import Listing
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
-from enchufe.transfer.messages import PATCHES, ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
+from enchufe.transfer.messages import FOLDERS, PATCHES, ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.offers import Offer, offered_size
 from enchufe.transfer.sender import Sender, Small, Work
+from enchufe.transfer.states import State
 from enchufe.transports import Transport, advance, tcp
 
 _OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs nothing, few enough to leave at once
+_OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks at them while we look at the next
+_LISTED_IN_VAIN: Final = 10_000  # entries more than were the same: a thirtieth of a second
+_WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
 _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 
 
@@ -49,6 +54,9 @@ class SendingSession(Session[Sender]):
         super().__init__(over, Sender, options, on_event)
         self.source = source
         self._walk: Iterator[Entry] | None = source.walk()
+        self._listing = source if isinstance(source, Listing) else None
+        self._differing_entries = 0
+        self._insides: deque[Iterator[Entry]] = deque()  # of folders that were listed and are not the same
         self._pending: deque[Entry] = deque()  # numbered, and not offered yet
         self._total = 0
         self._block = memoryview(bytearray(BLOCK_SIZE))
@@ -64,8 +72,8 @@ class SendingSession(Session[Sender]):
 
     @property
     def features(self) -> int:
-        """Makes patches; compresses, unless it is told never to."""
-        return PATCHES if self.options.compress == "never" else PATCHES | ZSTD
+        """Makes patches; compresses, unless it is told never to; lists folders, where the source can."""
+        return PATCHES | (0 if self.options.compress == "never" else ZSTD) | (0 if self._listing is None else FOLDERS)
 
     @property
     def crossed(self) -> int:
@@ -77,6 +85,7 @@ class SendingSession(Session[Sender]):
         await self.greet()
         self._far = self.trip is not None and self.trip >= tcp.NEAR
         self._packer = self._agreed_packer()
+        self._list_where_it_pays()
         self.open_streams()
         try:
             while True:
@@ -100,6 +109,7 @@ class SendingSession(Session[Sender]):
                 entry, answer = self.machine.refused[self._refused_told]
                 self._refused_told += 1
                 self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
+            self._look_inside()
         elif isinstance(message, Progress):
             self._tell_progress()
         elif isinstance(message, Lost):
@@ -115,7 +125,7 @@ class SendingSession(Session[Sender]):
     async def _say_more(self) -> None:
         """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""
         machine = self.machine
-        may_offer = (self._walk is not None or self._pending) and machine.room > 0
+        may_offer = self._has_more and machine.room > 0
         work: Work | None = None
         if not may_offer or (self._offered_last and machine.has_work):
             with self.lock:
@@ -124,9 +134,10 @@ class SendingSession(Session[Sender]):
             self._offered_last = False
             await self._send_work(work)
         elif may_offer:
-            await self.waiter.offload(self._offer_some)
+            await self._offer_some()
             self._offered_last = True
-        elif self._walk is None and not self._pending:
+        elif not self._has_more:
+            self._end_offer()
             with self.lock:
                 if machine.all_sent:
                     self.say(machine.finish())
@@ -143,31 +154,78 @@ class SendingSession(Session[Sender]):
 
     # Offering.
 
-    def _offer_some(self) -> None:
+    @property
+    def _has_more(self) -> bool:
+        """Whether there is something to offer, or may be."""
+        return self._walk is not None or bool(self._pending or self._insides)
+
+    async def _offer_some(self) -> None:
         """Walk on, as far as one message and the window reach; end the offer where the walk ends."""
+        entries = await self.waiter.offload(self._next_entries)
+        if entries:
+            self._total += sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
+            self.check_offered(self._total + self.machine.same_bytes)
+            self.say(Offer(entries))
+        if not self._has_more:
+            self._end_offer()
+
+    def _next_entries(self) -> list[Entry]:
+        """What fits one message, and no more than the other side can look at while we walk on."""
+        until = self.waiter.now() + _WALKING
         entries: list[Entry] = []
-        room = CONTROL_SIZE - 4
+        room, listed = CONTROL_SIZE - 4, 0
         most = min(_OFFER_ENTRIES, self.machine.room)
-        walks = self._walk is not None
-        while len(entries) < most:
-            entry = self._pending.popleft() if self._pending else next(self._walk, None) if self._walk else None
-            if entry is None:
-                self._walk = None
-                break
+        while len(entries) < most and listed < _OFFER_LISTED and (entry := self._next_entry()) is not None:
             room -= offered_size(entry)
             if room < 0:
                 self._pending.appendleft(entry)
                 break
             entries.append(entry)
-        if entries:
-            self._total += sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
-            self.check_offered(self._total)
-            self.say(Offer(entries))
-        if walks and self._walk is None:
-            for path, reason in self.source.left_out:
-                self.tell_file(path, 0, "left out", reason=reason)
-            self.say(OfferEnd(self.machine.offered, self._total, len(self.source.left_out)))
-            self.tell(events.Offered(self.machine.offered, self._total))
+            if entry.listing is not None:
+                listed += entry.listing.entries
+                if self.waiter.now() >= until:
+                    break
+        return entries
+
+    def _next_entry(self) -> Entry | None:
+        if self._pending:
+            return self._pending.popleft()
+        while self._insides:
+            if (entry := next(self._insides[0], None)) is not None:
+                return entry
+            self._insides.popleft()
+        entry = None if self._walk is None else next(self._walk, None)
+        if entry is None:
+            self._walk = None
+        return entry
+
+    def _end_offer(self) -> None:
+        """Say that there is no more, once, as soon as that is known."""
+        machine = self.machine
+        if machine.state is not State.OFFERING or machine.listed:
+            return
+        for path, reason in self.source.left_out:
+            self.tell_file(path, 0, "left out", reason=reason)
+        count, size = machine.offered + machine.same_entries, self._total + machine.same_bytes
+        self.say(OfferEnd(count, size, len(self.source.left_out)))
+        self.tell(events.Offered(count, size))
+
+    def _look_inside(self) -> None:
+        """Have what is in folders that are not the same offered, and go by the answers in what is listed at all."""
+        if self._listing is None:
+            return
+        while self.machine.differing:
+            folder = self.machine.differing.popleft()
+            assert folder.listing is not None
+            self._differing_entries += folder.listing.entries
+            self._insides.append(self._listing.inside(folder))
+        self.check_offered(self._total + self.machine.same_bytes)
+        self._list_where_it_pays()
+
+    def _list_where_it_pays(self) -> None:
+        if self._listing is not None:
+            in_vain = self._differing_entries - self.machine.same_entries
+            self._listing.lists = self.machine.agreed(FOLDERS) and in_vain < _LISTED_IN_VAIN
 
     # Data.
 

@@ -122,6 +122,8 @@ class Delivery:
     def admit(self, entry: Entry) -> Answer:
         """Decide about an entry; a directory or symlink that is wanted is made at once, in staging.
 
+        A listed directory is SAME where `update` would SKIP all that it lists, and there is nothing else in it.
+
         Raises:
             RemoteProtocolError: its name is unsafe or was offered already, or it is in no folder that was offered.
             Refused: it exists already and the store was told to fail then.
@@ -137,9 +139,11 @@ class Delivery:
                     return answer
                 if not self._journal.root:
                     self._journal.root = entry.name  # a root comes before what is in it
-                if entry.kind is not _FILE:
-                    return self._make(entry)
-                return self._admit_file(entry, answer)
+                if entry.kind is _FILE:
+                    return self._admit_file(entry, answer)
+                answer = self._make(entry)
+            # Without the lock: it may take long, and others write meanwhile.
+            return Answer.SAME if answer is _ALL and entry.listing and self._plan.has_same(entry) else answer
         except FileExistsError as error:
             raise self._twice(entry) from error
         except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from enchufe.buffer import Buffer
 from enchufe.entry import Answer, Entry
@@ -52,6 +52,20 @@ class Sending(Protocol):
         """Let go of everything."""
 
 
+@runtime_checkable
+class Listing(Sending, Protocol):
+    """What a sender reads where whole folders can be listed; `Source` tells more.
+
+    Attributes:
+        lists: whether it does; whoever walks says so, and may say otherwise at any time.
+    """
+
+    lists: bool
+
+    def inside(self, folder: Entry) -> Iterator[Entry]:
+        """What is in a folder that was listed, but for its folders, as it is now."""
+
+
 class Receiving(Protocol):
     """Where a receiver writes; `Delivery` tells more.
 
@@ -67,7 +81,7 @@ class Receiving(Protocol):
         """The entry's names from its root on, for people."""
 
     def admit(self, entry: Entry) -> Answer:
-        """Decide about an entry; directories and symlinks are made at once."""
+        """Decide about an entry; directories and symlinks are made at once. Only a listed directory may be SAME."""
 
     def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
         """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""

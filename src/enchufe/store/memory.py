@@ -11,10 +11,11 @@ from typing import Final
 from blake3 import blake3
 
 from enchufe.buffer import Buffer
-from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, LISTED, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import ClosedError, LocalProtocolError, NoSpaceError, RemoteProtocolError
 from enchufe.store.grafts import free_names
 from enchufe.store.interface import Own
+from enchufe.store.listing import file_record, link_record, listing
 from enchufe.store.names import safe_link, safe_name
 from enchufe.store.reading import LeftOut
 
@@ -53,14 +54,17 @@ class MemoryStore:
 
     Args:
         limit: bytes of all files together; None: as many as there is memory.
+        update: what is received takes the place of what is there, but for what is the same, as `LocalStore` does with
+            `if_exists="update"`.
 
     Attributes:
         nodes: all that is in it by path, directories before what is in them.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, *, update: bool = False) -> None:
         self.nodes: dict[Path, Node] = {}
         self.limit = limit
+        self.update = update
         self.partials: dict[_Key, _Partial] = {}
 
     def add(self, path: str, data: bytes, *, mode: int = 0o644, mtime_ns: int = 0) -> None:
@@ -83,7 +87,7 @@ class MemoryStore:
         return MemorySource(self)
 
     def begin(self) -> MemoryDelivery:
-        """Start a delivery: what has a name already gets a number, as `LocalStore` does by default."""
+        """Start a delivery: what has a name already gets a number, as `LocalStore` does by default, or is updated."""
         return MemoryDelivery(self)
 
 
@@ -92,30 +96,53 @@ class MemorySource:
 
     Attributes:
         left_out: nothing is ever left out.
+        lists: whether folders are listed, but for those in which a file has several names.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         self.left_out: list[tuple[Path, str]] = []
+        self.lists = False
         self._nodes = dict(store.nodes)
         self._paths: list[Path] = []
+        self._ids: dict[Path, int] = {}
+        self._inside: dict[Path, dict[bytes, Node]] = {}  # what is in each folder, but for folders
+        for path, node in self._nodes.items():
+            if node.kind is not Kind.DIRECTORY:
+                self._inside.setdefault(path[:-1], {})[path[-1]] = node
         self._sent: dict[int, tuple[int, int]] = {}  # as offered: size and time
 
     def walk(self) -> Iterator[Entry]:
         """Every entry, in the order of the store."""
-        ids: dict[Path, int] = {}
         firsts: dict[int, int] = {}
         names = Counter(id(node.data) for node in self._nodes.values())
+        unlisted = {path[:-1] for path, node in self._nodes.items() if names[id(node.data)] > 1}
+        listed = set()
         for path, node in self._nodes.items():
-            number = len(self._paths)
-            parent = ids[path[:-1]] if len(path) > 1 else NO_PARENT
-            entry = Entry(number, parent, path[-1], node.kind, len(node.data), node.mode, node.mtime_ns, node.target)
-            entry.attributes = node.attributes
+            if path[:-1] in listed and node.kind is not Kind.DIRECTORY:
+                continue
+            entry = self._entry(path, node)
             if node.kind is Kind.FILE:
                 entry.linked = firsts.get(id(node.data), NO_LINK)
-                entry.shared = firsts.setdefault(id(node.data), number) == number and names[id(node.data)] > 1
-            self._note(entry, path)
-            ids[path] = number
+                entry.shared = firsts.setdefault(id(node.data), entry.id) == entry.id and names[id(node.data)] > 1
+            elif self.lists and node.kind is Kind.DIRECTORY and path not in unlisted:
+                entry.listing = listing_of(self._inside.get(path, {}))
+                if entry.listing is not None:
+                    listed.add(path)
             yield entry
+
+    def inside(self, folder: Entry) -> Iterator[Entry]:
+        """The files and symlinks in a folder that was listed."""
+        above = self._paths[folder.id]
+        for name, node in self._inside.get(above, {}).items():
+            yield self._entry((*above, name), node)
+
+    def _entry(self, path: Path, node: Node) -> Entry:
+        parent = self._ids[path[:-1]] if len(path) > 1 else NO_PARENT
+        number = self._ids[path] = len(self._paths)
+        entry = Entry(number, parent, path[-1], node.kind, len(node.data), node.mode, node.mtime_ns, node.target)
+        entry.attributes = node.attributes
+        self._note(entry, path)
+        return entry
 
     def _note(self, entry: Entry, path: Path) -> None:
         self._paths.append(path)
@@ -151,6 +178,20 @@ class MemorySource:
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def listing_of(nodes: Mapping[bytes, Node]) -> Listing | None:
+    """The listing of these files and symlinks by name; None where there are none, or too many."""
+    if not 0 < len(nodes) <= LISTED:
+        return None
+    links = sum(node.kind is Kind.SYMLINK for node in nodes.values())
+    records = [
+        link_record(name, node.target)
+        if node.kind is Kind.SYMLINK
+        else file_record(name, len(node.data), node.mtime_ns)
+        for name, node in sorted(nodes.items())
+    ]
+    return listing(records, links, sum(len(node.data) for node in nodes.values()))
 
 
 class MemoryFile:
@@ -241,6 +282,7 @@ class MemoryDelivery:
         self._store = store
         self._lock: Final = threading.Lock()
         self._names = OfferedNames()
+        self._refused: set[int] = set()
         self._nodes: dict[int, tuple[Path, Node]] = {}
         self._parts: dict[int, _Part] = {}
         self._taken = sum(len(node.data) for node in store.nodes.values())
@@ -256,10 +298,14 @@ class MemoryDelivery:
         if not self._names.add(entry):
             return Answer.UNSAFE_LINK
         path = self._names[entry.id]
+        answer = self._meet(entry, path)
+        if answer not in (Answer.ALL, Answer.SAME):
+            self._refused.add(entry.id)
+            return answer
         node = Node(entry.kind, bytearray(), entry.mode & 0o777, entry.mtime_ns, entry.target, entry.attributes)
         if entry.kind is not Kind.FILE:
             self._nodes[entry.id] = (path, node)
-            return Answer.ALL
+            return answer
         if entry.linked in self._nodes:
             return Answer.LINK
         self._taken += 0 if entry.size == UNKNOWN_SIZE else entry.size
@@ -274,6 +320,23 @@ class MemoryDelivery:
         self._nodes[entry.id] = (path, node)
         self._parts[entry.id] = _Part(key, partial or _Partial(bytearray()), node)
         return Answer.REST if partial is not None else Answer.ALL
+
+    def _meet(self, entry: Entry, path: Path) -> Answer:
+        """Decide where the store may have the name already."""
+        if entry.parent in self._refused:
+            return Answer.PARENT
+        nodes = self._store.nodes
+        there = nodes.get(path) if self._store.update else None
+        if there is None:
+            return Answer.ALL
+        if Kind.DIRECTORY in (entry.kind, there.kind) and entry.kind is not there.kind:
+            return Answer.IN_THE_WAY
+        if entry.kind is Kind.DIRECTORY:
+            leaves = {p[-1]: node for p, node in nodes.items() if p[:-1] == path and node.kind is not Kind.DIRECTORY}
+            return Answer.SAME if entry.listing is not None and entry.listing == listing_of(leaves) else Answer.ALL
+        mtime_ns = there.mtime_ns if entry.kind is Kind.FILE else entry.mtime_ns
+        same = (there.kind, len(there.data), mtime_ns, there.target)
+        return Answer.SKIP if same == (entry.kind, entry.size, entry.mtime_ns, entry.target) else Answer.ALL
 
     def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
         """The blocks that an attempt before has left."""
@@ -354,7 +417,7 @@ class MemoryDelivery:
         for number, (path, node) in sorted(self._nodes.items()):
             if len(path) == 1:
                 free = free_names(path[0], directory=node.kind is Kind.DIRECTORY)
-                self.landed[number] = next(name for name in free if (name,) not in nodes)
+                self.landed[number] = next(name for name in free if self._store.update or (name,) not in nodes)
         names = {self._names[number][0]: name for number, name in self.landed.items()}
         for _, (path, node) in sorted(self._nodes.items()):
             nodes[names[path[0]], *path[1:]] = node

@@ -8,6 +8,7 @@ costs one rename and shows all at once.
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ from enchufe.store import journal
 from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
+from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
+from enchufe.store.shared_folders import SharedFolders
 
 IfExists = Literal["rename", "skip", "overwrite", "update", "fail"]
 Links = Literal["inside", "any", "none"]
@@ -90,7 +93,7 @@ class Plan:
     """
 
     def __init__(
-        self, folders: Folders, rules: NameRules, *, if_exists: IfExists, links: Links, checksum: bool = False
+        self, folders: SharedFolders, rules: NameRules, *, if_exists: IfExists, links: Links, checksum: bool = False
     ) -> None:
         self._descriptors = folders
         self._rules = rules
@@ -99,6 +102,8 @@ class Plan:
         self._links = links
         self._folds = rules.folds
         self._checksum = checksum
+        # Where names may be taken for others each has to be looked at.
+        self._skips = if_exists == "update" and not checksum and rules.none
         self._device = os.fstat(folders.descriptor(TOP)).st_dev
         self._top = Folder(TOP, _LIVE, 0, seen={})
         self._writable = {TOP}  # the staging area could be made in it
@@ -125,6 +130,31 @@ class Plan:
         if entry.kind is _DIRECTORY:
             self._remember(entry, folder, standing)
         return answer
+
+    def has_same(self, entry: Entry) -> bool:
+        """Whether a listed directory that was answered ALL holds just what it lists, and SKIP would answer all of it.
+
+        It takes as long as its own directory is long, and no longer than the listing is.
+        """
+        folder = self.folders[entry.id]
+        if entry.listing is None or not self._skips or folder.standing is not _LIVE:
+            return False
+        try:
+            descriptor = self._descriptors.dup(entry.id)
+        except OSError:
+            return False
+        try:
+            names = _names(descriptor, entry.listing.entries)
+            return (
+                len(names) == entry.listing.entries
+                and not any(map(is_staging, names))
+                and listed(names, descriptor, takes=lambda target: self._link_refusal(target, folder.depth) is None)
+                == entry.listing
+            )
+        except OSError:  # whoever looks at each will say what is wrong
+            return False
+        finally:
+            os.close(descriptor)
 
     def refuse(self, entry: Entry) -> None:
         """Take back what was decided: the entry is not taken after all, and another may have its name."""
@@ -286,6 +316,13 @@ class Plan:
             seen={} if counted else None,
             plain=standing is _STAGED and self._rules.none and depth <= MAX_DEPTH,
         )
+
+
+def _names(directory: int, most: int) -> list[bytes]:
+    """Names of what is in a directory and no directory, in order; more than `most` are cut short."""
+    with os.scandir(directory) as found:
+        leaves = (one.name for one in found if not one.is_dir(follow_symlinks=False))
+        return in_order(itertools.islice(leaves, most + 1))
 
 
 def _have_blocks(entry: Entry, found: os.stat_result) -> bool:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from enchufe.entry import MAX_DEPTH, NO_PARENT, Entry, Kind, Reason
+from enchufe.entry import LISTED, MAX_DEPTH, NO_PARENT, Entry, Kind, Listing, Reason
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.printable import printable
 from enchufe.store.attributes import LIMIT, Attributes, get_attributes
 from enchufe.store.exclude import Exclude
 from enchufe.store.faults import check_path, store_error
+from enchufe.store.listing import in_order, listed
 from enchufe.store.reading import READ, LeftOut, SourceFile, is_as_offered, reason_for
 from enchufe.store.shared_folders import SharedFolders
 
@@ -26,13 +26,11 @@ _TOLD: Final = {
     stat.S_IFCHR: "a device, not a file",
     stat.S_IFBLK: "a device, not a file",
 }
-# os.fsencode() for many at once.
-_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
 _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 AGAIN_LIMIT: Final = 2  # times that a file is offered once more
 LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
+LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
 
 
 class Source:
@@ -45,8 +43,9 @@ class Source:
     A file that has several names is offered once as a file, then as linked to that, wherever the names are; beyond
     `LINKS_LIMIT` such files the next ones are files of their own. One of which less is on disk than its size is sparse.
 
-    `open()`, `read_whole()` and `path()` may be called from several threads at once, also while another walks. `walk()`
-    and `again()` number entries: only one of them goes on at a time. Each thread that reads keeps a folder open.
+    `open()`, `read_whole()` and `path()` may be called from several threads at once, also while another walks.
+    `walk()`, `inside()` and `again()` number entries: only one of them goes on at a time. Each thread that reads keeps
+    a folder open.
 
     Args:
         paths: files and folders; all of them must be there.
@@ -56,6 +55,8 @@ class Source:
 
     Attributes:
         left_out: path and reason, both for a person, of what the walk could not offer.
+        lists: whether folders are listed, where that can be done and pays: what is in them comes from `inside()`. It
+            may change at any time. None is listed where attributes go along.
 
     Raises:
         StoreError: one is not there, or is neither a file nor a folder.
@@ -64,6 +65,7 @@ class Source:
 
     def __init__(self, paths: Sequence[Path], *, exclude: Sequence[str | bytes] = (), attributes: bool = False) -> None:
         self.left_out: list[tuple[tuple[bytes, ...], str]] = []
+        self.lists = False
         self._exclude = Exclude(exclude) if exclude else None
         self._attributes = attributes
         self._roots: dict[bytes, bytes] = {}  # name -> where it really is
@@ -129,14 +131,15 @@ class Source:
 
     def _walk_tree(self, root_name: bytes, info: os.stat_result) -> Iterator[Entry]:
         """A root that is a folder, added already, and all below it."""
-        names = self._listed(NO_PARENT, root_name)
-        if names is None:
+        found = self._look(NO_PARENT, root_name)
+        if found is None:
             return
-        root = self._folder(NO_PARENT, root_name, info)
+        root = self._folder(NO_PARENT, root_name, info, found[1])
         yield root
-        stack = [(root.id, names)]  # the folders that we are in, each with its names yet to come
+        stack = [(root, found[0])]  # the folders that we are in, each with its names yet to come
         while stack:
-            parent, names = stack[-1]
+            folder, names = stack[-1]
+            parent = folder.id
             try:
                 here = self._folders.dup(parent)
             except OSError as error:
@@ -149,26 +152,58 @@ class Source:
                     try:
                         info = os.stat(name, dir_fd=here, follow_symlinks=False)
                         kind = info.st_mode & 0o170000
-                        if kind == stat.S_IFREG:
+                        if kind == stat.S_IFREG and folder.listing is None:
                             yield self._file(parent, name, info)
                         elif kind == stat.S_IFDIR:
-                            inside = self._entered(parent, name, len(stack))
-                            if inside is not None:
-                                stack.append((self._count, inside))
-                                yield self._folder(parent, name, info)
+                            found = self._entered(parent, name, len(stack))
+                            if found is not None:
+                                inner = self._folder(parent, name, info, found[1])
+                                stack.append((inner, found[0]))
+                                yield inner
                                 break
-                        elif kind == stat.S_IFLNK:
-                            target = os.readlink(name, dir_fd=here)
-                            mode = info.st_mode & 0o7777
-                            yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, info.st_mtime_ns, target)
+                        elif folder.listing is not None:  # it was a folder just now: too late to be in the listing
+                            self.left_out.append(((*self._folders.path(parent), name), Reason.CHANGED.told))
                         else:
-                            self.left_out.append(((*self._folders.path(parent), name), _TOLD[kind]))
+                            yield from self._other(parent, name, info, here)
                     except OSError as error:
                         self._leave_out((*self._folders.path(parent), name), error)
                 else:
                     stack.pop()
             finally:
                 os.close(here)
+
+    def inside(self, folder: Entry) -> Iterator[Entry]:
+        """The files and symlinks by name that are now in a folder that was listed. Raises as `walk` does."""
+        try:
+            here = self._folders.dup(folder.id)
+        except OSError as error:
+            self._leave_out(self.path(folder), error)
+            return
+        try:
+            for name in self._names(here, folder.id)[0]:
+                try:
+                    info = os.stat(name, dir_fd=here, follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode):
+                        yield self._file(folder.id, name, info)
+                    else:
+                        yield from self._other(folder.id, name, info, here)
+                except OSError as error:
+                    self._leave_out((*self._folders.path(folder.id), name), error)
+        except OSError as error:
+            self._leave_out(self.path(folder), error)
+        finally:
+            os.close(here)
+
+    def _other(self, parent: int, name: bytes, info: os.stat_result, here: int) -> Iterator[Entry]:
+        """The next entry, if what is neither a file nor a folder can be one."""
+        kind = stat.S_IFMT(info.st_mode)
+        if kind == stat.S_IFLNK:
+            target = os.readlink(name, dir_fd=here)
+            mode = info.st_mode & 0o7777
+            yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, info.st_mtime_ns, target)
+        else:
+            told = Reason.CHANGED.told if kind == stat.S_IFDIR else _TOLD[kind]
+            self.left_out.append(((*self._folders.path(parent), name), told))
 
     def _file(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
         """The next entry, which is a file."""
@@ -183,9 +218,10 @@ class Source:
         self._count += 1
         return entry
 
-    def _folder(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
+    def _folder(self, parent: int, name: bytes, info: os.stat_result, listing: Listing | None) -> Entry:
         """The next entry, which is a folder that was added."""
         entry = Entry(self._count, parent, name, _DIRECTORY, 0, info.st_mode & 0o7777, info.st_mtime_ns)
+        entry.listing = listing
         if self._attributes:
             entry.attributes = self._attributes_of(entry)
         self._count += 1
@@ -225,36 +261,47 @@ class Source:
         self._count += 1
         return self._count - 1
 
-    def _entered(self, parent: int, name: bytes, depth: int) -> Iterator[bytes] | None:
-        """What is in a folder that will be the next entry, `depth` folders deep; None where that cannot be known."""
+    def _entered(self, parent: int, name: bytes, depth: int) -> tuple[Iterator[bytes], Listing | None] | None:
+        """As `_look`, for a folder that will be the next entry, `depth` folders deep."""
         if depth >= MAX_DEPTH:
             self.left_out.append(((*self._folders.path(parent), name), f"more than {MAX_DEPTH} folders deep"))
             return None
         self._folders.add(self._count, parent, name)
-        return self._listed(parent, name)
+        return self._look(parent, name)
 
-    def _listed(self, parent: int, name: bytes) -> Iterator[bytes] | None:
-        """Names in the folder that was just added: what is no folder first, both in order."""
-        leaves: list[str] = []
-        folders: list[str] = []
+    def _look(self, parent: int, name: bytes) -> tuple[Iterator[bytes], Listing | None] | None:
+        """Into the folder that was just added: what is to be walked in it, and its listing, where it is to be listed.
+
+        What is no folder comes first, unless it is listed, and both in order. None where it cannot be looked into.
+        """
+        listing = None
         try:
             descriptor = self._folders.dup(self._count)
             try:
-                with os.scandir(descriptor) as listing:
-                    for found in listing:
-                        (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
+                leaves, folders = self._names(descriptor, self._count)
+                if self.lists and not self._attributes and LISTED_FROM <= len(leaves) <= LISTED:
+                    listing = listed(leaves, descriptor, alone=True)
             finally:
                 os.close(descriptor)
         except OSError as error:
             self._folders.forget(self._count)
             self._leave_out((*self._folders.path(parent), name), error)
             return None
+        return (itertools.chain(leaves, folders) if listing is None else iter(folders)), listing
+
+    def _names(self, descriptor: int, id_: int) -> tuple[list[bytes], list[bytes]]:
+        """Names in an open folder that are not excluded: what is no folder, and what is one, both in order."""
+        leaves: list[str] = []
+        folders: list[str] = []
+        with os.scandir(descriptor) as names:
+            for found in names:
+                (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
         if self._exclude is not None:
-            place = "/".join(["", *map(os.fsdecode, self._folders.path(self._count)[1:]), ""])
+            place = "/".join(["", *map(os.fsdecode, self._folders.path(id_)[1:]), ""])
             excludes = self._exclude.excludes
             leaves = [leaf for leaf in leaves if not excludes(place + leaf, folder=False)]
             folders = [folder for folder in folders if not excludes(place + folder, folder=True)]
-        return itertools.chain(_sorted(leaves), _sorted(folders))
+        return in_order(leaves), in_order(folders)
 
     def _leave_out(self, path: tuple[bytes, ...], error: OSError) -> None:
         reason = reason_for(error, path)
@@ -352,7 +399,3 @@ class Source:
 
     def _reason(self, error: OSError, entry: Entry) -> Reason:
         return reason_for(error, self.path(entry))
-
-
-def _sorted(names: list[str]) -> list[bytes]:
-    return sorted([name.encode(_ENCODING, _ENCODING_ERRORS) for name in names])

@@ -16,13 +16,13 @@ from zlib import crc32
 
 from enchufe import entry as entries
 from enchufe.buffer import Buffer
-from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing
 from enchufe.errors import ClosedError, LocalProtocolError
 from enchufe.store.delta import record
 from enchufe.store.grafts import free_names
 from enchufe.store.interface import Own
 from enchufe.store.journal import RECORD_SIZE, identity, packed
-from enchufe.store.memory import Node, OfferedNames
+from enchufe.store.memory import Node, OfferedNames, listing_of
 from enchufe.transfer.digests import block_digest
 
 Path = tuple[bytes, ...]
@@ -322,7 +322,7 @@ class ModelDelivery:
             if there is not None and entry.kind is Kind.SYMLINK and there.node.target == entry.target:
                 return Answer.SKIP
             self._nodes[entry.id] = path, node
-            return Answer.ALL
+            return Answer.SAME if entry.listing is not None and entry.listing == self._listing(path) else Answer.ALL
         if there is not None:
             assert there.file is not None
             if (len(there.file.data), there.node.mtime_ns) == (entry.size, entry.mtime_ns):
@@ -331,6 +331,17 @@ class ModelDelivery:
         if entry.linked in self._parts:
             return Answer.LINK
         return self._admit_file(entry, there)
+
+    def _listing(self, folder: Path) -> Listing | None:
+        """Of a folder that is there, where what is in it would be kept."""
+        there = self._store._visible.now if self._store.update else {}
+        return listing_of(
+            {
+                path[-1]: model.copied()
+                for path, model in there.items()
+                if path[:-1] == folder and model.node.kind is not Kind.DIRECTORY
+            }
+        )
 
     def _admit_file(self, entry: Entry, there: ModelNode | None) -> Answer:
         self._store.pause()

@@ -1,0 +1,80 @@
+"""Listing: what is directly in a folder, in one digest, so that two sides see at once whether they have the same."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from blake3 import blake3
+
+from enchufe.entry import Kind, Listing
+
+PATIENCE: Final = 2.0  # seconds for one listing: nobody hears from us meanwhile
+
+_LOOKED_AT: Final = 64  # files between two looks at the clock: each may be a seek of a disk
+_RECORD: Final = struct.Struct(">BQqHH")
+_FILE, _SYMLINK = int(Kind.FILE), int(Kind.SYMLINK)
+_MOST_BYTES: Final = 2**63 - 1
+# os.fsencode() for many at once.
+_ENCODING, _ENCODING_ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+
+def in_order(names: Iterable[str]) -> list[bytes]:
+    """Names as the disk has them, in order."""
+    return sorted([name.encode(_ENCODING, _ENCODING_ERRORS) for name in names])
+
+
+def file_record(name: bytes, size: int, mtime_ns: int) -> bytes:
+    """What a listing says of a file: all that tells whether it is there already."""
+    return _RECORD.pack(_FILE, size, mtime_ns, len(name), 0) + name
+
+
+def link_record(name: bytes, target: bytes) -> bytes:
+    """What a listing says of a symlink."""
+    return _RECORD.pack(_SYMLINK, 0, 0, len(name), len(target)) + name + target
+
+
+def listing(records: Sequence[bytes], links: int, size: int) -> Listing:
+    """The listing of these records, in order of the names; so many are of symlinks, and so many bytes in the files."""
+    return Listing(len(records) - links, links, size, blake3(b"".join(records)).digest())
+
+
+def listed(
+    names: Sequence[bytes], folder: int, *, alone: bool = False, takes: Callable[[bytes], bool] | None = None
+) -> Listing | None:
+    """The listing of an open folder; None where it cannot be listed, or that takes longer than `PATIENCE`.
+
+    Args:
+        names: of all that is in it, but for folders, in order.
+        alone: whether no file in it may have another name, here or elsewhere.
+        takes: whether a symlink with this target may be in it; None: any may.
+    """
+    records = []
+    links = total = 0
+    until = time.monotonic() + PATIENCE
+    try:
+        for number, name in enumerate(names):
+            if not number % _LOOKED_AT and time.monotonic() > until:
+                return None
+            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            kind = info.st_mode & 0o170000
+            if kind == stat.S_IFREG and (info.st_nlink == 1 or not alone):
+                size = info.st_size
+                total += size
+                records.append(file_record(name, size, info.st_mtime_ns))
+            elif kind == stat.S_IFLNK:
+                target = os.readlink(name, dir_fd=folder)
+                if takes is not None and not takes(target):
+                    return None
+                links += 1
+                records.append(link_record(name, target))
+            else:
+                return None
+    except (OSError, struct.error):  # gone, or not ours to see; or of a time beyond what a record holds
+        return None
+    return listing(records, links, total) if total <= _MOST_BYTES else None

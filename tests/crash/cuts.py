@@ -30,7 +30,7 @@ class Point:
 
     Attributes:
         scene: "new": small files, nothing of which is there; "rest": tiny ones, most of which are there from before;
-            "large": files of several blocks on two streams.
+            "large": files of several blocks on two streams; "folders": nearly all of them are there, and unchanged.
         sender_says: whether it is what the sender says that is cut, else what the receiver says.
         sender_dials: else the receiver does.
     """
@@ -49,13 +49,21 @@ def source(scene: str) -> MemoryStore:
     if scene == "large":
         for number, size in enumerate((3 * BLOCK_SIZE + 5, BLOCK_SIZE, 2 * BLOCK_SIZE - 1)):
             store.add(f"tree/large{number}", rng.randbytes(size))
+    if scene == "folders":
+        for number in range(200):
+            store.add(f"tree/d{number % 40}/f{number}", rng.randbytes(rng.randrange(1200)), mtime_ns=number)
+        return store
     for number in range(1600 if scene == "rest" else 130):
         store.add(f"tree/f{number}", rng.randbytes(rng.randrange(8 if scene == "rest" else 1200)))
     return store
 
 
 def target(scene: str) -> MemoryStore:
-    store = MemoryStore()
+    store = MemoryStore(update=scene == "folders")
+    if scene == "folders":
+        store.nodes.update(source(scene).nodes)
+        for number in range(0, 40, 9):
+            store.add(f"tree/d{number}/f{number}", b"older")
     if scene == "rest":
         for path, node in source(scene).nodes.items():
             if node.data and len(path) > 1:
@@ -90,7 +98,8 @@ def _run(point: Point) -> str:
     sent, store = source(point.scene), target(point.scene)
     streams = 2 if point.scene == "large" else 1
     had = kept(store)
-    size = sum(len(node.data) for node in sent.nodes.values())
+    before = dict(store.nodes)
+    size = sum(len(node.data) for path, node in sent.nodes.items() if before.get(path) != node)
     harm = Harm(point.sender_says is point.sender_dials, point.at, connection=point.connection)
     first = attempt(sent, store, harm, sender_dials=point.sender_dials, streams=streams)
     assert not first.stuck
@@ -99,7 +108,7 @@ def _run(point: Point) -> str:
     if done:
         assert store.contents() == sent.contents()
         return "done" if isinstance(first.sender, events.Receipt) else "receipt lost"
-    assert not store.nodes, "something half-done is visible"
+    assert store.nodes == before, "something half-done is visible"
     now = kept(store)
     if point.sender_says and point.connection == 0:
         lost = max(0, sum(first.crossed[:1] if point.sender_dials else first.crossed[1:]) + had - now)
@@ -121,7 +130,8 @@ def runs(points: list[Point]) -> Counter[str]:
 def points() -> list[Point]:
     """All there are in the first 64 KiB; who dials alternates."""
     chosen = []
-    for scene, sender_says in (("new", True), ("new", False), ("rest", False)):
+    whose = (("new", True), ("new", False), ("rest", False), ("folders", True), ("folders", False))
+    for scene, sender_says in whose:
         most = max(length(scene, sender_says=sender_says, sender_dials=dials) for dials in (True, False))
         chosen += [Point(scene, sender_says, at, at % 2 == 0) for at in range(min(REACH, most))]
     return chosen

@@ -18,7 +18,8 @@ def share() -> list[Point]:
     chosen = cuts.points()
     new = rng.sample([point for point in chosen if point.scene == "new"], 160)
     rest = rng.sample([point for point in chosen if point.scene == "rest"], 40)
-    return new + rest + cuts.large(4, 40)
+    folders = rng.sample([point for point in chosen if point.scene == "folders"], 60)
+    return new + rest + folders + cuts.large(4, 40)
 
 
 def test_cut_at_any_byte() -> None:
@@ -36,6 +37,11 @@ def test_the_ends_of_every_message_of_the_receiver() -> None:
     ends = sum(everywhere(cuts.runs, [chosen[first::4] for first in range(4)]), Counter[str]())
     assert ends["receipt lost"] >= 1
     assert ends.total() == most
+
+
+def test_folders_that_are_the_same_cost_little() -> None:
+    """Of what is cut here: forty folders of five files."""
+    assert cuts.length("folders", sender_says=True, sender_dials=True) < 8000
 
 
 def test_one_stream_of_two_is_cut() -> None:

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, Answer, Entry, Kind
+from enchufe.entry import BLOCK_SIZE, LISTED, NO_LINK, NO_PARENT, Answer, Entry, Kind, Listing
 from enchufe.errors import EnchufeError, RemoteProtocolError
 from enchufe.store import IfExists, LocalStore, Receiving, plan
+from enchufe.store.listing import link_record, listing
 from tests.hostile.around import Around, Names, around, corpus, deliver, harmless, tried
 from tests.test_delivery import write, write_whole
 
@@ -143,10 +144,16 @@ _paths = st.lists(st.sampled_from(_POOL), max_size=3).map(b"/".join)
 _names = st.one_of(st.sampled_from(_THERE), st.sampled_from(_POOL), st.binary(max_size=6), _paths)
 _parents = st.integers(-1, 6)
 _attributes = st.lists(st.tuples(st.one_of(_names, st.just(b"user.x")), st.binary(max_size=9)), max_size=2).map(tuple)
+_LISTINGS = [
+    Listing(1, 0, 6, b"d" * 32),
+    Listing(LISTED, 0, 0, b"d" * 32),
+    listing([link_record(b"root", b"/")], 1, 0),  # what there is in `live/deep`
+]
 _acts = st.one_of(
     st.tuples(st.just("file"), _names, _parents, _attributes),
     st.tuples(st.just("half"), _names, _parents, st.integers(0, 2)),
     st.tuples(st.just("folder"), _names, _parents, _attributes),
+    st.tuples(st.just("listed"), _names, _parents, st.sampled_from(_LISTINGS)),
     st.tuples(st.just("symlink"), _names, _parents, _names),
     st.tuples(st.just("hard link"), _names, _parents, st.integers(0, 8)),
     st.tuples(st.just("unknown size"), _names, _parents, st.integers(0, 3)),
@@ -199,6 +206,9 @@ class Sender:
                     delivery.complete(entry, size + 6)
             case "folder", bytes(name), int(parent), tuple(attributes):
                 self._offer(Kind.DIRECTORY, name, parent, attributes=attributes)
+            case "listed", bytes(name), int(parent), Listing() as listed:
+                entry, answer = self._offer(Kind.DIRECTORY, name, parent, listing=listed)
+                assert answer is not Answer.SAME or (name, listed) == (b"deep", _LISTINGS[-1])
             case "symlink", bytes(name), int(parent), bytes(target):
                 self._offer(Kind.SYMLINK, name, parent, target=target)
             case "hard link", bytes(name), int(parent), int(to):

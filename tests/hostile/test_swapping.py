@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from enchufe.entry import BLOCK_SIZE, Answer, Kind
+from enchufe.entry import BLOCK_SIZE, Answer, Kind, Listing
 from enchufe.errors import EnchufeError
 from enchufe.store import IfExists, LocalStore
+from enchufe.store.listing import in_order, listed
 from tests.hostile.around import Around, around
 from tests.test_delivery import Offer, write
 
@@ -68,6 +69,17 @@ def lay(home: Around) -> dict[Path, Path]:
     return pairs
 
 
+def outside_listed(folder: Path) -> Listing:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        names = [name for name in os.listdir(folder) if not (folder / name).is_dir() or (folder / name).is_symlink()]
+        found = listed(in_order(names), descriptor)
+    finally:
+        os.close(descriptor)
+    assert found is not None
+    return found
+
+
 def deliver(inbox: Path, if_exists: IfExists, turn: int) -> Answer | None:
     """All that a receiver does: write, link, rename, chmod, utimes, set attributes, remove; over what is there."""
     begun = LocalStore(inbox, if_exists=if_exists, links="any").begin()
@@ -75,7 +87,11 @@ def deliver(inbox: Path, if_exists: IfExists, turn: int) -> Answer | None:
         offer = Offer(begun)
         parents = [offer.folder("a", mode=(0o755, 0o700)[turn % 2])]
         for name in ("b", "c"):
-            parents.append(offer.add(Kind.DIRECTORY, name, parents[-1], mode=0o755, attributes=((b"user.x", b"y"),)))
+            # As if it held what is outside, where a link leads in its place: whoever looks there says so.
+            lists = outside_listed(inbox.parent / "outside")
+            more = {"mode": 0o755, "attributes": ((b"user.x", b"y"),), "listing": lists}
+            parents.append(offer.add(Kind.DIRECTORY, name, parents[-1], **more))
+            assert offer.answer is not Answer.SAME, "it has looked outside"
         for parent in parents:
             file = offer.file("file", b"ours %d" % turn, parent, mode=0o600, piece=3)
             offer.file("secret", b"ours", parent, mode=0o777)
@@ -137,6 +153,25 @@ def forget(inbox: Path) -> None:
     for name in os.listdir(inbox):
         if name.startswith("a ("):
             subprocess.run(["rm", "-r", inbox / name], check=True)
+
+
+def test_a_receiver_that_looks_through_links_is_caught(home: Around, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that opens its folders through links finds outside what it was told, and gives that away."""
+    monkeypatch.setattr("enchufe.store.folders.DIRECTORY", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    pairs = {home.inbox / "a/b/c": lay(home)[home.inbox / "a/b/c"]}
+    with swapping(pairs):
+        end = time.monotonic() + PATIENCE
+        turn = 0
+        while time.monotonic() < end:
+            turn += 1
+            try:
+                deliver(home.inbox, "update", turn)
+            except AssertionError as error:
+                assert "looked outside" in str(error)
+                return
+            except EnchufeError:
+                continue
+    raise AssertionError("nobody looked outside")
 
 
 def test_a_receiver_that_follows_links_is_caught(home: Around, monkeypatch: pytest.MonkeyPatch) -> None:

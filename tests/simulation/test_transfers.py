@@ -42,6 +42,30 @@ def test_the_same_seed_gives_the_same_run() -> None:
         assert told(seed) == told(seed)
 
 
+def test_whole_folders_are_found_to_be_the_same_and_not() -> None:
+    same = differing = 0
+    for seed in range(300):
+        transfer = transfers.Transfer(seed)
+        transfer.run()
+        same += sum(session.machine.same_entries for _, session in transfer.sources)
+        differing += sum(session._differing_entries for _, session in transfer.sources)
+    assert same > 20
+    assert differing > 20
+
+
+def test_a_store_that_takes_any_folder_for_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Anything:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = object.__hash__
+
+    monkeypatch.setattr(ModelDelivery, "_listing", lambda _delivery, _folder: Anything())
+    with pytest.raises(AssertionError):
+        for seed in range(500):
+            transfers.run(seed)
+
+
 def test_a_store_that_believes_its_journal_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def believe(_delivery: ModelDelivery, _entry: Entry) -> Sequence[int]:
         return []

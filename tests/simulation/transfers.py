@@ -147,10 +147,12 @@ class Transfer:
         self.deliveries: list[tuple[Delivery, int]] = []
 
     def _have_before(self) -> None:
+        # Half of it, mostly changed; or nearly all of it, so that whole folders are as they were.
+        here, others = self.chance.choice(((0.5, 0.7), (1.0, 0.1)))
         for path, node in self.tree.nodes.items():
-            if self.chance.random() < 0.5 and (len(path) == 1 or path[:-1] in self.before):
+            if self.chance.random() < here and (len(path) == 1 or path[:-1] in self.before):
                 data = bytearray(node.data)
-                changed = self.chance.random() < 0.7 and node.kind is Kind.FILE
+                changed = self.chance.random() < others and node.kind is Kind.FILE
                 if changed and data:
                     at = self.chance.randrange(len(data))
                     if self.chance.random() < 0.5:

@@ -16,6 +16,7 @@ import gc
 import os
 import random
 import select
+import shutil
 import sys
 import threading
 import time
@@ -196,6 +197,11 @@ class Case:
     flips: bool = False
     restless: set[bytes] = field(default_factory=set)
 
+    @property
+    def updates(self) -> bool:
+        """Whether what is there already stays, whole folders at once."""
+        return self.over_old and self.seed % 2 == 0
+
 
 def case_of(seed: int, rng: random.Random) -> Case:
     return Case(
@@ -358,7 +364,7 @@ def exchange(
     """Both sides, to their ends, whereupon `over` is set; and what was raised that is none."""
     ends = Ends()
     strays: list[BaseException] = []
-    chosen = Options(each_file=True, **{"streams": case.streams, "timeout": case.timeout, **more})
+    chosen = Options(each_file=not case.updates, **{"streams": case.streams, "timeout": case.timeout, **more})
     sources: list[Sending] = []
 
     def make_sending(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
@@ -366,7 +372,7 @@ def exchange(
         return SendingSession(over, sources[-1], options, ends.sender.tell)
 
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        return ReceivingSession(over, store.begin, options, ends.receiver.tell)
+        return ReceivingSession(over, store.begin, options, ends.receiver.tell, compares=case.updates)
 
     def meet(side: Side, machine: type[M], make: meeting.Make[M], dial: str | None) -> events.Receipt:
         if dial is None:
@@ -490,11 +496,11 @@ def _run(case: Case, rng: random.Random, held: Held, place: Path, strays: list[B
     names = grow(tree, rng)
     inbox.mkdir()
     if case.over_old:
-        _older(tree, inbox, rng)
+        _older(tree, inbox, rng, same=case.updates)
     if rng.random() < 0.25 and names:
         case.restless = set(rng.sample(names, min(2, len(names))))
     before = snapshot(inbox)
-    store = LocalStore(inbox, if_exists="overwrite" if case.over_old else "fail")
+    store = LocalStore(inbox, if_exists="update" if case.updates else "overwrite" if case.over_old else "fail")
     over = threading.Event()
     choose = harm(case, rng, over)
     more: dict[str, Any] = {"compress": case.compress, "limit": case.limit}
@@ -569,11 +575,14 @@ def _firsts(tree: Path) -> list[bytes]:
     return [path for path, told in snapshot(tree).items() if told[3] == path]
 
 
-def _older(tree: Path, inbox: Path, rng: random.Random) -> None:
-    """Another version of some of it is there."""
+def _older(tree: Path, inbox: Path, rng: random.Random, *, same: bool) -> None:
+    """Another version of some of it is there; and of whole folders the same, but for a file or two."""
     (inbox / "tree" / "a" / "b").mkdir(parents=True)
     for path in sorted(tree.rglob("*")):
-        if path.is_file() and not path.is_symlink() and rng.random() < 0.5:
+        if path.is_file() and same and rng.random() < 0.995:
+            (inbox / path.relative_to(tree.parent)).parent.mkdir(exist_ok=True)
+            shutil.copy2(path, inbox / path.relative_to(tree.parent))
+        elif path.is_file() and not path.is_symlink() and rng.random() < 0.5:
             data = bytearray(path.read_bytes())
             if data:
                 data[rng.randrange(len(data))] ^= 1

@@ -33,7 +33,7 @@ from enchufe.transports import Transport, advance, tcp
 
 _OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs nothing, few enough to leave at once
 _OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks at them while we look at the next
-_LISTED_IN_VAIN: Final = 10_000  # entries more than were the same: a thirtieth of a second
+_LISTED_IN_VAIN: Final = 5_000  # entries more than were the same: a sixtieth of a second
 _WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
 _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 

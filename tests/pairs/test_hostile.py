@@ -402,11 +402,11 @@ def test_more_entries_than_the_receiver_takes_are_refused() -> None:
 @pytest.mark.parametrize("kind", Kind)
 def test_more_folders_above_one_another_than_the_limit_are_refused(kind: Kind) -> None:
     pair = Pair()
-    deep = [Entry(n, n - 1 if n else NO_PARENT, b"d", Kind.DIRECTORY) for n in range(MAX_DEPTH)]
+    deep = [Entry(n, n - 1 if n else NO_PARENT, b"d", Kind.DIRECTORY) for n in range(MAX_DEPTH + 1)]
     pair.get(wire(Offer(deep)))
     target = b"t" if kind is Kind.SYMLINK else b""
     with pytest.raises(RemoteProtocolError, match="deep"):
-        pair.get(wire(Offer([Entry(MAX_DEPTH, MAX_DEPTH - 1, b"x", kind, target=target)])))
+        pair.get(wire(Offer([Entry(MAX_DEPTH + 1, MAX_DEPTH, b"x", kind, target=target)])))
 
 
 def test_more_files_with_several_names_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from enchufe import events
-from enchufe.entry import BLOCK_SIZE, Kind
+from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, Kind
 from enchufe.store import LocalStore, Source, TextSource
 from enchufe.store.memory import MemoryStore, Node
 from tests.sessions.relay import Relay
@@ -186,3 +186,16 @@ def test_a_text(tmp_path: Path, sender_dials: bool) -> None:
     ends = transfer(lambda: TextSource("¡hola!\n", "note"), store.begin, sender_dials=sender_dials)
     assert (tmp_path / "note").read_text() == "¡hola!\n"
     check_told(ends, len("¡hola!\n".encode()))
+
+
+def test_the_deepest_file_that_a_source_offers_is_taken(tmp_path: Path) -> None:
+    here = tree = tmp_path / "tree"
+    tree.mkdir()
+    for _ in range(MAX_DEPTH):
+        here = Path(os.path.join(here, "d"))
+        here.mkdir()
+        (here / "f").touch()
+    ends = send(tree, tmp_path / "inbox")
+    assert ends.sender.receipt.files == MAX_DEPTH - 1
+    left_out = [file for file in ends.sender.of(events.File) if file.action == "left out"]
+    assert [len(file.path) for file in left_out] == [MAX_DEPTH + 1]

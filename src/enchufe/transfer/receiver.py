@@ -503,7 +503,7 @@ class Receiver(Machine):
             depth = self._depths.get(entry.parent)
             if depth is None:
                 raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
-            if depth >= MAX_DEPTH:
+            if depth > MAX_DEPTH:
                 raise RemoteProtocolError(f"entry {entry.id} is more than {MAX_DEPTH} directories deep")
             before = self._to_come_again.pop((entry.parent, entry.name), None) if self._to_come_again else None
             if before is None and self.total is not None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from enchufe import events
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, StoreError
-from enchufe.session import Options, ReceivingSession, SendingSession, hello_of
+from enchufe.session import Options, ReceivingSession, SendingSession, hello_of, receiving
 from enchufe.session.carrier import Plain
 from enchufe.store import LocalStore, Receiving, Source
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role
+from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import Receiver
 from enchufe.transports import Transport
 from enchufe.waiting import BlockingWaiter, drive
@@ -162,3 +164,20 @@ def test_an_interruption_in_a_send_cuts_rather_than_say_nonsense(
         drive(dialed(sending, tree).complete())
     receiving.join(20)
     assert [type(error) for error in errors] == [BrokenError]
+
+
+def test_an_error_behind_much_to_do_is_told_though_its_sender_is_gone(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(SendingSession):
+        async def run(self) -> events.Receipt:
+            await self.greet()
+            for entry in self.source.walk():
+                self.say(Offer([entry]))
+            await self.link.farewell(m.Error(m.Code.NO_SPACE, ""))
+            raise StoreError("it has told why")
+
+    monkeypatch.setattr(receiving, "_TURN", 0.0)
+    ends = transfer(lambda: Source([tree]), LocalStore(tmp_path / "inbox").begin, sending=Failing, streams=1)
+    assert isinstance(ends.receiver.error, Refused)
+    assert "disk is full" in str(ends.receiver.error)

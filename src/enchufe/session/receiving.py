@@ -162,7 +162,11 @@ class ReceivingSession(Session[Receiver]):
                 return await self._finish()
             until = self._lose_missing()
             now = self.waiter.now()
-            await self.link.exchange(now if more or self._backlog else now + PROGRESS_SECONDS if untold else until)
+            try:
+                await self.link.exchange(now if more or self._backlog else now + PROGRESS_SECONDS if untold else until)
+            except BrokenError:
+                if not more:  # what it said before it went says more than how it went
+                    raise
 
     async def _heed_some(self) -> bool:
         """Heed what has come, for one turn; whether there may be more."""

@@ -31,8 +31,8 @@ from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
-    INDEX_PIECES,
     FOLDERS,
+    INDEX_PIECES,
     LIST_SIZE,
     LIST_WINDOW,
     PATCHES,
@@ -105,7 +105,7 @@ class ReceivingSession(Session[Receiver]):
 
     @property
     def features(self) -> int:
-        """Opens what is compressed; tells of pieces, and puts patches together; compares folders where it compares files."""
+        """Opens what is compressed, puts patches together, and compares folders where it compares files."""
         return ZSTD | PATCHES | (FOLDERS if self._compares else 0)
 
     @property

@@ -19,7 +19,7 @@ from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
 from enchufe.session.streams import Stream
 from enchufe.store import LeftOut, Sending, SendingFile
-from enchufe.store.interface import Listing
+from enchufe.store.interface import Lister
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
@@ -54,7 +54,7 @@ class SendingSession(Session[Sender]):
         super().__init__(over, Sender, options, on_event)
         self.source = source
         self._walk: Iterator[Entry] | None = source.walk()
-        self._listing = source if isinstance(source, Listing) else None
+        self._lister = source if isinstance(source, Lister) else None
         self._differing_entries = 0
         self._insides: deque[Iterator[Entry]] = deque()  # of folders that were listed and are not the same
         self._pending: deque[Entry] = deque()  # numbered, and not offered yet
@@ -73,7 +73,7 @@ class SendingSession(Session[Sender]):
     @property
     def features(self) -> int:
         """Makes patches; compresses, unless it is told never to; lists folders, where the source can."""
-        return PATCHES | (0 if self.options.compress == "never" else ZSTD) | (0 if self._listing is None else FOLDERS)
+        return PATCHES | (0 if self.options.compress == "never" else ZSTD) | (0 if self._lister is None else FOLDERS)
 
     @property
     def crossed(self) -> int:
@@ -212,20 +212,20 @@ class SendingSession(Session[Sender]):
 
     def _look_inside(self) -> None:
         """Have what is in folders that are not the same offered, and go by the answers in what is listed at all."""
-        if self._listing is None:
+        if self._lister is None:
             return
         while self.machine.differing:
             folder = self.machine.differing.popleft()
             assert folder.listing is not None
             self._differing_entries += folder.listing.entries
-            self._insides.append(self._listing.inside(folder))
+            self._insides.append(self._lister.inside(folder))
         self.check_offered(self._total + self.machine.same_bytes)
         self._list_where_it_pays()
 
     def _list_where_it_pays(self) -> None:
-        if self._listing is not None:
+        if self._lister is not None:
             in_vain = self._differing_entries - self.machine.same_entries
-            self._listing.lists = self.machine.agreed(FOLDERS) and in_vain < _LISTED_IN_VAIN
+            self._lister.lists = self.machine.agreed(FOLDERS) and in_vain < _LISTED_IN_VAIN
 
     # Data.
 

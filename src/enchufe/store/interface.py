@@ -53,8 +53,8 @@ class Sending(Protocol):
 
 
 @runtime_checkable
-class Listing(Sending, Protocol):
-    """What a sender reads where whole folders can be listed; `Source` tells more.
+class Lister(Sending, Protocol):
+    """What a sender reads where it can list whole folders; `Source` tells more.
 
     Attributes:
         lists: whether it does; whoever walks says so, and may say otherwise at any time.

@@ -17,12 +17,24 @@ from enchufe.access import ByCode, Code, Gate, LiveCode, dialing_context, listen
 from enchufe.access import knock as knocking
 from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE
-from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, Refused, RemoteProtocolError
 from enchufe.session import SendingSession
-from enchufe.session.sealed import STREAM_SIZE, Opener, Sealer, dialers_key, listeners_key, stream_id
+from enchufe.session.sealed import (
+    STREAM_SIZE,
+    Opener,
+    Said,
+    Sealed,
+    Sealer,
+    dialers_key,
+    listeners_key,
+    stream_id,
+)
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role, Type
 from enchufe.transfer.receiver import Receiver
+from enchufe.transports import unix
+from enchufe.waiting import BlockingWaiter, drive
+from tests.beside import Beside
 from tests.sessions import encrypted
 from tests.sessions.relay import Bend, Relay, Way, cut_at, flip_at
 from tests.sessions.test_door import receiving, send
@@ -118,6 +130,28 @@ def test_a_length_that_no_record_has_takes_no_memory(size: int) -> None:
     with pytest.raises(BrokenError):
         opener.space(into)
     assert "of 0 bytes" in repr(into)
+
+
+def test_a_record_that_is_longer_than_it_was_does_not_wait_for_pings_to_fill_it() -> None:
+    waiter = BlockingWaiter()
+    here, there = socket.socketpair()
+
+    def ping() -> None:
+        there.sendall(b"\x4b" + BLOCK_SIZE.to_bytes(4, "big"))
+        for _ in range(1000):
+            time.sleep(0.05)
+            there.sendall(b"\0")
+
+    with unix.transport(here, waiter) as transport, there:
+        said = Said(stream_id(KEY), 1, bytes(32))
+        sealed = drive(Sealed.answer(transport, KEY, said, waiter.now() + PATIENCE))
+        pinging, into = Beside(ping), ReceiveBuffer()
+        with pytest.raises(DeadlineExceeded):
+            while drive(sealed.receive(into, 1, waiter.now() + 0.2)):
+                assert not into
+        transport.hang_up()
+        with pytest.raises(BrokenPipeError):
+            pinging.result()
 
 
 # Whole transfers.

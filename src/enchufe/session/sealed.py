@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,10 @@ TAG_SIZE: Final = 16
 _LIMIT: Final = (1 << 20) + (64 << 10) + (1 << 10)
 _MOST: Final = _LIMIT - TAG_SIZE
 _JOINED: Final = 8192  # bytes; a shorter piece is sooner copied than encrypted by itself (tuning)
+
+# Bytes per second by which a record must come on: twice what pings bring. A length that was changed on its way would
+# have us wait for hours for pings to fill the record; this is found after two timeouts.
+_LEAST: Final = 52
 
 _HEADER: Final = struct.Struct(">BI")
 _STREAM: Final = struct.Struct(f">BI{ID_SIZE}sH{SALT_SIZE}s")
@@ -125,8 +130,8 @@ class Opener:
             self._filled = 0
         return (self._header if self._rest is None else self._rest)[self._filled :]
 
-    def received(self, count: int, into: ReceiveBuffer) -> None:
-        """So many bytes came into `space`: open the record, where it is whole now.
+    def received(self, count: int, into: ReceiveBuffer) -> bool:
+        """So many bytes came into `space`: open the record, where it is whole now; whether it is.
 
         Raises:
             BrokenError: that is not what was sealed, or not the next. Nothing is opened any more.
@@ -134,7 +139,7 @@ class Opener:
         self._filled += count
         rest = self._rest
         if rest is None or (behind := self._filled - (len(rest) - _HEADER.size)) < 0:
-            return
+            return False
         sealed, plain = rest[: -_HEADER.size], rest[: -_HEADER.size - TAG_SIZE]
         try:
             self._cipher.decrypt_into(_nonce(self._count), sealed, self._header, plain)
@@ -144,6 +149,7 @@ class Opener:
         self._header[:behind] = rest[len(sealed) : self._filled]
         self._rest, self._filled = None, behind
         into.received(len(plain))
+        return True
 
 
 class Sealed:
@@ -163,6 +169,7 @@ class Sealed:
         self._salt = os.urandom(SALT_SIZE)
         self._sealer: Sealer
         self._opener: Opener | None = None
+        self._due = math.inf  # when a record that has begun is late
 
     @classmethod
     async def dial(cls, transport: Transport, secret: bytes, number: int, deadline: float) -> Sealed:
@@ -191,8 +198,9 @@ class Sealed:
             count = await self.transport.receive_into(self._answer[self._answered :], deadline)
             self._answer_came(count)
         else:
-            count = await self.transport.receive_into(self._opener.space(buffer), deadline)
-            self._opener.received(count, buffer)
+            due = min(deadline, self._due)
+            count = await self.transport.receive_into(self._opener.space(buffer), due)
+            self._due = math.inf if self._opener.received(count, buffer) else due + count / _LEAST
         return count > 0
 
     def _answer_came(self, count: int) -> None:

@@ -108,6 +108,9 @@ class Wire:
             except OSError:
                 near.shutdown(socket.SHUT_RDWR)
                 continue
+            if self._over.is_set():  # these two may not have been there, or not connected
+                self.cut()
+                return
             harm = self._harm if self._harm is not None and self._harm.connection == number else None
             crossed = [0, 0]
             self.connections.append(crossed)

@@ -51,5 +51,5 @@ def search(
     for done, some in enumerate(everywhere(run, jobs, options.workers), 1):
         ends += some
         if done % 100 == 0:
-            print(f"{ends.total()} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{done * together} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)
     print(f"{len(chosen)} {told.format(dict(ends))}, in {time.monotonic() - started:.0f} s")

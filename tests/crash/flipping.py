@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from enchufe import events
 from enchufe.store.memory import MemoryStore
 from tests.crash import everything
-from tests.crash.wire import Harm, attempt
+from tests.crash.wire import Harm, Outcome, attempt
 
-PATIENCE: Final = 4.0  # seconds: a length that is told too big has its receiver wait for bytes that pings bring
 TOGETHER: Final = 64
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,30 +37,38 @@ def told(store: MemoryStore) -> object:
     return {path: (node.kind, bytes(node.data), node.mode, node.mtime_ns) for path, node in store.nodes.items()}
 
 
-def ended(flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
+def ended(
+    flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None, *, may_hang: bool = False
+) -> str:
     """How an attempt ended whose byte was changed, once all is found to be as it must.
 
     Args:
         first: of `attempt`, for the one that is harmed.
         again: the same, for another one after it, which nobody harms; None: there is none.
+        may_hang: whether it may last as long as the patience that `first` has.
     """
     try:
-        return _ended(flip, sent, first, again)
+        return _ended(flip, sent, first, again, may_hang=may_hang)
     except BaseException as error:
         error.add_note(f"{flip}")
         raise
 
 
-def _ended(flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
-    store = MemoryStore()
-    harmed = attempt(sent, store, flip.harm, sender_dials=flip.sender_dials, patience=PATIENCE, **first)
+def _ended(
+    flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None, *, may_hang: bool
+) -> str:
+    store, harm = MemoryStore(), flip.harm
+    harmed = attempt(sent, store, harm, sender_dials=flip.sender_dials, **first)
+    assert may_hang or not harmed.stuck, "it hangs"
     done = isinstance(harmed.receiver, events.Receipt)
     assert done or not isinstance(harmed.sender, events.Receipt), "a receipt came from nowhere"
     if done:
         assert told(store) == told(sent), "what arrived is not what was sent"
         if not isinstance(harmed.sender, events.Receipt):
             return "receipt not believed"
-        return "went another way" if flip.harm.connection else "no harm"
+        if not _reached(harm, harmed):
+            return "not there"
+        return "went another way" if harm.connection else "no harm"
     assert not store.nodes, "something half-done is visible"
     if again is not None:
         unharmed = attempt(sent, store, sender_dials=flip.sender_dials, epoch=2, **again)
@@ -68,18 +77,25 @@ def _ended(flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mappi
     return "stuck" if harmed.stuck else "refused"
 
 
-def counted(run: Callable[[Flip], str], flips: list[Flip]) -> Counter[str]:
+def _reached(harm: Harm, harmed: Outcome) -> bool:
+    """Whether there was such a byte: no two signatures are equally long."""
+    if harm.connection >= len(harmed.connections):
+        return False
+    return harm.at < len(harmed.connections[harm.connection][not harm.outward])
+
+
+def counted(run: Callable[[P], Counter[str]], points: Iterable[P]) -> Counter[str]:
     """How some of them ended."""
-    return Counter(map(run, flips))
+    return sum(map(run, points), Counter[str]())
 
 
-def search(about: str | None, points: Callable[[], list[Flip]], run: Callable[[Flip], str]) -> None:
+def search(about: str | None, points: Callable[[], list[P]], run: Callable[[P], Counter[str]]) -> None:
     """As `everything.search`, for those of one kind of exchange."""
     everything.search(
         about,
         lambda _: points(),
         partial(counted, run),
-        "flips: {}; nothing wrong was taken",
+        "points: {}; nothing wrong was taken",
         default=2000,
         together=TOGETHER,
     )

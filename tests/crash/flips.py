@@ -7,10 +7,14 @@ any way there is. What must never be is a receipt for something else than was se
 from __future__ import annotations
 
 import random
+from collections import Counter
+from typing import Final
 
 from enchufe.store.memory import MemoryStore
 from tests.crash.flipping import Flip, ended, places, search
 from tests.crash.wire import Harm, attempt
+
+PATIENCE: Final = 4.0  # seconds: a length that is told too big has its receiver wait for bytes that pings bring
 
 
 def source() -> MemoryStore:
@@ -21,8 +25,8 @@ def source() -> MemoryStore:
     return store
 
 
-def run(flip: Flip) -> str:
-    return ended(flip, source(), first={}, again={})
+def run(flip: Flip) -> Counter[str]:
+    return Counter([ended(flip, source(), first={"patience": PATIENCE}, again={}, may_hang=True)])
 
 
 def points() -> list[Flip]:

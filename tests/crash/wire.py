@@ -56,13 +56,13 @@ class Wire:
     """A Unix socket that leads to another.
 
     Attributes:
-        crossed: bytes in both directions: what the dialers said, what they heard.
-        connections: the same, of each connection.
+        crossed: how many bytes in both directions: what the dialers said, what they heard.
+        connections: the bytes themselves, of each connection.
     """
 
     def __init__(self, here: str, there: str, harm: Harm | None) -> None:
         self.address = f"unix:{here}"
-        self.connections: list[list[int]] = []
+        self.connections: list[tuple[bytearray, bytearray]] = []
         self._there = there
         self._harm = harm
         self._listener = socket.socket(socket.AF_UNIX)
@@ -76,7 +76,7 @@ class Wire:
 
     @property
     def crossed(self) -> tuple[int, int]:
-        return sum(out for out, _ in self.connections), sum(back for _, back in self.connections)
+        return sum(len(out) for out, _ in self.connections), sum(len(back) for _, back in self.connections)
 
     def cut(self) -> None:
         """Everything ends here."""
@@ -112,18 +112,16 @@ class Wire:
                 self.cut()
                 return
             harm = self._harm if self._harm is not None and self._harm.connection == number else None
-            crossed = [0, 0]
-            self.connections.append(crossed)
-            for source, target, outward in ((near, far, True), (far, near, False)):
-                mine = harm if harm is not None and harm.outward is outward else None
-                thread = threading.Thread(target=self._pump, args=(source, target, outward, mine, crossed))
+            out, back = bytearray(), bytearray()
+            self.connections.append((out, back))
+            for source, target, crossed in ((near, far, out), (far, near, back)):
+                mine = harm if harm is not None and harm.outward is (crossed is out) else None
+                thread = threading.Thread(target=self._pump, args=(source, target, mine, crossed))
                 self._threads.append(thread)
                 thread.start()
             number += 1
 
-    def _pump(
-        self, source: socket.socket, target: socket.socket, outward: bool, harm: Harm | None, crossed: list[int]
-    ) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, harm: Harm | None, crossed: bytearray) -> None:
         done = 0
         try:
             while data := source.recv(1 << 16):
@@ -139,7 +137,7 @@ class Wire:
                         break
                 target.sendall(data)
                 done += len(data)
-                crossed[not outward] += len(data)
+                crossed += data
             target.shutdown(socket.SHUT_WR if harm is None or harm.mask else socket.SHUT_RDWR)
         except OSError:
             for each in (source, target):
@@ -169,12 +167,12 @@ class _Late(MemorySource):
 
 @dataclass
 class Outcome:
-    """How an attempt went: of both sides, and what crossed, in all and by connection."""
+    """How an attempt went: of both sides, how much crossed in all, and what on each connection."""
 
     sender: Ended
     receiver: Ended
     crossed: tuple[int, int]
-    connections: tuple[tuple[int, int], ...]
+    connections: tuple[tuple[bytes, bytes], ...]
     stuck: bool
 
 
@@ -275,7 +273,7 @@ def attempt(
         late.cancel()
         late.join()
         wire.close()
-    connections = tuple((out, back) for out, back in wire.connections)
+    connections = tuple((bytes(out), bytes(back)) for out, back in wire.connections)
     return Outcome(ended[Sender], ended[Receiver], wire.crossed, connections, stuck)
 
 

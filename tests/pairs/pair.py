@@ -20,6 +20,7 @@ from enchufe.transfer.going import Going
 from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.messages import (
     FOLDERS,
+    PATCHES,
     WINDOW,
     Have,
     Hello,
@@ -103,7 +104,7 @@ class Pair:
         packs: bool = False,
         sender_dials: bool = True,
         inside: Mapping[int, Sequence[int]] | None = None,
-        features: int = FOLDERS,
+        features: int = FOLDERS | PATCHES,
     ) -> None:
         self.sender, self.receiver = Sender(), Receiver()
         self.contents = dict(contents or {})
@@ -136,7 +137,7 @@ class Pair:
         self._size = 0
         self._buffers: dict[int, ReceiveBuffer] = {}
         hellos: list[Callable[[], None]] = [
-            lambda: self.say(Hello(Role.SENDER, session=b"x" * 16, features=FOLDERS)),
+            lambda: self.say(Hello(Role.SENDER, session=b"x" * 16, features=FOLDERS | PATCHES)),
             lambda: self.tell(Hello(Role.RECEIVER, session=b"x" * 16, window=window, features=features)),
         ]
         for hello in hellos if sender_dials else hellos[::-1]:

@@ -495,8 +495,8 @@ FINE = m.Want(
 
 def sending() -> Sender:
     sender = Sender()
-    sender.send(m.Hello(Role.SENDER))
-    heard(sender, m.Hello(Role.RECEIVER, window=99))
+    sender.send(m.Hello(Role.SENDER, features=m.PATCHES))
+    heard(sender, m.Hello(Role.RECEIVER, window=99, features=m.PATCHES))
     sender.send(
         Offer(
             [

@@ -341,12 +341,7 @@ class ReceivingSession(Session[Receiver]):
     @property
     def _patches(self) -> bool:
         """Whether what moved is worth finding: on one machine it is sent sooner than that."""
-        peer = self.machine.peer
-        return (
-            peer is not None
-            and bool(self.features & peer.features & PATCHES)
-            and not tcp.is_one_machine(self.link.transport)
-        )
+        return self.machine.agreed(PATCHES) and not tcp.is_one_machine(self.link.transport)
 
     def _reader(self, name: str) -> _Reader:
         reader = self._readers.get(name)

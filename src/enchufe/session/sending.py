@@ -420,9 +420,7 @@ class SendingSession(Session[Sender]):
             self.tell_file(self.source.path(entry), entry.size, "left out", reason=reason.told)
 
     def _agreed_packer(self) -> Packer | None:
-        peer = self.machine.peer
-        assert peer is not None
-        if not self.features & peer.features & ZSTD:
+        if not self.machine.agreed(ZSTD):
             return None
         return Packer(always=self.options.compress == "always", slow=self._far, now=self.waiter.now())
 

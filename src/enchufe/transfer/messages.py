@@ -27,8 +27,8 @@ WINDOW: Final = 16_384  # entries that may be offered and not settled
 LIST_WINDOW: Final = 262_144  # the same where somebody is shown all of them first
 LIST_SIZE: Final = 64 << 20  # bytes that these may take in offers
 ZSTD: Final = 1  # of the features: PACKED
-PATCHES: Final = 4  # of the features: INDEX and PATCH
 FOLDERS: Final = 2  # of the features: directories that are listed, and answered SAME
+PATCHES: Final = 4  # of the features: INDEX and PATCH
 
 _FRAME: Final = struct.Struct(">BI")
 _HELLO: Final = struct.Struct(">7sBBBI16sQHHI")

@@ -21,6 +21,7 @@ from enchufe.transfer.message import BATCH_FILES, FILE_BLOCKS, Message, Role, Ty
 from enchufe.transfer.messages import (
     FOLDERS,
     LIST_WINDOW,
+    PATCHES,
     STREAMS,
     Again,
     FileEnd,
@@ -456,7 +457,7 @@ class Sender(Machine):
 
     def _index(self, index: Index) -> None:
         going = self._going.get(index.id)
-        if going is None or not going.ready or going.told_all:
+        if going is None or not going.ready or going.told_all or not self.agreed(PATCHES):
             raise RemoteProtocolError(f"the peer tells of another version of entry {index.id}, and has none")
         if going.ended:  # left out meanwhile
             return

@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from unittest import mock
 
 from enchufe import events, link, meeting
 from enchufe.entry import BLOCK_SIZE, Entry
@@ -46,13 +47,13 @@ from enchufe.session import streams as stream_threads
 from enchufe.session.consent import Declined, Offering
 from enchufe.store import LocalStore, Sending, SendingFile, Source, delivery, journal, openfiles
 from enchufe.store.pipe import PipeSource
-from enchufe.transfer import going, receiver, sender
+from enchufe.transfer import going, patches, receiver, sender
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
-from enchufe.transports import Transport, parse_address, stream
+from enchufe.transports import Transport, parse_address, stream, tcp
 from enchufe.waiting import Waiter, drive
 from tests.crash.everything import search
 from tests.crash.peers import folder
@@ -69,8 +70,8 @@ TOGETHER: Final = 16
 _SWITCH: Final = 1e-6  # seconds
 _HELD_AT: Final = (3, 6, 20)  # lines at which threads are held up for long
 _OWN: Final = (
-    base, delivery, door, going, journal, link, opened, openfiles, receiver, receiving, sender, sending, stream,
-    stream_threads,
+    base, delivery, door, going, journal, link, opened, openfiles, patches, receiver, receiving, sender, sending,
+    stream, stream_threads,
 )  # fmt: skip
 
 M = TypeVar("M", bound=Machine)
@@ -482,7 +483,9 @@ def run(seed: int) -> str:
         case.retry, case.over_old = 0.0, False
     held = Held(random.Random(seed + 1))
     try:
-        with folder() as place, nothing_stays() as strays:
+        # As between two machines, which tell more of the versions that are there.
+        apart = mock.patch.object(tcp, "is_one_machine", return_value=False)
+        with apart, folder() as place, nothing_stays() as strays:
             outcome = _run(case, rng, held, place, strays)
         assert not strays, strays
         return outcome
@@ -584,8 +587,11 @@ def _older(tree: Path, inbox: Path, rng: random.Random, *, same: bool) -> None:
             shutil.copy2(path, inbox / path.relative_to(tree.parent))
         elif path.is_file() and not path.is_symlink() and rng.random() < 0.5:
             data = bytearray(path.read_bytes())
-            if data:
+            if data and rng.random() < 0.5:
                 data[rng.randrange(len(data))] ^= 1
+            else:
+                at = rng.randrange(len(data) + 1)
+                data[at : at + rng.choice((0, 1, 70_000))] = rng.randbytes(rng.choice((1, 700, 70_000)))
             (inbox / path.relative_to(tree.parent)).parent.mkdir(exist_ok=True)
             (inbox / path.relative_to(tree.parent)).write_bytes(data)
 

@@ -247,7 +247,7 @@ class Receipt(Event):
     Attributes:
         files: files that travelled.
         bytes: bytes in them.
-        sent_bytes: payload bytes that crossed this time.
+        sent_bytes: payload bytes that crossed this time; the sender counts them as they were compressed.
         skipped: files that were there already.
         left_out: entries that did not arrive: refused there, or unreadable or changing here.
         seconds: from the connection to the receipt.

@@ -569,6 +569,15 @@ def test_text_exclusions_and_compression(start: Start, tmp_path: Path, inbox: Pa
     assert sender.events[-1]["bytes"] == 2_000_000
 
 
+def test_a_sender_does_not_take_what_shrank_for_what_was_there(start: Start, tmp_path: Path, inbox: Path) -> None:
+    (tmp_path / "a.c").write_text("int main;\n" * 200_000)
+    receiver, address = receiving(start, inbox)
+    sent = run("send", tmp_path / "a.c", "--to", address, "--plain", "--compress", "always")
+    assert (sent.returncode, receiver.end()) == (0, 0)
+    assert b"crossed this time, the rest was there, or shrank" in sent.stdout + sent.stderr
+    assert receiver.events[-1]["sent_bytes"] == 2_000_000
+
+
 def test_a_file_that_cannot_be_read_ends_with_7(start: Start, tmp_path: Path, inbox: Path) -> None:
     """`/proc/self/mem` says EIO to everybody; a mode would not keep root out."""
     tree = tmp_path / "tree"

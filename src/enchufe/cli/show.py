@@ -144,7 +144,8 @@ class Sentences:
             f" verified and {place}"
         ]
         if event.sent_bytes < event.bytes:
-            lines.append(f"{in_bytes(event.sent_bytes)} of it crossed this time, the rest was there")
+            rest = "was there, or shrank" if self._sending else "was there"
+            lines.append(f"{in_bytes(event.sent_bytes)} of it crossed this time, the rest {rest}")
         if event.skipped:
             lines.append(f"skipped {counted(event.skipped, 'file')} that were there")
         if event.left_out:

@@ -464,7 +464,8 @@ def test_a_folder_that_changed_since_it_was_listed_is_offered_as_it_is(tree: Pat
     store = LocalStore(tmp_path / "inbox", if_exists="update")
     source = Changing([tree])
     ends = transfer(lambda: source, store.begin, compares=True, each_file=False)
-    assert ends.sender.receipt.left_out == 0
+    assert ends.sender.receipt.left_out == ends.receiver.receipt.left_out == 1
+    assert [file.path for file in ends.sender.of(events.File) if file.action == "left out"] == [(b"tree", b"a", b"f4")]
     assert (tmp_path / "inbox/tree/a/f2").read_bytes() == b"changed since"
     assert not (tmp_path / "inbox/tree/a/f3").exists()
 

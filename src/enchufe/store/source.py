@@ -72,6 +72,7 @@ class Source:
         self._files: dict[int, bytes] = {}  # id of a root that is a file -> where it really is
         self._folders = SharedFolders()
         self._count = 0
+        self._walked: dict[int, frozenset[bytes]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
         self._times: dict[int, int] = {}  # id of what was offered again -> how many times
         for path in paths:
@@ -180,7 +181,12 @@ class Source:
             self._leave_out(self.path(folder), error)
             return
         try:
-            for name in self._names(here, folder.id)[0]:
+            leaves, folders = self._names(here, folder.id)
+            walked = self._walked.pop(folder.id, frozenset())
+            for name in folders:
+                if name not in walked:  # it is no file any more, and was no folder yet
+                    self.left_out.append(((*self._folders.path(folder.id), name), Reason.CHANGED.told))
+            for name in leaves:
                 try:
                     info = os.stat(name, dir_fd=here, follow_symlinks=False)
                     if stat.S_ISREG(info.st_mode):
@@ -281,6 +287,8 @@ class Source:
                 leaves, folders = self._names(descriptor, self._count)
                 if self.lists and not self._attributes and LISTED_FROM <= len(leaves) <= LISTED:
                     listing = listed(leaves, descriptor, alone=True)
+                if listing is not None and folders:
+                    self._walked[self._count] = frozenset(folders)
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -12,8 +12,8 @@ import pytest
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE, Entry
 from enchufe.errors import BrokenError
-from enchufe.session import ReceivingSession
-from enchufe.store import LocalStore, Source
+from enchufe.session import ReceivingSession, receiving
+from enchufe.store import LocalStore, Source, delta
 from enchufe.store.delivery import Delivery
 from enchufe.transfer import receiver as books
 from enchufe.transfer import sender as senders_books
@@ -78,7 +78,8 @@ def test_what_moved_does_not_cross_again(file: Path, streams: int, sender_dials:
 )
 def test_versions_of_other_lengths(file: Path, new: bytes) -> None:
     file.write_bytes(new)
-    assert arrived(update(file), file) <= max(0, len(new) - len(OLD)) + FEW
+    # Of blocks that are looked at together each has to find out for itself.
+    assert arrived(update(file), file) <= max(0, len(new) - len(OLD)) + FEW + 2 * BLOCK_SIZE
 
 
 def test_on_one_machine_blocks_alone_are_compared(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +170,55 @@ def test_more_pieces_than_anybody_remembers(tmp_path: Path, monkeypatch: pytest.
     for number in range(6):
         assert (inbox / "tree" / f"{number}").read_bytes() == (tree / f"{number}").read_bytes()
     assert ends.sender.receipt.sent_bytes <= 6 * 4 * BLOCK_SIZE - 2 * BLOCK_SIZE
+
+
+def test_who_came_by_a_token_is_not_told_how_anything_begins(file: Path) -> None:
+    class Quota:
+        left: int | None = None
+        most: int | None = None
+
+        def spend(self, size: int) -> None:
+            pass
+
+    assert arrived(update(file, allowance=Quota()), file) > len(NEW) // 2
+
+
+def test_there_are_no_gaps_in_what_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there was no room for some of it, and there is for what comes after that."""
+    told: list[int] = []
+    tell = books.Receiver.tell_pieces
+
+    def once_less(self: books.Receiver, number: int, count: int) -> int:
+        told.append(tell(self, number, count - 1 if not told else count))
+        return told[-1]
+
+    monkeypatch.setattr(books.Receiver, "tell_pieces", once_less)
+    monkeypatch.setattr(delta, "_TOGETHER", 1)
+    ends = update(file, streams=1)
+    assert told[0] == BLOCK_SIZE // PIECE_SIZE - 1
+    assert not any(told[1:])
+    check(ends, file)
+
+
+def test_a_version_that_is_much_longer_is_told_of_in_part(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "_LONGER", BLOCK_SIZE)
+    told: list[int] = []
+    tell = books.Receiver.tell_pieces
+
+    def noted(self: books.Receiver, number: int, count: int) -> int:
+        told.append(tell(self, number, count))
+        return told[-1]
+
+    monkeypatch.setattr(books.Receiver, "tell_pieces", noted)
+    file.write_bytes(NEW[: 2 * BLOCK_SIZE])
+    assert arrived(update(file), file) <= FEW
+    assert sum(told) == 5 * BLOCK_SIZE // PIECE_SIZE
+
+
+def test_who_reads_nothing_is_told_no_more_than_fits(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on as soon as he does."""
+    monkeypatch.setattr(receiving, "_QUEUED", 0)
+    monkeypatch.setattr(receiving, "_POSTED", 0)
+    monkeypatch.setattr(delta, "_TOGETHER", 1)
+    # Nor is more known than of the block that is to be sent.
+    assert arrived(update(file, streams=1), file) <= 4 * BLOCK_SIZE

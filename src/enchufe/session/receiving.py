@@ -52,6 +52,10 @@ from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, Tree
 from enchufe.transports import Transport, tcp
 
 _TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
+_LONGER: Final = 64 << 20  # bytes by which a version that is here may be longer than twice the new one, and be told of
+_POSTED: Final = 64  # messages, and bytes of them, that may be queued while more is told of versions that are here
+_QUEUED: Final = 4 << 20
+_LOOK_AGAIN: Final = 0.05  # seconds
 _TURN: Final = 0.1  # seconds of work between two exchanges, and one folder to be looked into more
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
@@ -325,23 +329,37 @@ class ReceivingSession(Session[Receiver]):
         """Say what the version that is here is made of."""
         first, most = 0, entry.size // BLOCK_SIZE
         pieces = piece_size(entry.size) if self._patches else 0
+        left = (2 * entry.size + _LONGER) // pieces if pieces else 0
         for digests, records in self.delivery.own(entry, pieces):
             known = digests[: (most - first) * DIGEST_SIZE]
+            count = min(len(records) // RECORD_SIZE, left)
+            self._wait_for_room()
             with self.lock:
-                told = self.machine.tell_pieces(entry.id, len(records) // RECORD_SIZE) * RECORD_SIZE
+                told = self.machine.tell_pieces(entry.id, count)
+            left = left - told if told == count else 0  # there are no gaps
             if self.over or not (known or told):
                 break
-            for at in range(0, told, _TOGETHER):
-                self.post(Index(entry.id, pieces, records[at : min(at + _TOGETHER, told)]))
+            for at in range(0, told * RECORD_SIZE, _TOGETHER):
+                self.post(Index(entry.id, pieces, records[at : min(at + _TOGETHER, told * RECORD_SIZE)]))
             if known:
                 self.post(Have(entry.id, first, False, known))
             first += len(known) // DIGEST_SIZE
         self.post(Have(entry.id, first, True, b""))
 
+    def _wait_for_room(self) -> None:
+        """Until what was queued has left: the other side may have more and more be told, and read none of it."""
+        with self.lock:
+            while not self.over and (len(self._posted) > _POSTED or sum(map(len, self.link.outgoing)) > _QUEUED):
+                self.changed.wait(_LOOK_AGAIN)
+
     @property
     def _patches(self) -> bool:
-        """Whether what moved is worth finding: on one machine it is sent sooner than that."""
-        return self.machine.agreed(PATCHES) and not tcp.is_one_machine(self.link.transport)
+        """Whether to tell how pieces begin, so that what moved is found: on one machine it is sent sooner than that.
+
+        A token lets nobody read.
+        """
+        apart = not tcp.is_one_machine(self.link.transport)
+        return apart and self.options.allowance is None and self.machine.agreed(PATCHES)
 
     def _reader(self, name: str) -> _Reader:
         reader = self._readers.get(name)

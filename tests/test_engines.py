@@ -261,13 +261,7 @@ def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signal
     command = [sys.executable, "-c", SERVE, str(port), engine, repr(workers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        client = None
-        while client is None:
-            try:
-                client = enchufe.connect(f"127.0.0.1:{port}", framing=framing.Lines(), timeout=20)
-            except BrokenError:
-                time.sleep(0.02)
-        with client:
+        with _reached(port) as client:
             client.send(b"acknowledge me")
             assert server.stdout.readline() == "got\n"
             server.send_signal(sent_to)
@@ -275,6 +269,66 @@ def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signal
             assert client.receive() is None
         assert server.stdout.read() == "drained\n"
         assert server.wait(20) == 0
+
+
+HELD_UP = """
+import os, time
+from enchufe.engines import processes
+first, fork = os.getpid(), processes.fork
+def slowly(child):
+    made = fork(child)
+    if os.getpid() == first:
+        time.sleep(1)  # they serve by now, and nobody hears signals yet
+    return made
+processes.fork = slowly
+"""
+
+
+@pytest.mark.parametrize("sent_to", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_before_it_can_be_heard_drains_too(sent_to: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", HELD_UP + SERVE, str(port), "events", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        with _reached(port) as client:
+            client.send(b"acknowledge me")
+            assert server.stdout.readline() == "got\n"
+            server.send_signal(sent_to)
+            assert client.receive() == b"acknowledge me"
+            assert client.receive() is None
+        assert server.stdout.read() == "drained\n"
+        assert server.wait(20) == 0
+
+
+def test_what_a_handler_starts_hears_signals() -> None:
+    """Which are blocked while the server begins."""
+    code = """
+import subprocess, sys, enchufe
+from enchufe import framing
+def blocked(connection):
+    for message in connection:
+        connection.send(subprocess.run(["grep", "SigBlk", "/proc/self/status"], capture_output=True).stdout.strip())
+enchufe.serve(blocked, "127.0.0.1:" + sys.argv[1], framing=framing.Lines(), engine="threads", workers=eval(sys.argv[2]))
+"""
+    for workers in (None, 1):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with subprocess.Popen([sys.executable, "-c", code, str(port), repr(workers)]) as server:
+            with _reached(port) as client:
+                answer = client.ask(b"which?")
+                assert answer is not None
+                assert int(answer.split()[1], 16) == 0
+            server.terminate()
+            assert server.wait(20) == 0
+
+
+def _reached(port: int) -> BlockingConnection:
+    while True:
+        try:
+            return enchufe.connect(f"127.0.0.1:{port}", framing=framing.Lines(), timeout=20)
+        except BrokenError:
+            time.sleep(0.02)
 
 
 def test_sockets_handed_over_by_a_service_manager() -> None:

@@ -30,6 +30,8 @@ ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
 }
 """The engines by name."""
 
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+
 Workers = int | Literal["each"] | None
 
 AnyHandler = Callable[[Connection], Awaitable[None]] | Callable[["BlockingConnection"], None]
@@ -214,8 +216,13 @@ def serve(
     if threading.current_thread() is not threading.main_thread():
         raise LocalProtocolError("serve() belongs in the main thread", hint="Use enchufe.Server in other threads.")
     options = ServerOptions(framing=framing, **limits)
-    running, _ = _prepare(handler, addresses, engine, workers, backlog, options, tls)
-    run_until((signal.SIGTERM, signal.SIGINT), running.run, running.stop)
+    # From its first worker on somebody may be served: a signal that comes then waits for `run_until`.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        running, _ = _prepare(handler, addresses, engine, workers, backlog, options, tls)
+        run_until(_STOPS, running.run, running.stop)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare(

@@ -184,6 +184,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._child.ring_on_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
         while not self._stopping:
             self._replace()
             self._wait()

@@ -23,6 +23,7 @@ def run_until(numbers: Iterable[signal.Signals], run: Callable[[], None], stop: 
     errors: list[BaseException] = []
 
     def work() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, before)  # what a handler starts is not to be deaf
         try:
             run()
         except BaseException as error:  # noqa: BLE001 (raised below)

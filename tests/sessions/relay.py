@@ -230,6 +230,7 @@ class CuttingRelay(Relay):
         self._there = there
         self._kept = kept
         self._gone: Counter[int] = Counter()
+        self._cut: set[int] = set()
         self._counting = threading.Lock()  # nothing goes on while stream 0 is being cut
 
     def passing(self, way: Way, size: int, sink: socket.socket) -> None:
@@ -240,7 +241,9 @@ class CuttingRelay(Relay):
             self._gone[way.attempt] += size
             if self._gone[way.attempt] < self._limits[way.attempt]:
                 return
-            until(self._kept)
+            if way.attempt not in self._cut:  # once it is, what was kept may be taken on, or done with
+                until(self._kept)
+                self._cut.add(way.attempt)
             _shut(self._firsts[way.attempt])
         if way.stream:
             _wait_until_closed(sink)

@@ -256,9 +256,13 @@ print("drained")
 @pytest.mark.parametrize("engine", ["threads", "processes", "events"])
 @pytest.mark.parametrize("workers", [None, 2])
 def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signals) -> None:
+    _check_drains(SERVE, engine, workers, sent_to)
+
+
+def _check_drains(program: str, engine: str, workers: int | None, sent_to: signal.Signals) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVE, str(port), engine, repr(workers)]
+    command = [sys.executable, "-c", program, str(port), engine, repr(workers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         with _reached(port) as client:
@@ -286,19 +290,7 @@ processes.fork = slowly
 
 @pytest.mark.parametrize("sent_to", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_that_comes_before_it_can_be_heard_drains_too(sent_to: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", HELD_UP + SERVE, str(port), "events", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        with _reached(port) as client:
-            client.send(b"acknowledge me")
-            assert server.stdout.readline() == "got\n"
-            server.send_signal(sent_to)
-            assert client.receive() == b"acknowledge me"
-            assert client.receive() is None
-        assert server.stdout.read() == "drained\n"
-        assert server.wait(20) == 0
+    _check_drains(HELD_UP + SERVE, "events", 2, sent_to)
 
 
 def test_what_a_handler_starts_hears_signals() -> None:

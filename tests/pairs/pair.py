@@ -32,7 +32,7 @@ from enchufe.transfer.messages import (
     next_message,
 )
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.patches import Part, Pieces
+from enchufe.transfer.patches import Part, Pieces, along
 from enchufe.transfer.receiver import Arriving, Receiver, haves
 from enchufe.transfer.sender import Sender
 from enchufe.transfer.states import DATA, State
@@ -241,11 +241,7 @@ class Pair:
         elif going.is_same(number, digests):
             message = Same(entry.id, number, 1)
         elif going.index is not None and (parts := _parts(going.index, data, number)):
-            at, along = number * BLOCK_SIZE, b""
-            for size, where in parts:
-                along += data[at : at + size] if where is None else b""
-                at += size
-            message = Patch(entry.id, number * BLOCK_SIZE, digests, parts, along)
+            message = Patch(entry.id, number * BLOCK_SIZE, digests, parts, along(parts, block))
         else:
             message = Block(entry.id, number * BLOCK_SIZE, digests, block)
         self.said[message.type] += 1
@@ -541,5 +537,5 @@ def _verify(payload: Buffer, digest: bytes) -> None:
 def _parts(index: Pieces, data: bytes, number: int) -> list[Part]:
     start = number * BLOCK_SIZE
     stop = min(start + BLOCK_SIZE, len(data))
-    begin, end = max(0, start - index.size), min(len(data), stop + index.size)
+    begin, end = index.around(start, stop, len(data))
     return index.parts(bytearray(data[begin:end]), begin, start, stop)

@@ -29,9 +29,13 @@ def indexed(old: bytes, size: int = PIECE_SIZE) -> Pieces:
 def all_parts(index: Pieces, new: bytes, block: int = BLOCK_SIZE) -> Iterator[tuple[int, list[Part]]]:
     """Where each block begins, and what it is made of."""
     for start in range(0, len(new), block):
-        stop = min(start + block, len(new))
-        begin, end = max(0, start - index.size), min(len(new), stop + index.size)
-        yield start, index.parts(bytearray(new[begin:end]), begin, start, stop)
+        yield start, parts_of(index, new, start, block)
+
+
+def parts_of(index: Pieces, new: bytes, start: int, block: int = BLOCK_SIZE) -> list[Part]:
+    stop = min(start + block, len(new))
+    begin, end = index.around(start, stop, len(new))
+    return index.parts(bytearray(new[begin:end]), begin, start, stop)
 
 
 def crossing(old: bytes, new: bytes, index: Pieces | None = None, block: int = BLOCK_SIZE) -> int:
@@ -87,11 +91,9 @@ def test_blocks_in_any_order() -> None:
     starts = list(range(0, len(new), BLOCK_SIZE))
     random.Random(1).shuffle(starts)
     for start in starts:
-        stop = min(start + BLOCK_SIZE, len(new))
-        begin, end = max(0, start - index.size), min(len(new), stop + index.size)
-        parts = index.parts(bytearray(new[begin:end]), begin, start, stop)
+        parts = parts_of(index, new, start)
         assert sum(size for size, where in parts if where is None) <= 2 * PIECE_SIZE
-        assert parts or stop == len(new)
+        assert parts or start + BLOCK_SIZE >= len(new)
 
 
 def test_what_is_all_new_is_no_patch() -> None:
@@ -188,11 +190,9 @@ def test_whatever_the_new_version_is_made_of(
     order = data.draw(st.permutations(range(0, len(new), 1000))) if new else []
     index = indexed(old, SIZE)
     for start in order:
-        stop = min(start + 1000, len(new))
-        begin, end = max(0, start - SIZE), min(len(new), stop + SIZE)
-        parts = index.parts(bytearray(new[begin:end]), begin, start, stop)
+        parts = parts_of(index, new, start, 1000)
         made, at = b"", start
         for size, where in parts:
             made += new[at : at + size] if where is None else old[where : where + size]
             at += size
-        assert not parts or made == new[start:stop]
+        assert not parts or made == new[start : start + 1000]

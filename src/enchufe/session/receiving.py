@@ -209,12 +209,13 @@ class ReceivingSession(Session[Receiver]):
                 entry = self.machine.left_out
                 if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
-            case Block() | Batch() | Same() | Hole() | Patch() | Packed() if self._into_pipe:
-                # A copy: more is received meanwhile.
-                copy = type(message).unpack(memoryview(b"".join(message.pack())))
-                await self.link.beside(partial(self.take, 0, copy), leave=True)
             case Block() | Batch() | Same() | Hole() | Patch() | Packed():
-                await self.waiter.offload(self.take, 0, message)
+                if self._into_pipe:
+                    # A copy: more is received meanwhile.
+                    copy = type(message).unpack(memoryview(b"".join(message.pack())))
+                    await self.link.beside(partial(self.take, 0, copy), leave=True)
+                else:
+                    await self.waiter.offload(self.take, 0, message)
 
     # The offer.
 
@@ -335,12 +336,13 @@ class ReceivingSession(Session[Receiver]):
             count = min(len(records) // RECORD_SIZE, left)
             self._wait_for_room()
             with self.lock:
-                told = self.machine.tell_pieces(entry.id, count)
-            left = left - told if told == count else 0  # there are no gaps
+                granted = self.machine.tell_pieces(entry.id, count)
+            left = left - count if granted == count else 0  # there are no gaps
+            told = records[: granted * RECORD_SIZE]
             if self.over or not (known or told):
                 break
-            for at in range(0, told * RECORD_SIZE, _TOGETHER):
-                self.post(Index(entry.id, pieces, records[at : min(at + _TOGETHER, told * RECORD_SIZE)]))
+            for at in range(0, len(told), _TOGETHER):
+                self.post(Index(entry.id, pieces, told[at : at + _TOGETHER]))
             if known:
                 self.post(Have(entry.id, first, False, known))
             first += len(known) // DIGEST_SIZE

@@ -27,6 +27,7 @@ from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import FOLDERS, PATCHES, ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.offers import Offer, offered_size
+from enchufe.transfer.patches import along
 from enchufe.transfer.sender import Sender, Small, Work
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, advance, tcp
@@ -434,7 +435,7 @@ def _message(going: Going, file: SendingFile, number: int, block: memoryview, di
     index = going.index
     if index is None or not len(index):
         return Block(entry.id, start, digest, block)
-    begin, end = max(0, start - index.size), min(entry.size, stop + index.size)
+    begin, end = index.around(start, stop, entry.size)
     window = bytearray(end - begin)
     view = memoryview(window)
     file.read_into(view[: start - begin], begin)
@@ -443,9 +444,4 @@ def _message(going: Going, file: SendingFile, number: int, block: memoryview, di
     parts = index.parts(window, begin, start, stop)
     if not parts:
         return Block(entry.id, start, digest, block)
-    along, at = [], 0
-    for size, where in parts:
-        if where is None:
-            along.append(block[at : at + size])
-        at += size
-    return Patch(entry.id, start, digest, parts, b"".join(along))
+    return Patch(entry.id, start, digest, parts, along(parts, block))

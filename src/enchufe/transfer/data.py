@@ -31,8 +31,18 @@ def _check(kind: Type, fields: Buffer) -> bytes:
     return _CHECK.pack(crc32(fields, crc32(bytes((kind,)))))
 
 
-def _damaged(kind: Type) -> VerificationError:
-    return VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
+def _past_check(kind: Type, body: memoryview, stop: int) -> int:
+    """Where what comes after the fields begins, which end at `stop`, and their check.
+
+    Raises:
+        RemoteProtocolError: the body is shorter. VerificationError: it is another check.
+    """
+    start = stop + _CHECK.size
+    if start > len(body):
+        raise malformed(kind)
+    if body[stop:start] != _check(kind, body[:stop]):
+        raise VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
+    return start
 
 
 @dataclass(slots=True)
@@ -53,11 +63,9 @@ class Block(Message):
 
     @classmethod
     def unpack(cls, body: memoryview) -> Block:
-        start = _BLOCK.size + _CHECK.size
-        if len(body) <= start:
+        if len(body) <= _BLOCK.size + _CHECK.size:
             raise malformed(cls.type)
-        if body[_BLOCK.size : start] != _check(cls.type, body[: _BLOCK.size]):
-            raise _damaged(cls.type)
+        start = _past_check(cls.type, body, _BLOCK.size)
         number, offset, digest = _BLOCK.unpack_from(body)
         return cls(number, offset, digest, body[start:])
 
@@ -82,12 +90,10 @@ class Batch(Message):
         if len(body) < _COUNT.size:
             raise malformed(cls.type)
         (count,) = _COUNT.unpack_from(body)
-        stop = _COUNT.size + count * _BATCHED.size
-        start = stop + _CHECK.size
-        if not 0 < count <= BATCH_FILES or start > len(body):
+        if not 0 < count <= BATCH_FILES:
             raise malformed(cls.type)
-        if body[stop:start] != _check(cls.type, body[:stop]):
-            raise _damaged(cls.type)
+        stop = _COUNT.size + count * _BATCHED.size
+        start = _past_check(cls.type, body, stop)
         table = list(_BATCHED.iter_unpack(body[_COUNT.size : stop]))
         ends = list(accumulate((size for _, size, _ in table), initial=start))
         if ends[-1] != len(body):
@@ -116,8 +122,7 @@ class _Run(Message):
     def unpack(cls, body: memoryview) -> Self:
         if len(body) != cls.limit:
             raise malformed(cls.type)
-        if body[_RUN.size :] != _check(cls.type, body[: _RUN.size]):
-            raise _damaged(cls.type)
+        _past_check(cls.type, body, _RUN.size)
         return cls(*_RUN.unpack_from(body))
 
 
@@ -168,12 +173,10 @@ class Patch(Message):
         if len(body) < _PATCH.size:
             raise malformed(cls.type)
         number, offset, digest, count = _PATCH.unpack_from(body)
-        stop = _PATCH.size + count * _PART.size
-        start = stop + _CHECK.size
-        if not 0 < count <= MAX_PARTS or start > len(body):
+        if not 0 < count <= MAX_PARTS:
             raise malformed(cls.type)
-        if body[stop:start] != _check(cls.type, body[:stop]):
-            raise _damaged(cls.type)
+        stop = _PATCH.size + count * _PART.size
+        start = _past_check(cls.type, body, stop)
         parts = [
             (size, None if where == _ALONG else where) for size, where in _PART.iter_unpack(body[_PATCH.size : stop])
         ]

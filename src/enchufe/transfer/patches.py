@@ -14,6 +14,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from enchufe.buffer import Buffer
 from enchufe.entry import ANCHOR_SIZE, BLOCK_SIZE, PIECE_DIGEST_SIZE
 
 PIECE_SIZE: Final = 16 << 10  # of the smallest pieces
@@ -37,6 +38,16 @@ _REWARD: Final = 16  # times what was found
 
 Part = tuple[int, int | None]
 """So many bytes of a block, and where they stand in the receiver's version; None: they come along."""
+
+
+def along(parts: Sequence[Part], block: Buffer) -> bytes:
+    """What of a block comes along, where it is made of these parts."""
+    pieces, at = [], 0
+    for size, where in parts:
+        if where is None:
+            pieces.append(block[at : at + size])
+        at += size
+    return b"".join(pieces)
 
 
 def piece_size(size: int) -> int:
@@ -75,11 +86,15 @@ class Pieces:
         """The next pieces."""
         self._records += records
 
+    def around(self, start: int, stop: int, end: int) -> tuple[int, int]:
+        """From where to where to look, for the block from `start` to `stop` of a file of `end` bytes."""
+        return max(0, start - self.size), min(end, stop + self.size)
+
     def parts(self, window: bytearray, begin: int, start: int, stop: int) -> list[Part]:
         """What a block is made of; nothing where next to all of it is new.
 
         Args:
-            window: the block, and of what is around it as much as a piece has, on either side.
+            window: what is `around` the block.
             begin: where in the file that begins.
             start, stop: where the block does, and ends.
         """
@@ -115,15 +130,16 @@ class Pieces:
         if at < stop:
             parts.append((stop - at, None))
             new += stop - at
-        copies = any(where is not None for _, where in parts)
-        if len(parts) == 1 and copies:
-            self._steady = moved
         self._far = search.far
         self._patience += search.reward - search.searched
-        self._vain = 0 if copies else self._vain + 1
-        if copies:
+        if new == stop - start:
+            self._vain += 1
+        else:
+            self._vain = 0
             insort(self._ends, (due + moved, due))
-        return parts if copies and new <= _WORTH * (stop - start) and len(parts) <= MAX_PARTS else []
+            if len(parts) == 1:
+                self._steady = moved
+        return parts if new <= _WORTH * (stop - start) and len(parts) <= MAX_PARTS else []
 
     def anchor(self, piece: int) -> bytes:
         """How a piece begins."""

@@ -203,11 +203,7 @@ class Receiver(Machine):
             arriving.short = size < BLOCK_SIZE
         else:
             right = block.offset < arriving.entry.size and size == arriving.size_of(number)
-        if odd or not right or not self._book(arriving, number, block.digest):
-            raise RemoteProtocolError(f"a block of entry {block.id} is not where it belongs")
-        self.received_bytes += size
-        arriving.busy += 1
-        return arriving
+        return self._claimed(arriving, block, not odd and right)
 
     def claim_patch(self, patch: Patch) -> Arriving | None:
         """As `claim_block`."""
@@ -216,10 +212,14 @@ class Receiver(Machine):
         if arriving is None:
             return None
         number, odd = divmod(patch.offset, BLOCK_SIZE)
-        right = arriving.pieces and patch.offset < arriving.entry.size and patch.size == arriving.size_of(number)
-        if odd or not right or not self._book(arriving, number, patch.digest):
-            raise RemoteProtocolError(f"a patch of entry {patch.id} is not where it belongs")
-        self.received_bytes += len(patch.payload)
+        right = patch.offset < arriving.entry.size and patch.size == arriving.size_of(number)
+        return self._claimed(arriving, patch, not odd and right and arriving.pieces > 0)
+
+    def _claimed(self, arriving: Arriving, message: Block | Patch, right: bool) -> Arriving:
+        if not right or not self._book(arriving, message.offset // BLOCK_SIZE, message.digest):
+            told = message.type.name.lower()
+            raise RemoteProtocolError(f"a {told} of entry {message.id} is not where it belongs")
+        self.received_bytes += len(message.payload)
         arriving.busy += 1
         return arriving
 

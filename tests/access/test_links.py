@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import subprocess
-import unicodedata
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -15,6 +14,7 @@ from enchufe.access.interfaces import dialable
 from enchufe.access.links import MOST_ADDRESSES, MOST_TEXT, SCHEME, Link, own_addresses
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
+from tests.access.letters import letters
 from tests.namespaces import two_machines
 
 DIGEST = bytes(range(32))
@@ -132,8 +132,6 @@ def test_secrets_stand_behind_the_hash_and_not_in_the_repr() -> None:
     assert repr(Link((ONE,), DIGEST, CODE)) == "Link(192.168.1.5:9000, code=...)"
 
 
-# Some letters come apart when they are normalized, and into more than letters.
-letters = st.characters(categories=["L"]).filter(lambda letter: unicodedata.normalize("NFC", letter).isalpha())
 words = st.text(letters, min_size=1, max_size=20)
 names = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
 addresses = st.builds(TcpAddress, names | st.ip_addresses().map(str), st.integers(1, 65535))

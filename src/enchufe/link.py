@@ -12,6 +12,7 @@ from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
 from enchufe.interruption import undivided
 from enchufe.pace import Pace
+from enchufe.store.hands import Hands
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import Error, Ping
@@ -55,6 +56,7 @@ class Link:
         self._timeout = timeout
         self._pace = pace
         self._bell = bell
+        self._hands: Hands | None = None
         self._heard = self._said = self._waiter.now()
         self._cut: BrokenError | None = None
         # A KeyboardInterrupt may come between the kernel's taking bytes and our noting how many.
@@ -86,6 +88,12 @@ class Link:
             raise self._cut
         interest = READ | (WRITE if self.outgoing and not paced else 0)
         await self._wait(interest, min(paced or float("inf"), until or float("inf")))
+
+    def collect(self, hands: Hands | None) -> None:
+        """Collect what they have done, and have whoever waits here go on as soon as there is more."""
+        if hands is not None:
+            hands.collect()
+            self._hands = hands
 
     async def flush(self) -> None:
         """Exchange until everything said is sent."""
@@ -240,7 +248,10 @@ class Link:
             if self._bell is None:
                 await self.transport.wait(interest, deadline)
             else:
-                await self._waiter.wait([(self.transport, interest), (self._bell, READ)], deadline)
+                interests: list[Interest] = [(self.transport, interest), (self._bell, READ)]
+                if self._hands is not None:
+                    interests += [(channel, READ) for channel in self._hands.waited_for]
+                await self._waiter.wait(interests, deadline)
                 self._bell.clear()
         except DeadlineExceeded:
             now = self._waiter.now()

@@ -52,7 +52,7 @@ FAILING: Final = {
     "fstatfs": ("EIO",),
 }
 SYNCS: Final = "fsync,fdatasync,syncfs"
-KINDS: Final = (("begin", 200), ("commit", 200), ("begin", 8), ("commit", 8))
+KINDS: Final = (("begin", 200), ("commit", 200), ("hands", 200), ("begin", 8), ("commit", 8))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Point:
     """What fails.
 
     Attributes:
-        moment: from which on calls are counted: "begin" or "commit".
+        moment: from which on calls are counted: "begin", "hands" or "commit".
         files: in the tree; few are synced one by one.
         number: of the call, from 1 on.
         error: what it says.
@@ -76,7 +76,7 @@ class Point:
 
 
 def tracing(point: Point, *options: str) -> Tracing:
-    return Tracing(point.moment, *options, threads=point.moment == "begin")
+    return Tracing(point.moment, *options, threads=point.moment != "commit")
 
 
 def receiver(inbox: Path, traced: Tracing | None = None) -> Peer:

@@ -33,7 +33,7 @@ class Tracing:
     """Where strace is attached, and what it does there.
 
     Args:
-        moment: "start", "begin" or "commit".
+        moment: one of `victim.at_moment`.
         options: as `-e inject=...`; none: no strace at all.
         threads: whether it looks at every thread, or at the one alone that comes to that moment.
     """

@@ -20,6 +20,7 @@ from typing import Any, Final
 from enchufe.cli import main as command
 from enchufe.session import ReceivingSession, SendingSession
 from enchufe.store import Delivery, LocalStore, linux
+from tests import handing
 
 _PR_SET_PTRACER: Final = 0x59616D61  # Yama lets nobody but a parent trace, unless it is told
 _ANY: Final = ctypes.c_ulong(-1 & (1 << 64) - 1)
@@ -28,6 +29,7 @@ MOMENTS: Final[dict[str, list[tuple[Any, str]]]] = {
     "begin": [(LocalStore, "begin")],
     "commit": [(Delivery, "commit")],
     "stream": [(ReceivingSession, "run_stream"), (SendingSession, "run_stream")],
+    "hands": [(LocalStore, "begin"), (SendingSession, "run")],
 }
 
 
@@ -51,10 +53,15 @@ def attach(options: list[str], *, threads: bool) -> None:
 
 
 def at_moment(moment: str, act: Callable[[], None]) -> None:
-    """Have `act` called once: at the start, or before a delivery begins or is committed, or a second stream runs."""
+    """Have `act` called once: at the start, or before a delivery begins or is committed, or a second stream runs.
+
+    Before it begins with "hands": then small files are for hands from the first one on.
+    """
     if moment == "start":
         act()
         return
+    if moment == "hands":
+        handing.at_once()
     for owner, name in MOMENTS[moment]:
         before_first(owner, name, act)
 

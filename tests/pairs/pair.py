@@ -388,7 +388,7 @@ class Pair:
                     _verify(payload, digest)
                     self._write(arriving.entry.id, 0, bytes(payload))
                     self.arrived[arriving.entry.id] = bytes(payload)
-                    self.receiver.settle_small(arriving, len(payload), digest)
+                    self.receiver.settle_small([(arriving, len(payload), digest)])
             case Patch():
                 arriving = self.receiver.claim_patch(message)
                 if arriving is not None:

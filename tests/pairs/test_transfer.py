@@ -536,7 +536,7 @@ def test_a_small_file_that_is_left_out_while_it_is_written() -> None:
     claimed = pair.receiver.claim_batch(Batch([(0, block_digest(content(5)), content(5))]))
     pair.leave_out(pair.entries[0], Reason.CHANGED)
     pair.take()
-    pair.receiver.settle_small(claimed[0][0], 5, claimed[0][1])
+    pair.receiver.settle_small([(claimed[0][0], 5, claimed[0][1])])
     assert pair.receiver.claim_batch(Batch([(0, bytes(32), content(5))])) == []
     pair.done()
     assert (pair.dropped, pair.arrived, pair.receiver.stored_bytes) == ([0], {}, 0)

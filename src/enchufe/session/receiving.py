@@ -19,7 +19,6 @@ from enchufe.errors import (
     DeadlineExceeded,
     Refused,
     RemoteProtocolError,
-    VerificationError,
 )
 from enchufe.events import OnEvent
 from enchufe.printable import printable
@@ -27,6 +26,8 @@ from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
+from enchufe.store.faults import damaged
+from enchufe.store.interface import WritesTogether
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
@@ -60,6 +61,7 @@ _TURN: Final = 0.1  # seconds of work between two exchanges, and one folder to b
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
 _Answers = list[tuple[Entry, Answer]]
+_Told = Sequence[tuple[Arriving, int, bytes]]
 
 
 class ReceivingSession(Session[Receiver]):
@@ -97,6 +99,7 @@ class ReceivingSession(Session[Receiver]):
         self._into_pipe = into_pipe
         # Whoever is asked, or told of each file, has to hear of each.
         self._compares = compares and options.ask is None and not options.each_file
+        self._together: WritesTogether | None = None
         self._offers: deque[Sequence[Entry]] = deque()
         self._backlog = False
         self._agreed = options.ask is None
@@ -126,7 +129,8 @@ class ReceivingSession(Session[Receiver]):
         """Receive everything, and return the receipt."""
         await self.greet()
         # Not before somebody is there, and not while there is nobody.
-        self.delivery = self._begin()
+        self.delivery = delivery = self._begin()
+        self._together = delivery if isinstance(delivery, WritesTogether) else None
         try:
             self.open_streams()
             return await self._receive()
@@ -152,6 +156,8 @@ class ReceivingSession(Session[Receiver]):
         while True:
             more = await self._heed_some()
             self.say_posted()
+            if self._together is not None:
+                self.link.collect(self._together.hands)
             self._heed_answer()
             await self._complete()
             await self._answer_offers()
@@ -395,7 +401,8 @@ class ReceivingSession(Session[Receiver]):
             case Block():
                 self._store_block(message)
             case Batch():
-                self._store_batch(message)
+                if self._store_batch(stream, message):
+                    return
             case Same() | Hole():
                 self._store_run(message)
             case Patch():
@@ -422,20 +429,36 @@ class ReceivingSession(Session[Receiver]):
         with self.lock:
             self.machine.stored(arriving, len(block.payload))
 
-    def _store_batch(self, batch: Batch) -> None:
+    def _store_batch(self, stream: int, batch: Batch) -> bool:
+        """Store what it holds; True where others are still at that."""
         with self.lock:
             claimed = self.machine.claim_batch(batch)
+        told = [(arriving, len(payload), digest) for arriving, digest, payload in claimed]
+        # Frames of other streams count as taken in their order, should the stream be lost.
+        if not stream and told and self._together is not None:
+            files = [(arriving.entry, payload, digest) for arriving, digest, payload in claimed]
+
+            def done() -> None:
+                self._settle_small(told)
+                with self.lock:
+                    self.machine.took(0)
+
+            if self._together.write_together(files, done):
+                return True
         write_whole = self.delivery.write_whole
         for arriving, digest, payload in claimed:
             entry = arriving.entry
             self._verify(entry, payload, digest)
             write_whole(entry, payload, digest)
+        self._settle_small(told)
+        return False
+
+    def _settle_small(self, told: _Told) -> None:
         with self.lock:
-            for arriving, digest, payload in claimed:
-                self.machine.settle_small(arriving, len(payload), digest)
+            self.machine.settle_small(told)
         if self.options.each_file:
-            for arriving, digest, payload in claimed:
-                self.tell_file(self.delivery.path(arriving.entry), len(payload), "received", digest=digest)
+            for arriving, size, digest in told:
+                self.tell_file(self.delivery.path(arriving.entry), size, "received", digest=digest)
 
     def _store_run(self, run: Same | Hole) -> None:
         with self.lock:
@@ -477,10 +500,7 @@ class ReceivingSession(Session[Receiver]):
 
     def _verify(self, entry: Entry, payload: Buffer, digest: bytes) -> None:
         if block_digest(payload) != digest:
-            name = printable(b"/".join(self.delivery.path(entry)))
-            raise VerificationError(
-                f"a block of '{name}' arrived damaged", hint="Send it again: what arrived undamaged is kept."
-            )
+            raise damaged(self.delivery.path(entry))
 
     # The end.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -19,7 +19,7 @@ from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
 from enchufe.session.streams import Stream
 from enchufe.store import LeftOut, Sending, SendingFile
-from enchufe.store.interface import Lister
+from enchufe.store.interface import Contents, Lister, ReadsTogether
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
@@ -36,6 +36,7 @@ _OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs no
 _OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks at them while we look at the next
 _LISTED_IN_VAIN: Final = 5_000  # entries more than were the same: a sixtieth of a second
 _WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
+_AHEAD: Final = 4  # batches that others read while one leaves: less than they have memory for
 _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 
 
@@ -70,6 +71,10 @@ class SendingSession(Session[Sender]):
         self._offered_last = False
         self._packer: Packer | None = None
         self._queued = 0  # bytes of data that were queued on stream 0 last
+        self._together = source if isinstance(source, ReadsTogether) else None
+        self._reading = 0  # batches that others read, and of which nothing is said yet
+        self._read: deque[tuple[list[Small], Contents]] = deque()  # of them those that have been
+        self._leaving: Contents | None = None  # what is queued is in its memory
 
     @property
     def features(self) -> int:
@@ -97,8 +102,11 @@ class SendingSession(Session[Sender]):
                         return self.tell_receipt(message, self.machine.sent_bytes, self.machine.skipped)
                     self._heed(message)
                 self.say_posted()
+                if self._together is not None:
+                    self.link.collect(self._together.hands)
                 self._say_ends()
                 if not self.link.outgoing:
+                    self._release()
                     await self._say_more()
                 await self.link.exchange()
         finally:
@@ -127,11 +135,12 @@ class SendingSession(Session[Sender]):
         """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""
         machine = self.machine
         may_offer = self._has_more and machine.room > 0
-        work: Work | None = None
-        if not may_offer or (self._offered_last and machine.has_work):
-            with self.lock:
-                work = machine.take(0, small=True, blocks=not self._spared)
-        if work is not None:
+        turn = not may_offer or self._offered_last
+        work = self._take_work() if turn and not self._read else None
+        if turn and self._read:
+            self._offered_last = False
+            self._say_read()
+        elif work is not None:
             self._offered_last = False
             await self._send_work(work)
         elif may_offer:
@@ -142,6 +151,15 @@ class SendingSession(Session[Sender]):
             with self.lock:
                 if machine.all_sent:
                     self.say(machine.finish())
+
+    def _take_work(self) -> Work | None:
+        """What to read now; what others can read beside they begin with."""
+        while self._reading < _AHEAD:
+            with self.lock:
+                work = self.machine.take(0, small=True, blocks=not self._spared)
+            if not (isinstance(work, list) and self._read_beside(work)):
+                return work
+        return None
 
     @property
     def _spared(self) -> bool:
@@ -232,8 +250,6 @@ class SendingSession(Session[Sender]):
 
     async def _send_work(self, work: Work) -> None:
         """On stream 0: read it and queue what is said of it."""
-        if self._packer is not None:  # what was queued before is sent by now
-            self._packer.note(self._queued, self.waiter.now())
         pipe = not isinstance(work, list) and work[0].size is None
         # Whoever writes into a pipe may take any time.
         pieces = await (
@@ -241,8 +257,37 @@ class SendingSession(Session[Sender]):
             if pipe
             else self.waiter.offload(self.read, 0, work, self._block)
         )
+        self._queue(pieces)
+
+    def _queue(self, pieces: list[Buffer]) -> None:
+        if self._packer is not None:  # what was queued before is sent by now
+            self._packer.note(self._queued, self.waiter.now())
         self._queued = sum(map(len, pieces))
         self.link.outgoing += pieces
+
+    def _read_beside(self, work: list[Small]) -> bool:
+        """Have small files read by others; False where we are to read them ourselves."""
+
+        def done(contents: Contents) -> None:
+            self._read.append((work, contents))
+
+        if self._together is None or not self._together.read_together([entry for entry, _ in work], done):
+            return False
+        self._reading += 1
+        return True
+
+    def _say_read(self) -> None:
+        """Queue what is said of small files that others have read."""
+        work, contents = self._read.popleft()
+        self._reading -= 1
+        self._leaving = contents
+        self._queue(self._say_batch(0, work, contents.files))
+
+    def _release(self) -> None:
+        """What was queued has left."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving.release()
 
     async def run_stream(self, stream: Stream) -> None:
         """As `_send_work`, over and over on another stream."""
@@ -287,19 +332,28 @@ class SendingSession(Session[Sender]):
         return pieces
 
     def _read_batch(self, stream: int, work: list[Small]) -> list[Buffer]:
+        contents: list[tuple[Buffer, bytes] | LeftOut] = []
+        for entry, _ in work:
+            try:
+                data = self.source.read_whole(entry)
+                contents.append((data, block_digest(data)))
+            except LeftOut as left_out:
+                contents.append(left_out)
+        return self._say_batch(stream, work, contents)
+
+    def _say_batch(
+        self, stream: int, work: list[Small], contents: Sequence[tuple[Buffer, bytes] | LeftOut]
+    ) -> list[Buffer]:
         files: list[tuple[int, bytes, Buffer]] = []
         said: list[Small] = []
-        source = self.source
-        for small in work:
+        for small, content in zip(work, contents, strict=True):
             entry = small[0]
-            try:
-                data = source.read_whole(entry)
-            except LeftOut as left_out:
+            if isinstance(content, LeftOut):
                 if small[1] is not None:  # it was said to be sent: too late to leave it out
-                    raise changed_since(entry) from left_out
-                self._unsendable.append((entry, left_out.reason))
+                    raise changed_since(entry) from content
+                self._unsendable.append((entry, content.reason))
                 continue
-            files.append((entry.id, block_digest(data), data))
+            files.append((entry.id, content[1], content[0]))
             said.append(small)
         if self._unsendable:
             self.ring()

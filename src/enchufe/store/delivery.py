@@ -7,17 +7,20 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
 
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import ClosedError, LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import delta, linux
+from enchufe.store import delta, hands, linux
 from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
 from enchufe.store.durable import Written
-from enchufe.store.faults import store_error
+from enchufe.store.faults import damaged, store_error
+from enchufe.store.hand import NEW, write_small
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.interface import Own
 from enchufe.store.journal import Journal, Runs
@@ -31,11 +34,15 @@ from enchufe.store.space import Space
 from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
 
+if TYPE_CHECKING:
+    from enchufe.store.hand import Write
+
 # The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do. Whoever
 # tells it may have to wait for its queue: telling it every 8 MiB made one big file on ext4 a quarter slower than this.
 WRITE_BEHIND: Final = 64 << 20
 
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_HANDS: Final = 2  # processes that write small files, which costs them twice as much as the books cost us
+
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -112,6 +119,9 @@ class Delivery:
         self._doubtful = False  # whether a sync has failed: then what reads well may not be on disk
         self._over = False
         self._leftovers = Leftovers(staging.dead, self._folders)
+        self._small = 0  # files that might have been written together
+        self._tried = False
+        self.hands: hands.Hands | None = None
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
@@ -246,29 +256,109 @@ class Delivery:
                     return
                 directory, name = self._plan.place(entry)
                 self._space.stored += len(data)
-                again = entry.id in self._kept
-            if again:
-                descriptor = _opened(name, directory, _AGAIN | os.O_TRUNC)
+                plain = self._is_plain(entry)
+            if plain:
+                descriptor = write_small(directory, name, mode, entry.mtime_ns, data)
             else:
-                first = 0o600 if entry.attributes else mode  # a mode may keep us from giving it these
-                descriptor = os.open(name, _NEW, first, dir_fd=directory)
-            try:
-                written = os.write(descriptor, data)
-                if written != len(data):
-                    _write_all(descriptor, memoryview(data)[written:], written)
-                if again or mode & ~self._granted or entry.attributes:
-                    self._dress(descriptor, entry)
-                else:
-                    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-            except BaseException:
-                os.close(descriptor)
-                raise
+                descriptor = self._write_odd(directory, name, entry, data)
             self._written.keep(descriptor, mode)
             self._journal.add(self._plan.identity(entry), 0, len(data), digest)
         except FileExistsError as error:
             raise self._twice(entry) from error
         except OSError as error:
             raise self._error(error, "write", entry) from error
+
+    def _is_plain(self, entry: Entry) -> bool:
+        """Whether a small file is new, and its mode and time are all that it gets besides its content."""
+        return not (entry.attributes or entry.mode & 0o777 & ~self._granted or entry.id in self._kept)
+
+    def _write_odd(self, directory: int, name: bytes, entry: Entry, data: Buffer) -> int:
+        """A small file that is not plain; returns its descriptor."""
+        if entry.id in self._kept:
+            descriptor = _opened(name, directory, _AGAIN | os.O_TRUNC)
+        else:
+            first = 0o600 if entry.attributes else entry.mode & 0o777  # a mode may keep us from giving it these
+            descriptor = os.open(name, NEW, first, dir_fd=directory)
+        try:
+            _write_all(descriptor, memoryview(data), 0)
+            self._dress(descriptor, entry)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
+        """Have other processes store small files, no more than a block in all, as `write_whole` would.
+
+        Each has to be of its digest. `done` is called by whoever collects from `hands`, which is to be done by the
+        same thread; that raises what `write_whole` does, or a VerificationError.
+
+        Returns:
+            False where nothing was begun, since there are too few files for that, or no such processes.
+        """
+        self._small += len(files)
+        # They sync nothing.
+        if self.hands is None and not self._tried and self._small >= hands.from_files and self._written.all_at_once:
+            self._tried = True
+            self.hands = hands.begin(_HANDS)
+        if self._over or self.hands is None or not self.hands.ready:
+            return False
+        slot = self.hands.slot()
+        places = hands.Places()
+        asked: list[Write] = []
+        there: list[Entry] = []
+        here: list[tuple[Entry, Buffer, bytes]] = []
+        start = 0
+        with self._lock:
+            for one in files:
+                entry, data, digest = one
+                size = len(data)
+                if entry.id in self._dropped:
+                    continue
+                if places.full or not self._is_plain(entry):
+                    here.append(one)
+                    continue
+                folder, name = self._plan.place(entry, places)
+                known = b"" if name is entry.name else self._plan.identity(entry)
+                slot.view[start : start + size] = data
+                mode, time = entry.mode & 0o777, entry.mtime_ns
+                asked.append((folder, name, mode, time, slot.start + start, size, digest, known))
+                there.append(entry)
+                start += size
+            self._space.stored += start
+        for entry, data, digest in here:
+            if blake3(data).digest() != digest:
+                raise self._wrong(entry, 0)
+            self.write_whole(entry, data, digest)
+
+        def answered(answer: tuple[()] | tuple[int, int] | None) -> None:
+            assert self.hands is not None
+            self.hands.give_back(slot)
+            if answer is None:
+                self._failed = True
+                raise StoreError(
+                    "a process that writes small files for this one is gone",
+                    hint="Something has killed it, for want of memory perhaps. Try again: what has arrived is kept.",
+                )
+            if answer:
+                raise self._wrong(there[answer[0]], answer[1])
+            done()
+
+        try:
+            paths = [self._plan.path(id_) for id_ in places.ids]
+            self.hands.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
+        except OSError as error:
+            raise self._error(error, "write", files[0][0]) from error
+        return True
+
+    def _wrong(self, entry: Entry, number: int) -> Exception:
+        """What to raise for an errno; 0: a content is of another digest."""
+        self._failed = True
+        if not number:
+            return damaged(self.path(entry))
+        if number == errno.EEXIST:
+            return self._twice(entry)
+        return self._error(OSError(number, os.strerror(number)), "write", entry)
 
     def write(self, entry: Entry, offset: int, data: Buffer, digest: bytes) -> None:
         """Write a piece of a wanted file, of this digest; any order will do, and `complete()` ends it.
@@ -464,6 +554,7 @@ class Delivery:
             ClosedError: something failed before; what is missing then must not pass for delivered.
             LocalProtocolError: a file was begun and neither completed nor dropped, or one from before not read again.
         """
+        self._end_hands()
         with self._ending:
             self._check_open()
             if self._failed:
@@ -489,6 +580,7 @@ class Delivery:
 
     def suspend(self) -> None:
         """End, and keep what the next delivery can use; nothing where there is nothing, or where it is in doubt."""
+        self._end_hands()
         with self._ending:
             if not self._over:
                 with contextlib.suppress(OSError):  # the disk is full: what was written before counts
@@ -497,9 +589,14 @@ class Delivery:
 
     def abandon(self) -> None:
         """Remove all that was received and not committed. What cannot be removed now, the next delivery will remove."""
+        self._end_hands()
         with self._ending:
             if not self._over:
                 self._end(keep=False)
+
+    def _end_hands(self) -> None:
+        if self.hands is not None:
+            self.hands.close()
 
     def _end(self, *, keep: bool, delivered: bool = False) -> None:
         self._over = True
@@ -539,7 +636,7 @@ class Delivery:
             if entry.id in self._begun or entry.id in self._kept:
                 return self._files.add(entry.id, _opened(name, directory, _AGAIN))
             try:
-                descriptor = os.open(name, _NEW, 0o600, dir_fd=directory)
+                descriptor = os.open(name, NEW, 0o600, dir_fd=directory)
             except FileExistsError as error:
                 raise self._twice(entry) from error
             self._begun.add(entry.id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import Final
 
-from enchufe.errors import LocalProtocolError, NoSpaceError, StoreError
+from enchufe.errors import LocalProtocolError, NoSpaceError, StoreError, VerificationError
 from enchufe.printable import printable
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -41,6 +42,14 @@ def store_error(error: OSError, doing: str, path: bytes | str) -> StoreError:
     if error.errno in FULL:
         return NoSpaceError(told)
     return StoreError(told, hint=_HINTS.get(error.errno or 0))
+
+
+def damaged(path: Iterable[bytes]) -> VerificationError:
+    """What to raise for a file whose content is not of the digest that was told of it."""
+    return VerificationError(
+        f"a block of '{printable(b'/'.join(path))}' arrived damaged",
+        hint="Send it again: what arrived undamaged is kept.",
+    )
 
 
 def check_path(path: bytes) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from enchufe.buffer import Buffer
 from enchufe.entry import Answer, Entry
+from enchufe.store.hands import Hands
+from enchufe.store.reading import LeftOut
 
 Own = tuple[bytes, bytes]
 """Of the version of a file that is here: the digests of its next full blocks, and the records of its next pieces."""
@@ -64,6 +67,34 @@ class Lister(Sending, Protocol):
 
     def inside(self, folder: Entry) -> Iterator[Entry]:
         """What is in a folder that was listed, but for its folders, as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Small files that were read together.
+
+    Attributes:
+        files: the content and the digest of each, good until `release()`, or why it is left out.
+        release: somebody else may have the memory; to be called once.
+    """
+
+    files: Sequence[tuple[Buffer, bytes] | LeftOut]
+    release: Callable[[], None]
+
+
+@runtime_checkable
+class ReadsTogether(Sending, Protocol):
+    """What a sender reads where many small files may be read beside all else; `Source` tells more."""
+
+    @property
+    def hands(self) -> Hands | None:
+        """Who does it, from when it pays on; None: nobody."""
+
+    def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
+        """Have small files read, no more than a block in all; `done` is called as soon as that is collected.
+
+        False where nothing was begun: each is to be read by itself then.
+        """
 
 
 class Receiving(Protocol):
@@ -127,3 +158,21 @@ class Receiving(Protocol):
 
     def abandon(self) -> None:
         """Remove what was not committed."""
+
+
+@runtime_checkable
+class WritesTogether(Receiving, Protocol):
+    """Where a receiver writes where many small files may be written beside all else; `Delivery` tells more."""
+
+    @property
+    def hands(self) -> Hands | None:
+        """Who does it, from when it pays on; None: nobody."""
+
+    def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
+        """Have small files stored, no more than a block in all, each if it is of its digest.
+
+        Whoever calls has the contents back when this returns. `done` is called as soon as it is collected that all are
+        stored; to collect raises what went wrong.
+
+        False where nothing was begun: each is to be written by itself then.
+        """

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from zlib import crc32
 
-from blake3 import blake3
-
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
+from enchufe.store.hand import record
 
 NAME: Final = b"journal"
 ROOT: Final = b"root"  # beside it: the name of the first root, for people
@@ -25,7 +24,6 @@ MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks, whose index takes some 64 MiB;
 _BODY: Final = struct.Struct(">16sII32sI")
 _CRC: Final = struct.Struct(">I")
 _LENGTH: Final = struct.Struct(">H")
-_VERSION: Final = struct.Struct(">Qq")
 _TOGETHER: Final = 1024  # records, 64 KiB
 _CHUNK: Final = 1 << 20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,11 +36,6 @@ Runs = tuple[tuple[int, bytes], ...]
 def packed(above: bytes, name: bytes) -> bytes:
     """The path of `name` in a folder whose path is `above`, empty for a root, as identities are made of."""
     return above + _LENGTH.pack(len(name)) + name
-
-
-def identity(above: bytes, name: bytes, size: int, mtime_ns: int) -> bytes:
-    """Which version of which file: 16 bytes; `above` is its folder's packed path, empty for a root."""
-    return blake3(above + _LENGTH.pack(len(name)) + name + _VERSION.pack(size, mtime_ns)).digest(16)
 
 
 class Journal:
@@ -72,10 +65,18 @@ class Journal:
     def add(self, file: bytes, block: int, size: int, digest: bytes) -> None:
         """Block number `block` of the file of this identity has `size` bytes, and is written."""
         # Without the lock: small files come by the ten thousand a second. A sum that two threads make wrong is no harm.
-        self._pending.append(_record(file, block, size, digest))
+        self._pending.append(record(file, block, size, digest))
         self._weight += size
         if self._weight >= BLOCK_SIZE or len(self._pending) >= _TOGETHER:
             self.flush()
+
+    def reserve(self, count: int) -> tuple[int, int]:
+        """Room for so many records that somebody else writes: a descriptor, good until `close`, and where to."""
+        with self._lock:
+            self._open()
+            start = self._written
+            self._written += count * RECORD_SIZE
+            return self._descriptor, start
 
     def add_runs(self, file: bytes, size: int, runs: Runs) -> None:
         """All these blocks of the file of this identity, which has `size` bytes, are written; it flushes."""
@@ -83,7 +84,7 @@ class Journal:
             for at in range(0, len(digests), DIGEST_SIZE):
                 block = first + at // DIGEST_SIZE
                 length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
-                self._pending.append(_record(file, block, length, digests[at : at + DIGEST_SIZE]))
+                self._pending.append(record(file, block, length, digests[at : at + DIGEST_SIZE]))
                 if len(self._pending) >= _TOGETHER:
                     self.flush()
         self.flush()
@@ -108,13 +109,7 @@ class Journal:
         count = len(self._pending)
         if not count:
             return
-        if self._descriptor < 0:
-            descriptor = os.open(ROOT, _NEW, 0o600, dir_fd=self._area)
-            try:
-                os.write(descriptor, self.root)
-            finally:
-                os.close(descriptor)
-            self._descriptor = os.open(NAME, _NEW, 0o600, dir_fd=self._area)
+        self._open()
         data = memoryview(b"".join(self._pending[:count]))
         done = 0
         while done < len(data):
@@ -123,6 +118,17 @@ class Journal:
         self._written += done
         del self._pending[:count]
         self._weight = 0
+
+    def _open(self) -> None:
+        """Make it, unless that is done."""
+        if self._descriptor >= 0:
+            return
+        descriptor = os.open(ROOT, _NEW, 0o600, dir_fd=self._area)
+        try:
+            os.write(descriptor, self.root)
+        finally:
+            os.close(descriptor)
+        self._descriptor = os.open(NAME, _NEW, 0o600, dir_fd=self._area)
 
 
 class Records:
@@ -225,11 +231,6 @@ def _runs(blocks: array[int], digests: bytearray) -> Iterator[tuple[int, bytes]]
         run += digests[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
     if run:
         yield first, bytes(run)
-
-
-def _record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
-    body = _BODY.pack(file, block, size, digest, 0)
-    return body + _CRC.pack(crc32(body))
 
 
 def _is_good(data: bytes, start: int) -> bool:

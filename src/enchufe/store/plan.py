@@ -25,6 +25,7 @@ from enchufe.store import journal
 from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
+from enchufe.store.hand import identity
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
 from enchufe.store.shared_folders import SharedFolders
@@ -189,7 +190,11 @@ class Plan:
     def identity(self, entry: Entry) -> bytes:
         """Which version of which file an entry is, for the journal."""
         above = b"" if entry.parent == NO_PARENT else self.folders[entry.parent].path
-        return journal.identity(above, entry.name, entry.size, entry.mtime_ns)
+        return identity(above, entry.name, entry.size, entry.mtime_ns)
+
+    def path(self, folder: int) -> bytes:
+        """The packed path of a folder that was offered; empty for the staging area, in which nothing has its name."""
+        return b"" if folder == AREA else self.folders[folder].path
 
     def old_place(self, entry: Entry) -> tuple[int, bytes]:
         """Where the version is that the destination has: a descriptor, good until the next call, and a name in it.

@@ -13,9 +13,6 @@ from enchufe.printable import printable
 from enchufe.store.faults import OUT_OF_MEANS, store_error
 from enchufe.store.sparse import zeros_ahead
 
-# O_NONBLOCK: a FIFO that took a file's place must not hold us up. O_NOCTTY: nor a terminal become ours.
-READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-
 _REASONS: Final = {
     errno.ENOENT: Reason.VANISHED,
     errno.ENOTDIR: Reason.VANISHED,

@@ -5,18 +5,28 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from enchufe.entry import LISTED, MAX_DEPTH, NO_PARENT, Entry, Kind, Listing, Reason
+from blake3 import blake3
+
+from enchufe.buffer import Buffer
+from enchufe.entry import DIGEST_SIZE, LISTED, MAX_DEPTH, NO_PARENT, Entry, Kind, Listing, Reason
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.printable import printable
+from enchufe.store import hands
 from enchufe.store.attributes import LIMIT, Attributes, get_attributes
 from enchufe.store.exclude import Exclude
 from enchufe.store.faults import check_path, store_error
+from enchufe.store.hand import READ, read_small
+from enchufe.store.interface import Contents
 from enchufe.store.listing import in_order, listed
-from enchufe.store.reading import READ, LeftOut, SourceFile, is_as_offered, reason_for
+from enchufe.store.reading import LeftOut, SourceFile, reason_for
 from enchufe.store.shared_folders import SharedFolders
+
+if TYPE_CHECKING:
+    from enchufe.store.hand import Read
 
 Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -30,6 +40,7 @@ _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 AGAIN_LIMIT: Final = 2  # times that a file is offered once more
 LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
+_HANDS: Final = 2  # a second one gained nothing where the receiver is on the same machine
 LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
 
 
@@ -75,6 +86,9 @@ class Source:
         self._walked: dict[int, frozenset[bytes]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
         self._times: dict[int, int] = {}  # id of what was offered again -> how many times
+        self._small = 0  # files that might have been read together
+        self._tried = False
+        self.hands: hands.Hands | None = None
         for path in paths:
             self._name_root(os.fsencode(path))
 
@@ -373,26 +387,84 @@ class Source:
             LeftOut: it is gone, cannot be read, or is another by now.
             StoreError: no descriptors or memory left.
         """
-        size = entry.size
         try:
             descriptor = self._opened(entry)
             try:
-                # One byte is asked of an empty file: those in /proc say that they are empty, and are not.
-                data = os.read(descriptor, size or 1)
-                while 0 < len(data) < size and (more := os.read(descriptor, size - len(data))):
-                    data += more
-                # After reading, which also tells that it was right before.
-                info = os.fstat(descriptor)
+                data = read_small(descriptor, entry.size, entry.mtime_ns)
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise LeftOut(self._reason(error, entry), self.path(entry)) from error
-        if len(data) != size or not is_as_offered(entry, info):
+        if data is None:
             raise LeftOut(Reason.CHANGED, self.path(entry))
         return data
 
+    def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
+        """Have other processes read small files, no more than a block in all, as `read_whole` would.
+
+        `done` is called by whoever collects from `hands`, which is to be done by the same thread.
+
+        Returns:
+            False where nothing was begun, since there are too few files for that, or no such processes.
+        """
+        self._small += len(entries)
+        if self.hands is None and not self._tried and self._small >= hands.from_files:
+            self._tried = True
+            self.hands = hands.begin(_HANDS)
+        if self.hands is None or not self.hands.ready:
+            return False
+        slot = self.hands.slot()
+        release = partial(self.hands.give_back, slot)
+        places = hands.Places()
+        asked: list[Read] = []
+        start = slot.start
+        for entry in entries:
+            if entry.parent == NO_PARENT or places.full:
+                break
+            asked.append((places.descriptor(entry.parent), entry.name, entry.size, entry.mtime_ns, start))
+            start += entry.size
+
+        def answered(answer: tuple[bytes, list[tuple[int, int]]] | None) -> None:
+            there = 0 if answer is None else len(asked)
+            files = [] if answer is None else self._read_there(entries[:there], slot.view, *answer)
+            done(Contents(files + self._read_here(entries[there:]), release))
+
+        try:
+            self.hands.read(asked, places, self._folders, answered)
+        except OSError:  # a folder is gone: whoever reads by name finds out which
+            done(Contents(self._read_here(entries), release))
+        return True
+
+    def _read_here(self, entries: Sequence[Entry]) -> list[tuple[Buffer, bytes] | LeftOut]:
+        files: list[tuple[Buffer, bytes] | LeftOut] = []
+        for entry in entries:
+            try:
+                data = self.read_whole(entry)
+                files.append((data, blake3(data).digest()))
+            except LeftOut as left_out:
+                files.append(left_out)
+        return files
+
+    def _read_there(
+        self, entries: Sequence[Entry], content: memoryview, digests: bytes, failed: Sequence[tuple[int, int]]
+    ) -> list[tuple[Buffer, bytes] | LeftOut]:
+        """What a hand has read, one after the other, and which of them it could not, by an errno."""
+        files: list[tuple[Buffer, bytes] | LeftOut] = []
+        at = 0
+        for start, entry in enumerate(entries):
+            digest = digests[start * DIGEST_SIZE : (start + 1) * DIGEST_SIZE]
+            files.append((content[at : at + entry.size], digest))
+            at += entry.size
+        for place, number in failed:
+            entry = entries[place]
+            reason = self._reason(OSError(number, os.strerror(number)), entry) if number else Reason.CHANGED
+            files[place] = LeftOut(reason, self.path(entry))
+        return files
+
     def close(self) -> None:
-        """Close the folders that are open; files are closed by who opened them."""
+        """Close the folders that are open, when nobody reads; files are closed by who opened them."""
+        if self.hands is not None:
+            self.hands.close()
         self._folders.close()
 
     def _opened(self, entry: Entry) -> int:

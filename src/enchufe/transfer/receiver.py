@@ -263,13 +263,20 @@ class Receiver(Machine):
         self._taken[stream] += 1
         self._streams = max(self._streams, stream + 1)
 
-    def settle_small(self, arriving: Arriving, size: int, digest: bytes) -> None:
-        """What was claimed of a batch is written: one whole file."""
-        if arriving.left_out:
-            self.release(arriving)
-            return
-        self.stored_bytes += size
-        self.settle(arriving, size, digest)
+    def settle_small(self, claimed: Iterable[tuple[Arriving, int, bytes]]) -> None:
+        """What was claimed of a batch is written: whole files, their sizes and digests."""
+        for arriving, size, digest in claimed:
+            if arriving.left_out:
+                self.release(arriving)
+                continue
+            entry = arriving.entry
+            del self._arriving[entry.id]
+            self.stored_bytes += size
+            self._tree.add(entry, _ARRIVED, size, digest)
+            self._settled += 1
+            self.files += 1
+            if entry.shared:
+                self._settle_shared(entry, size, digest)
 
     def misplaced(self, message: Message) -> RemoteProtocolError:
         """What to raise for something that is no data, on a stream for nothing else."""
@@ -322,9 +329,12 @@ class Receiver(Machine):
         self._settle(entry, _ARRIVED, size, root)
         self.files += 1
         if entry.shared:
-            self._linked_to[entry.id] = (entry, size, root)
-            for link in self._waiting_links.pop(entry.id, ()):
-                self._look(link)
+            self._settle_shared(entry, size, root)
+
+    def _settle_shared(self, entry: Entry, size: int, root: bytes) -> None:
+        self._linked_to[entry.id] = (entry, size, root)
+        for link in self._waiting_links.pop(entry.id, ()):
+            self._look(link)
 
     def lost(self, stream: int) -> Lost:
         """What to say where a stream other than 0 has ended."""

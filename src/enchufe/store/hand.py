@@ -1,0 +1,198 @@
+"""A hand: a process that reads and writes small files for another one, which keeps the books (hands.py).
+
+It is run by its path, and what it imports is what it takes to begin: the rest of the package would cost it three times
+as long.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+from zlib import crc32
+
+if __name__ == "__main__":
+    sys.path.append(sys.argv[1])  # where the next one is
+
+from blake3 import blake3
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
+
+    Write = tuple[int, bytes, int, int, int, int, bytes, bytes]
+    """A file to be made: which folder, name, mode, mtime_ns; where its content is, bytes of it, their digest; its
+    identity, empty where that comes from its folder's packed path and its name."""
+    Read = tuple[int, bytes, int, int, int]
+    """A file to be read: which folder, name, size, mtime_ns; where its content goes."""
+
+FOLDERS: Final = 200  # that one request may come with: the kernel passes 253 descriptors at once (SCM_MAX_FD)
+
+# O_NONBLOCK: a FIFO that took a file's place must not hold us up. O_NOCTTY: nor a terminal become ours.
+READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOCTTY", 0)
+NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+SIZE: Final = struct.Struct("=I")  # of what is said, in bytes
+_LENGTH: Final = struct.Struct(">H")
+_VERSION: Final = struct.Struct(">Qq")
+_BODY: Final = struct.Struct(">16sII32sI")
+_CRC: Final = struct.Struct(">I")
+_DAMAGED: Final = 0  # in place of an errno: the content is of another digest
+_CHANGED: Final = 0  # the file is not what was offered
+
+
+def read_small(descriptor: int, size: int, mtime_ns: int) -> bytes | None:
+    """All of a file that is open; None where it is not a file of this size and modification time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    # One byte is asked of an empty file: those in /proc say that they are empty, and are not.
+    data = os.read(descriptor, size or 1)
+    while 0 < len(data) < size and (more := os.read(descriptor, size - len(data))):
+        data += more
+    # After reading, which also tells that it was right before.
+    info = os.fstat(descriptor)
+    right = len(data) == size == info.st_size and info.st_mtime_ns == mtime_ns and info.st_mode & 0o170000 == 0o100000
+    return data if right else None
+
+
+def write_small(directory: int, name: bytes, mode: int, mtime_ns: int, data: bytes | bytearray | memoryview) -> int:
+    """Make a file of this content, mode (as far as the umask lets it) and time; returns its descriptor.
+
+    Raises:
+        OSError: it cannot be written; FileExistsError: there is one of this name.
+    """
+    descriptor = os.open(name, NEW, mode, dir_fd=directory)
+    try:
+        written = os.write(descriptor, data)
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def identity(above: bytes, name: bytes, size: int, mtime_ns: int) -> bytes:
+    """Which version of which file, for the journal: 16 bytes; `above` is its folder's packed path, empty for a root."""
+    return blake3(above + _LENGTH.pack(len(name)) + name + _VERSION.pack(size, mtime_ns)).digest(16)
+
+
+def record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
+    """What the journal says of a block of the file of this identity."""
+    body = _BODY.pack(file, block, size, digest, 0)
+    return body + _CRC.pack(crc32(body))
+
+
+def main() -> None:
+    """Do what is asked for over standard input, a socket, until nobody is left at its other end.
+
+    The first that comes is a descriptor of the memory that contents are in, and its size. From then on each request is
+    ("write", files, packed paths of the folders, where in the journal to) or ("read", files), with descriptors of the
+    folders, and of the journal after them. To the first the answer is nothing, or the place of the first file that went
+    wrong and an errno, after which no more were made; to the second the digests of all, in a row, and the places of
+    those that were not read, each with an errno. 0 stands for content that is not what was told of it.
+
+    Whoever asks may be gone, and another one take up what he left: then nothing more is begun.
+    """
+    channel = socket.socket(fileno=0)
+    try:
+        told, descriptors = received(channel)
+        shared = memoryview(mmap.mmap(descriptors[0], told))
+        _send(channel, True)
+        while True:
+            (what, *asked), descriptors = received(channel)
+            if _is_alone(channel):
+                return
+            try:
+                _send(channel, (_read if what == "read" else _write)(shared, descriptors, *asked))
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _write(
+    shared: memoryview, folders: Sequence[int], files: Sequence[Write], paths: Sequence[bytes], where: int
+) -> tuple[()] | tuple[int, int]:
+    records = []
+    wrong: tuple[()] | tuple[int, int] = ()
+    for place, (folder, name, mode, mtime_ns, start, size, digest, known) in enumerate(files):
+        data = shared[start : start + size]
+        if blake3(data).digest() != digest:
+            wrong = place, _DAMAGED
+            break
+        try:
+            os.close(write_small(folders[folder], name, mode, mtime_ns, data))
+        except OSError as error:
+            wrong = place, error.errno or errno.EIO
+            break
+        records.append(record(known or identity(paths[folder], name, size, mtime_ns), 0, size, digest))
+    told = b"".join(records)
+    try:
+        if os.pwrite(folders[-1], told, where) < len(told):
+            return 0, errno.ENOSPC
+    except OSError as error:
+        return 0, error.errno or errno.EIO
+    return wrong
+
+
+def _read(shared: memoryview, folders: Sequence[int], files: Sequence[Read]) -> tuple[bytes, list[tuple[int, int]]]:
+    digests = []
+    failed = []
+    for place, (folder, name, size, mtime_ns, start) in enumerate(files):
+        data: bytes | None = b""
+        try:
+            descriptor = os.open(name, READ, dir_fd=folders[folder])
+            try:
+                data = read_small(descriptor, size, mtime_ns)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            failed.append((place, error.errno or errno.EIO))
+        if data is None:
+            failed.append((place, _CHANGED))
+        elif len(data) == size:
+            shared[start : start + size] = data
+        digests.append(blake3(data or b"").digest())
+    return b"".join(digests), failed
+
+
+def _is_alone(channel: socket.socket) -> bool:
+    """Whether nobody is left at the other end, though what he said is still there."""
+    poll = select.poll()
+    poll.register(channel, 0)
+    return bool(poll.poll(0))
+
+
+def _send(channel: socket.socket, message: Any) -> None:
+    data = marshal.dumps(message)
+    channel.sendall(SIZE.pack(len(data)) + data)
+
+
+def received(channel: socket.socket) -> tuple[Any, list[int]]:
+    """The next message, and the descriptors that came with it."""
+    head, folders, _, _ = socket.recv_fds(channel, SIZE.size, FOLDERS + 1)
+    if len(head) < SIZE.size:
+        raise EOFError
+    data = bytearray(SIZE.unpack(head)[0])
+    view = memoryview(data)
+    while view:
+        count = channel.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return marshal.loads(data), folders  # noqa: S302 (from a process of ours, over a socket that has no name)
+
+
+if __name__ == "__main__":
+    main()

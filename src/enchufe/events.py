@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, dataclass_transform
 
 from enchufe.errors import EnchufeError
 
@@ -18,20 +18,57 @@ Digest = bytes
 """BLAKE3, 32 bytes; in JSON in hexadecimal digits."""
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
 class Event:
-    """What all events have: a name."""
+    """What all events have: a name, and values that stay as they are.
+
+    They are made of their annotations as frozen dataclasses are, and type checkers take them for that. But to make one
+    dataclass takes most of a millisecond, and every command begins with all of these.
+
+    Raises:
+        TypeError: a value is missing, or is one too many.
+    """
 
     event: ClassVar[str]
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls.__match_args__ = tuple(inspect.get_annotations(cls))  # type: ignore[misc]
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        names = self.__match_args__
+        given = dict(zip(names, values, strict=False))
+        wrong = sorted((named.keys() & given.keys()) | (named.keys() - set(names)))
+        given.update(named)
+        missing = [name for name in names if name not in given and not hasattr(type(self), name)]
+        if len(values) > len(names) or wrong or missing:
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}; wrong: {[*wrong, *missing]}")
+        self.__dict__.update(given)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"cannot set {name}: what was told stays as it is")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete {name}: what was told stays as it is")
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == other._values if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    def __repr__(self) -> str:
+        values = (f"{name}={value!r}" for name, value in zip(self.__match_args__, self._values, strict=True))
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    @property
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
 
     def as_dict(self) -> dict[str, Any]:
         """The event as JSON can say it; a path's bytes that are no UTF-8 become lone surrogates, as in os.fsdecode."""
-        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-        return {
-            "v": VERSION,
-            "event": self.event,
-            **{name: value for name, value in values.items() if value is not None},
-        }
+        told = {name: _plain(value) for name, value in zip(self.__match_args__, self._values, strict=True)}
+        return {"v": VERSION, "event": self.event, **{name: value for name, value in told.items() if value is not None}}
 
 
 def _plain(value: Any) -> Any:
@@ -42,7 +79,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
 class Listening(Event):
     """Ready for the other side to connect; once for each address."""
 
@@ -50,7 +86,6 @@ class Listening(Event):
     address: str
 
 
-@dataclass(frozen=True)
 class Code(Event):
     """Who says this on the other side is let in; once. A new one follows where a cut has used it up.
 
@@ -64,7 +99,6 @@ class Code(Event):
     link: str
 
 
-@dataclass(frozen=True)
 class WrongCode(Event):
     """Somebody said a wrong one, by mistake or to guess; `left` guesses may still be made."""
 
@@ -72,14 +106,12 @@ class WrongCode(Event):
     left: int
 
 
-@dataclass(frozen=True)
 class CodeGone(Event):
     """The code lets nobody in any more: too old, or guessed wrong too often. Known machines and tokens still do."""
 
     event = "code_gone"
 
 
-@dataclass(frozen=True)
 class Unannounced(Event):
     """The network does not hear that we are here: whoever is to come needs the address or the link."""
 
@@ -87,7 +119,6 @@ class Unannounced(Event):
     message: str
 
 
-@dataclass(frozen=True)
 class Paired(Event):
     """The other side has proved who it is.
 
@@ -101,7 +132,6 @@ class Paired(Event):
     name: str | None = None
 
 
-@dataclass(frozen=True)
 class Remembered(Event):
     """The other side's key is pinned under this name; None: it does not want to be remembered."""
 
@@ -109,7 +139,6 @@ class Remembered(Event):
     name: str | None
 
 
-@dataclass(frozen=True)
 class Connected(Event):
     """The other side is there."""
 
@@ -117,7 +146,6 @@ class Connected(Event):
     peer: str
 
 
-@dataclass(frozen=True)
 class Message(Event):
     """One message crossed, or, where there is no framing, the bytes that came together.
 
@@ -135,7 +163,6 @@ class Message(Event):
     bytes: int
 
 
-@dataclass(frozen=True)
 class Ended(Event):
     """The other side has said all it had to say."""
 
@@ -143,7 +170,6 @@ class Ended(Event):
     peer: str
 
 
-@dataclass(frozen=True)
 class Accepted(Event):
     """A server let somebody in.
 
@@ -156,7 +182,6 @@ class Accepted(Event):
     connections: int
 
 
-@dataclass(frozen=True)
 class Rejected(Event):
     """A server closed a connection as soon as it came: a limit, by its name, forbade it."""
 
@@ -165,7 +190,6 @@ class Rejected(Event):
     limit: str
 
 
-@dataclass(frozen=True)
 class Finished(Event):
     """A connection to a server has ended.
 
@@ -186,7 +210,6 @@ class Finished(Event):
     error: str | None = None
 
 
-@dataclass(frozen=True)
 class Offered(Event):
     """The whole offer is known: how many entries of any kind, how many bytes in their files."""
 
@@ -195,7 +218,6 @@ class Offered(Event):
     bytes: int
 
 
-@dataclass(frozen=True)
 class Progress(Event):
     """How far it is.
 
@@ -213,7 +235,6 @@ class Progress(Event):
     rate: float
 
 
-@dataclass(frozen=True)
 class File(Event):
     """What became of one file, directory or link.
 
@@ -232,7 +253,6 @@ class File(Event):
     reason: str | None = None
 
 
-@dataclass(frozen=True)
 class Landed(Event):
     """A root is in place on this side, under this name."""
 
@@ -240,7 +260,6 @@ class Landed(Event):
     path: Path
 
 
-@dataclass(frozen=True)
 class Receipt(Event):
     """It is on the other side's disk; nothing comes after this.
 
@@ -264,7 +283,6 @@ class Receipt(Event):
     digest: Digest
 
 
-@dataclass(frozen=True)
 class Retrying(Event):
     """It was cut, and will be tried again.
 
@@ -278,7 +296,6 @@ class Retrying(Event):
     seconds: float
 
 
-@dataclass(frozen=True)
 class Failed(Event):
     """It did not work; of what kind, and what to do."""
 

@@ -309,6 +309,7 @@ class Delivery:
         there: list[Entry] = []
         here: list[tuple[Entry, Buffer, bytes]] = []
         start = 0
+        folder, parent = 0, NO_PARENT  # of those that are staged under their own names: most are beside the one before
         with self._lock:
             for one in files:
                 entry, data, digest = one
@@ -318,11 +319,15 @@ class Delivery:
                 if places.full or not self._is_plain(entry):
                     here.append(one)
                     continue
-                folder, name = self._plan.place(entry, places)
-                known = b"" if name is entry.name else self._plan.identity(entry)
+                name, known = entry.name, b""
+                if entry.parent != parent or parent == NO_PARENT:
+                    folder, name = self._plan.place(entry, places)
+                    parent = entry.parent
+                    if name is not entry.name:
+                        known, parent = self._plan.identity(entry), NO_PARENT
                 slot.view[start : start + size] = data
-                mode, time = entry.mode & 0o777, entry.mtime_ns
-                asked.append((folder, name, mode, time, slot.start + start, size, digest, known))
+                mode = entry.mode & 0o777
+                asked.append((folder, name, mode, entry.mtime_ns, slot.start + start, size, digest, known))
                 there.append(entry)
                 start += size
             self._space.stored += start

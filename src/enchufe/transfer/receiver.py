@@ -247,7 +247,7 @@ class Receiver(Machine):
         self._check_open()
         claimed = []
         for number, digest, payload in batch.files:
-            arriving = self._find(number)
+            arriving = self._arriving.get(number) or self._find(number)
             if arriving is None:
                 continue
             size = len(payload)

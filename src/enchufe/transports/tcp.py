@@ -296,7 +296,10 @@ def _look_up_any(addresses: Sequence[TcpAddress]) -> list[_Found]:
 
 def _look_up(address: TcpAddress, flags: int) -> list[_Found]:
     try:
-        answers = socket.getaddrinfo(address.host or "localhost", address.port, type=socket.SOCK_STREAM, flags=flags)
+        host = address.host or "localhost"
+        # A str is encoded by a codec whose tables take long to import, and is the same in the end unless it is foreign.
+        known = host.encode() if host.isascii() else host
+        answers = socket.getaddrinfo(known, address.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as error:
         raise BrokenError(
             f"the name {address.host!r} is unknown",

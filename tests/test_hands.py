@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from enchufe import events
 from enchufe.buffer import Buffer
-from enchufe.entry import Answer, Entry, Kind, Reason
+from enchufe.entry import BLOCK_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, NoSpaceError, RemoteProtocolError, StoreError, VerificationError
 from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux
 from enchufe.store.interface import Contents
@@ -180,7 +180,7 @@ def begun(folder: Path, **how: Any) -> Delivery:
     return delivery
 
 
-def write(delivery: Delivery, files: list[tuple[Entry, Buffer]], *, digest: bytes | None = None) -> None:
+def write(delivery: Delivery, files: Sequence[tuple[Entry, Buffer]], *, digest: bytes | None = None) -> None:
     done: list[None] = []
     told = [(entry, data, digest or blake3(data).digest()) for entry, data in files]
     assert delivery.write_together(told, lambda: done.append(None))
@@ -254,6 +254,39 @@ def test_files_into_a_folder_that_is_there(tmp_path: Path) -> None:
         assert {again.admit(entry) for entry, _ in files} == {Answer.REST}
         again.abandon()
     assert os.listdir(tmp_path / "top") == ["kept"]
+
+
+def test_more_than_there_is_room_for_is_written_here(tmp_path: Path) -> None:
+    """A batch may be longer than a block by what its table has room for."""
+    delivery = begun(tmp_path)
+    offer = Offer(delivery)
+    folder = offer.folder("top")
+    data = bytes(BLOCK_SIZE // 2 + 1)
+    files = [(offer.add(Kind.FILE, f"f{number}", folder, size=len(data)), data) for number in range(2)]
+    told = [(entry, data, blake3(data).digest()) for entry, data in files]
+    assert not delivery.write_together(told, lambda: None)
+    write(delivery, files[:1])
+    delivery.abandon()
+
+
+def test_a_process_that_was_forked_off_keeps_no_hand(tmp_path: Path) -> None:
+    script = f"""
+import os, time
+from tests import handing
+from tests.test_hands import begun, offered, running, write
+handing.at_once()
+delivery = begun({str(tmp_path)!r})
+write(delivery, offered(delivery))
+child = os.fork()
+if not child:
+    time.sleep(60)
+    os._exit(0)
+delivery.abandon()
+assert not running()
+os.kill(child, 9)
+os.waitpid(child, 0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
 
 
 def test_content_of_another_digest(tmp_path: Path) -> None:

@@ -303,6 +303,8 @@ class Delivery:
             self.hands = hands.begin(_HANDS)
         if self._over or self.hands is None or not self.hands.ready:
             return False
+        if sum(len(data) for _, data, _ in files) > BLOCK_SIZE:  # which a sender may, though it need not
+            return False
         slot = self.hands.slot()
         places = hands.Places()
         asked: list[Write] = []

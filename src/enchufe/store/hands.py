@@ -116,6 +116,8 @@ class _Hand:
 
     def end(self) -> None:
         """Have it end after what it is at, and wait for that."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.channel.shutdown(socket.SHUT_RDWR)  # whoever was forked off meanwhile has our end too
         self.channel.close()
         self.asked.clear()
         with contextlib.suppress(ChildProcessError):  # somebody else waits for all that this process has begun

@@ -168,6 +168,15 @@ def test_no_bit_of_what_says_where_a_content_belongs_changes_unnoticed(message: 
                 unpacked(bytes(damaged))
 
 
+def test_an_answer_that_there_is_not_leaves_nothing_that_holds_the_buffer() -> None:
+    """What did would crash Python 3.11, once its collector came by."""
+    body = memoryview(b"\0\0\0\1\0\0\0\1\x63")
+    with pytest.raises(RemoteProtocolError) as caught:
+        m.Want.unpack(body)
+    body.release()
+    assert caught.value.__cause__ is not None
+
+
 def test_a_run_is_not_taken_for_the_other_kind() -> None:
     with pytest.raises(VerificationError, match="damaged"):
         unpacked(b"\x10" + b"".join(frame(Same(1, 2, 3)))[1:])

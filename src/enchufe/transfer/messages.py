@@ -140,8 +140,10 @@ class Want(Message):
     def unpack(cls, body: memoryview) -> Self:
         if not body or len(body) % _WANT.size:
             raise malformed(cls.type)
+        # At once: an iterator left in a traceback holds the buffer, and Python 3.11's collector crashes on that.
+        runs = list(_WANT.iter_unpack(body))
         try:
-            return cls([(first, count, Answer(answer)) for first, count, answer in _WANT.iter_unpack(body)])
+            return cls([(first, count, Answer(answer)) for first, count, answer in runs])
         except ValueError as error:
             raise malformed(cls.type) from error
 

@@ -14,6 +14,7 @@ from enchufe import events, meeting
 from enchufe.errors import LocalProtocolError
 from enchufe.events import OnEvent
 from enchufe.meeting import Aim, Make
+from enchufe.pace import LEAST_LIMIT
 from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
@@ -100,7 +101,7 @@ def send_files(
         attributes: whether extended attributes go along.
         streams: connections at the most; None: as many as pay on this link.
         compress: what shrinks: "auto" where the link is slow, "always", or "never".
-        limit: bytes per second at the most, over all streams.
+        limit: bytes per second at the most, over all streams; no less than 1000.
         timeout: seconds without a sign of life after which the other side counts as dead.
         retry: seconds after a cut for which to go on trying; 0 ends it at the first cut, as standard input always does.
         each_file: whether `on_event` is told of every file, not only of those left out.
@@ -117,6 +118,8 @@ def send_files(
     from enchufe.session.sending import SendingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
     from enchufe.transfer.sender import Sender  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
+    if limit is not None and not limit >= LEAST_LIMIT:  # NaN is none either
+        raise LocalProtocolError(f"a limit of {limit:g} bytes a second is too low", hint="1kB/s is the least.")
     on_event = _in_turn(on_event)
     begin, about = _source_of(paths, text, name, exclude, attributes)
     is_pipe = text is None and _is_pipe(paths)

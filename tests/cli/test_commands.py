@@ -430,6 +430,7 @@ def free_port() -> int:
         (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--compress", "maybe"], 2, "--compress"),
         (["receive", "127.0.0.1:9", "--plain", "--max-size", "big"], 2, "no size"),
         (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--limit", "fast"], 2, "no rate"),
+        (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--limit", "999"], 2, "too low"),
         (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--timeout", "nan"], 2, "nan"),
         (["receive", "--listen", "127.0.0.1:0", "--plain", "-o", "{file}"], 6, "file"),
         (["receive", "--listen", "192.0.2.1:0", "--plain"], 2, "not an address of this machine"),

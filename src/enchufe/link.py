@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ _PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 _FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
 READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
+LEAST_RATE: Final = 10.0  # bytes per second by which a frame must come on: twice what pings bring
 
 
 class Link:
@@ -58,6 +60,7 @@ class Link:
         self._bell = bell
         self._hands: Hands | None = None
         self._heard = self._said = self._waiter.now()
+        self._due = math.inf  # when a frame that has begun is late
         self._cut: BrokenError | None = None
         # A KeyboardInterrupt may come between the kernel's taking bytes and our noting how many.
         self._midway = False
@@ -146,6 +149,7 @@ class Link:
                     raise self._silent()
             interrupted = False
         finally:
+            self._due = math.inf  # what came meanwhile may be whole: nobody has looked
             if not (interrupted and leave):
                 thread.join()
             with ending:
@@ -234,6 +238,8 @@ class Link:
         if count:
             self.machine.buffer.received(count)
             self._heard = self._waiter.now()
+            due = min(self._due, self._heard + self._timeout)
+            self._due = late_after(due, count, LEAST_RATE, whole=count >= lacking)
         elif count == 0:
             self.ended = True
         return count is not None
@@ -244,7 +250,7 @@ class Link:
         quiet = self.outgoing or self.machine.peer is None
         ping = float("inf") if quiet else self._said + _PING_AFTER
         try:
-            deadline = min(silent, ping, until)
+            deadline = min(silent, self._due, ping, until)
             if self._bell is None:
                 await self.transport.wait(interest, deadline)
             else:
@@ -257,9 +263,20 @@ class Link:
             now = self._waiter.now()
             if now >= silent:
                 raise self._silent() from None
+            if now >= self._due:
+                raise DeadlineExceeded("what the other side has begun to say comes on too slowly") from None
             if now >= ping:
                 self.say(Ping())
                 self._said = now
+
+
+def late_after(due: float, count: int, least: float, *, whole: bool) -> float:
+    """When what has begun to come is late, now that `count` more bytes of it came until `due`.
+
+    It has a timeout, and what it takes at `least` bytes a second: where its length was changed on its way so that it
+    grew, only pings come, which would fill it in hours. They bring half of that, so it is found after two timeouts.
+    """
+    return math.inf if whole else due + count / least
 
 
 def head(pieces: list[Buffer], count: int) -> list[Buffer]:

@@ -45,7 +45,7 @@ def ended(
     Args:
         first: of `attempt`, for the one that is harmed.
         again: the same, for another one after it, which nobody harms; None: there is none.
-        may_hang: whether it may last as long as the patience that `first` has.
+        may_hang: whether it may last until it is given up.
     """
     try:
         return _ended(flip, sent, first, again, may_hang=may_hang)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.link import READ_SIZE
+from enchufe.link import LEAST_RATE, READ_SIZE, late_after
 from enchufe.transports import Transport
 
 
@@ -27,7 +28,7 @@ class Carrier(Protocol):
 
         Raises:
             BrokenError: the connection was cut, or is not what the other side sent.
-            ClosedError, DeadlineExceeded: as `Transport.receive`.
+            ClosedError, DeadlineExceeded: as `Transport.receive`, or what has begun to come comes on too slowly.
         """
 
     async def send(self, pieces: Sequence[Buffer], deadline: float) -> None:
@@ -39,11 +40,14 @@ class Plain:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
+        self._due = math.inf  # when a frame that has begun is late
 
     async def receive(self, buffer: ReceiveBuffer, lacking: int, deadline: float) -> bool:
         """As `Carrier.receive`."""
-        count = await self.transport.receive_into(buffer.space(lacking)[: max(lacking, READ_SIZE)], deadline)
+        due = min(deadline, self._due)
+        count = await self.transport.receive_into(buffer.space(lacking)[: max(lacking, READ_SIZE)], due)
         buffer.received(count)
+        self._due = late_after(due, count, LEAST_RATE, whole=count >= lacking)
         return count > 0
 
     async def send(self, pieces: Sequence[Buffer], deadline: float) -> None:

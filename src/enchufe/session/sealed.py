@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 from enchufe.access.binding import derived
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError
-from enchufe.link import head
+from enchufe.link import head, late_after
 from enchufe.transports import Transport, advance
 
 STREAM: Final = 64  # types of a frame
@@ -33,9 +33,7 @@ _LIMIT: Final = (1 << 20) + (64 << 10) + (1 << 10)
 _MOST: Final = _LIMIT - TAG_SIZE
 _JOINED: Final = 8192  # bytes; a shorter piece is sooner copied than encrypted by itself (tuning)
 
-# Bytes per second by which a record must come on: twice what pings bring. A length that was changed on its way would
-# have us wait for hours for pings to fill the record; this is found after two timeouts.
-_LEAST: Final = 52
+_LEAST_RATE: Final = 52.0  # bytes per second by which a record must come on: twice what pings bring, sealed
 
 _HEADER: Final = struct.Struct(">BI")
 _STREAM: Final = struct.Struct(f">BI{ID_SIZE}sH{SALT_SIZE}s")
@@ -200,7 +198,8 @@ class Sealed:
         else:
             due = min(deadline, self._due)
             count = await self.transport.receive_into(self._opener.space(buffer), due)
-            self._due = math.inf if self._opener.received(count, buffer) else due + count / _LEAST
+            whole = self._opener.received(count, buffer)
+            self._due = late_after(due, count, _LEAST_RATE, whole=whole)
         return count > 0
 
     def _answer_came(self, count: int) -> None:

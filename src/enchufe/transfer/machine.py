@@ -33,7 +33,7 @@ class Machine(ABC):
     Attributes:
         state: where it stands; `transfer.states` says what that allows.
         buffer: what was received and not read yet: whoever receives may write into it.
-        lacking: how many bytes the next message lacks at least, after `next_event` returned None.
+        lacking: how many bytes the next message lacks at least; 1 where nobody has looked.
         peer: the other side's HELLO, once it came.
     """
 
@@ -67,6 +67,7 @@ class Machine(ABC):
             if isinstance(message, int):
                 self.lacking = message
                 return None
+            self.lacking = 1
             after = step(self.role, self.state, Way.GOT, message.type)
             if isinstance(message, Error):
                 self.state = after

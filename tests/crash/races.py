@@ -42,10 +42,20 @@ from enchufe.errors import (
     StoreError,
     VerificationError,
 )
-from enchufe.session import Greeted, Options, ReceivingSession, SendingSession, base, door, opened, receiving, sending
+from enchufe.session import (
+    Greeted,
+    Options,
+    ReceivingSession,
+    SendingSession,
+    base,
+    door,
+    receiving,
+    sending,
+    shared_files,
+)
 from enchufe.session import streams as stream_threads
 from enchufe.session.consent import Declined, Offering
-from enchufe.store import LocalStore, Sending, SendingFile, Source, delivery, journal, openfiles
+from enchufe.store import LocalStore, Sending, SendingFile, Source, delivery, descriptor_cache, journal
 from enchufe.store.pipe import PipeSource
 from enchufe.transfer import going, patches, receiver, sender
 from enchufe.transfer.machine import Machine
@@ -70,8 +80,8 @@ TOGETHER: Final = 16
 _SWITCH: Final = 1e-6  # seconds
 _HELD_AT: Final = (3, 6, 20)  # lines at which threads are held up for long
 _OWN: Final = (
-    base, delivery, door, going, journal, link, opened, openfiles, patches, receiver, receiving, sender, sending,
-    stream, stream_threads,
+    base, delivery, descriptor_cache, door, going, journal, link, patches, receiver, receiving, sender, sending,
+    shared_files, stream, stream_threads,
 )  # fmt: skip
 
 M = TypeVar("M", bound=Machine)

@@ -15,8 +15,8 @@ from enchufe.errors import EnchufeError, StoreError
 from enchufe.events import OnEvent
 from enchufe.link import head
 from enchufe.session.base import Greeted, Options, Session
-from enchufe.session.opened import OpenedFiles
 from enchufe.session.packing import Packer
+from enchufe.session.shared_files import SharedFiles
 from enchufe.session.streams import Stream
 from enchufe.store import LeftOut, Sending, SendingFile
 from enchufe.store.interface import Contents, Lister, ReadsTogether
@@ -62,7 +62,7 @@ class SendingSession(Session[Sender]):
         self._pending: deque[Entry] = deque()  # numbered, and not offered yet
         self._total = 0
         self._block = memoryview(bytearray(BLOCK_SIZE))
-        self._files = OpenedFiles(source.open)
+        self._files = SharedFiles(source.open)
         self._unsendable: deque[tuple[Entry, Reason]] = deque()
         self._refused_told = 0
         # Small files cost the processor, not the link, and Python's threads have one between them: where the link is

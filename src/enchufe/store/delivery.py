@@ -18,6 +18,7 @@ from enchufe.printable import printable
 from enchufe.store import delta, hands, linux
 from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
+from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.faults import damaged, store_error
 from enchufe.store.hand import NEW, write_small
@@ -27,7 +28,6 @@ from enchufe.store.journal import Journal, Runs
 from enchufe.store.leftovers import Leftovers, blank_rest
 from enchufe.store.metadata import dress, granted_mode
 from enchufe.store.names import NameRules
-from enchufe.store.openfiles import OpenFile, OpenFiles
 from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
@@ -111,7 +111,7 @@ class Delivery:
         self._wanted = bytearray()  # by id, whether it is a file that was wanted
         self._begun: set[int] = set()
         self._dropped: set[int] = set()
-        self._files = OpenFiles()
+        self._files = DescriptorCache()
         self._kept: dict[int, Runs] = {}
         self._unchecked: set[int] = set()
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread

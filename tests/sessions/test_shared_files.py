@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enchufe.entry import Entry, Reason
-from enchufe.session.opened import OpenedFiles
+from enchufe.session.shared_files import SharedFiles
 from enchufe.store import LeftOut
 from tests.pairs.pair import file
 
@@ -45,11 +45,11 @@ def disk() -> Disk:
 
 
 @pytest.fixture
-def files(disk: Disk) -> OpenedFiles:
-    return OpenedFiles(disk.open)
+def files(disk: Disk) -> SharedFiles:
+    return SharedFiles(disk.open)
 
 
-def test_a_file_is_opened_once_and_stays_open(disk: Disk, files: OpenedFiles) -> None:
+def test_a_file_is_opened_once_and_stays_open(disk: Disk, files: SharedFiles) -> None:
     with files.reading(ONE) as first, files.reading(ONE) as second:
         assert first is second
     with files.reading(ONE) as third, files.reading(TWO) as other:
@@ -57,7 +57,7 @@ def test_a_file_is_opened_once_and_stays_open(disk: Disk, files: OpenedFiles) ->
     assert [file.closed for file in disk.opened] == [0, 0]
 
 
-def test_closing_waits_for_the_last_reader(disk: Disk, files: OpenedFiles) -> None:
+def test_closing_waits_for_the_last_reader(disk: Disk, files: SharedFiles) -> None:
     with files.reading(ONE):
         with files.reading(ONE):
             files.close(ONE)
@@ -72,7 +72,7 @@ def test_closing_waits_for_the_last_reader(disk: Disk, files: OpenedFiles) -> No
     assert [file.closed for file in disk.opened] == [1, 1]
 
 
-def test_after_all_are_closed_none_stays_open(disk: Disk, files: OpenedFiles) -> None:
+def test_after_all_are_closed_none_stays_open(disk: Disk, files: SharedFiles) -> None:
     with files.reading(ONE), files.reading(TWO):
         files.close(TWO)
         files.close_all()
@@ -82,7 +82,7 @@ def test_after_all_are_closed_none_stays_open(disk: Disk, files: OpenedFiles) ->
     assert [file.closed for file in disk.opened] == [1, 1, 1]
 
 
-def test_a_reader_that_fails_has_read(disk: Disk, files: OpenedFiles) -> None:
+def test_a_reader_that_fails_has_read(disk: Disk, files: SharedFiles) -> None:
     with pytest.raises(LeftOut), files.reading(ONE):
         raise LeftOut(Reason.CHANGED, (b"a",))
     files.close(ONE)
@@ -98,7 +98,7 @@ def test_what_cannot_be_opened_is_tried_again(disk: Disk) -> None:
             raise LeftOut(Reason.VANISHED, (b"a",))
         return disk.open(entry)
 
-    files = OpenedFiles(refuse_once)
+    files = SharedFiles(refuse_once)
     with pytest.raises(LeftOut), files.reading(ONE):
         pass
     with files.reading(ONE):
@@ -106,7 +106,7 @@ def test_what_cannot_be_opened_is_tried_again(disk: Disk) -> None:
     assert tries == [ONE, ONE]
 
 
-def test_whether_it_changed_is_asked_of_what_is_open(disk: Disk, files: OpenedFiles) -> None:
+def test_whether_it_changed_is_asked_of_what_is_open(disk: Disk, files: SharedFiles) -> None:
     assert files.unchanged(ONE)
     with files.reading(ONE):
         disk.opened[0].same = False

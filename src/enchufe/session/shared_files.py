@@ -1,4 +1,4 @@
-"""Opened files: several streams read one at once, and it closes when it is done with and nobody reads it any more."""
+"""Files that several streams read at once: one closes when it is done with, and nobody reads it any more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Opened:
         self.done_with = False
 
 
-class OpenedFiles:
+class SharedFiles:
     """Files by the id of their entry, for any number of threads.
 
     A descriptor that is closed while somebody reads it fails there, or is another file by then.

@@ -1,4 +1,4 @@
-"""Open files: descriptors of files that come in pieces, used by several threads at once, with few of them open."""
+"""Descriptors of files that are written in pieces: several threads use one at once, and few of them stay open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class OpenFile:
         self.kept = True
 
 
-class OpenFiles:
+class DescriptorCache:
     """Files by the id of their entry. Those used last stay open, at most `limit` beside those in use.
 
     Whoever uses it holds one lock for each call, but not while it writes.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import struct
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,28 @@ def test_a_folder_that_became_a_file_since_its_folder_was_listed_is_left_out(ful
         (full / "in").write_text("a file by now")
         assert list(walk) == []
         assert source.left_out == [((b"full", b"in"), Reason.CHANGED.told)]
+
+
+def test_what_is_kept_of_a_listed_folder_is_little(tmp_path: Path) -> None:
+    """For as long as the walk lasts, where it is the same: nobody asks what is in it then, and nobody says so."""
+    folders = 300
+    for number in range(folders):
+        (tmp_path / f"{number}" / "in").mkdir(parents=True)
+        for file in range(LISTED_FROM):
+            (tmp_path / f"{number}" / f"{file}").touch()
+    assert (kept_of(tmp_path, lists=True) - kept_of(tmp_path, lists=False)) / folders < 200  # bytes
+
+
+def kept_of(tree: Path, *, lists: bool) -> int:
+    with contextlib.closing(Source([tree])) as source:
+        source.lists = lists
+        tracemalloc.start()
+        try:
+            for _ in source.walk():
+                pass
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
 
 
 def test_what_is_inside_is_looked_at_again(full: Path) -> None:

@@ -83,7 +83,7 @@ class Source:
         self._files: dict[int, bytes] = {}  # id of a root that is a file -> where it really is
         self._folders = SharedFolders()
         self._count = 0
-        self._walked: dict[int, frozenset[bytes]] = {}  # id of a listed folder -> the folders in it
+        self._walked: dict[int, tuple[bytes, ...]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
         self._times: dict[int, int] = {}  # id of what was offered again -> how many times
         self._small = 0  # files that might have been read together
@@ -196,7 +196,7 @@ class Source:
             return
         try:
             leaves, folders = self._names(here, folder.id)
-            walked = self._walked.pop(folder.id, frozenset())
+            walked = frozenset(self._walked.pop(folder.id, ()))
             for name in folders:
                 if name not in walked:  # it is no file any more, and was no folder yet
                     self.left_out.append(((*self._folders.path(folder.id), name), Reason.CHANGED.told))
@@ -302,7 +302,7 @@ class Source:
                 if self.lists and not self._attributes and LISTED_FROM <= len(leaves) <= LISTED:
                     listing = listed(leaves, descriptor, alone=True)
                 if listing is not None and folders:
-                    self._walked[self._count] = frozenset(folders)
+                    self._walked[self._count] = tuple(folders)
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from enchufe.cli import securing, terminal
-from enchufe.cli.securing import Securing
+from enchufe.cli import manner, terminal
+from enchufe.cli.manner import Manner
 from enchufe.errors import LocalProtocolError
 from tests.namespaces import SOURCE
 from tests.secured.people import Person, two_people
@@ -28,9 +28,10 @@ def person(tmp_path: Path) -> Iterator[Person]:
         yield ana
 
 
-def options(**changed: bool) -> Securing:
+def options(**changed: bool) -> Manner:
     chosen = {"plain": False, "no_input": False, "remember": False, "tokens": False, "announce": True, **changed}
-    return Securing(interfaces=(), **chosen)
+    shown = {"as_json": False, "quiet": False, "verbose": False}
+    return Manner(timeout=30.0, retry=30.0, streams=None, interfaces=(), **shown, **chosen)
 
 
 CONTRADICTIONS = [
@@ -83,22 +84,22 @@ def test_who_names_nobody_listens(to: str | None, listen: str | None, plain: boo
 
 
 def test_the_code_is_that_of_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(securing.CODE, CODE)
+    monkeypatch.setenv(manner.CODE, CODE)
     monkeypatch.setattr(terminal, "ask", lambda _question: pytest.fail("nobody is to be asked"))
     assert options().code() == CODE
 
 
 @pytest.mark.parametrize("answer", [None, ""])
 def test_without_an_answer_there_is_no_code(monkeypatch: pytest.MonkeyPatch, answer: str | None) -> None:
-    monkeypatch.delenv(securing.CODE, raising=False)
+    monkeypatch.delenv(manner.CODE, raising=False)
     monkeypatch.setattr(terminal, "ask", lambda _question: answer)
     with pytest.raises(LocalProtocolError) as caught:
         options().code()
-    assert securing.CODE in caught.value.hint
+    assert manner.CODE in caught.value.hint
 
 
 def test_nobody_is_asked_who_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(securing.CODE, raising=False)
+    monkeypatch.delenv(manner.CODE, raising=False)
     monkeypatch.setattr(terminal, "ask", lambda _question: pytest.fail("nobody is to be asked"))
     with pytest.raises(LocalProtocolError):
         options(no_input=True).code()

@@ -79,7 +79,7 @@ def _timeout(told: str) -> Decorator:
 in_json: Final = click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 _EVENTS: Final = click.option("--json", "as_json", is_flag=True, help="Events as JSON, one a line, on standard output.")
 
-_COMMON: Final[list[Decorator]] = [
+_TRANSFER: Final[list[Decorator]] = [
     click.option("--plain", is_flag=True, help="No encryption, no authentication: for networks you trust."),
     _timeout("Seconds without a sign of life after which the other side counts as dead."),
     click.option(
@@ -103,10 +103,6 @@ _COMMON: Final[list[Decorator]] = [
     click.option("--quiet", is_flag=True, envvar="ENCHUFE_QUIET", help="Say only what went wrong."),
     click.option("--verbose", is_flag=True, envvar="ENCHUFE_VERBOSE", help="Name every file."),
     click.option("--no-input", is_flag=True, help="Never ask anything."),
-]
-
-
-_SECURING: Final[list[Decorator]] = [
     click.option("--remember", is_flag=True, help="Pin the other's key, if it says so too: @name needs no code then."),
     click.option(
         "--tokens", is_flag=True, help="Where this listens: let in by tokens too (enchufe token new makes them)."
@@ -184,9 +180,8 @@ def _giving(options: Sequence[Decorator]) -> Decorator:
     return give
 
 
-# For whoever dials by TLS, listens by TLS, exchanges messages, transfers files, and those who do it encrypted.
+# For whoever dials by TLS, listens by TLS, exchanges messages, and transfers files.
 believing: Final = _giving(_BELIEVING)
 proving: Final = _giving(_PROVING)
 talking: Final = _giving(_TALK)
-common: Final = _giving(_COMMON)
-securing: Final = _giving(_SECURING)
+transferring: Final = _giving(_TRANSFER)

@@ -12,13 +12,12 @@ import click
 import enchufe
 from enchufe import events
 from enchufe.cli import exits
-from enchufe.cli.options import Rate, Size, common, securing
-from enchufe.cli.securing import Securing
-from enchufe.cli.show import Screen, screen
+from enchufe.cli.options import Rate, Size, transferring
 from enchufe.errors import EnchufeError
 from enchufe.interruption import interrupt
 
 if TYPE_CHECKING:
+    from enchufe.cli.show import Screen
     from enchufe.files import Compress
 
 
@@ -48,8 +47,7 @@ if TYPE_CHECKING:
     help="Compress what shrinks: where the link is slow, always, or never.",
 )
 @click.option("--limit", type=Rate(), metavar="RATE", envvar="ENCHUFE_LIMIT", help="At the most so fast, as 20MB/s.")
-@common
-@securing
+@transferring
 def send(
     paths: tuple[str, ...],
     to: str | None,
@@ -60,15 +58,7 @@ def send(
     xattrs: bool,
     compress: Compress,
     limit: float | None,
-    plain: bool,
-    timeout: float,
-    retry: float,
-    streams: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    no_input: bool,
-    **manner: Any,
+    **options: Any,
 ) -> None:
     """Send files and folders, or a text; - is standard input.
 
@@ -79,9 +69,11 @@ def send(
         raise click.UsageError("nothing to send: name a file or a folder, or say --text")
     if text is not None and paths:
         raise click.UsageError("--text goes alone: send the files in another run")
-    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=True, plain=plain)
-    secured = Securing(plain=plain, no_input=no_input, **manner)
-    listen = secured.where(to, listen)
+    from enchufe.cli.manner import Manner  # noqa: PLC0415 (slow to import)
+
+    manner = Manner(**options)
+    shown = manner.screen(sending=True)
+    listen = manner.where(to, listen)
     run_transfer(
         shown,
         lambda: enchufe.send_files(
@@ -92,14 +84,10 @@ def send(
             name=("stdin" if text is None else "text.txt") if name is None else name,
             exclude=exclude,
             attributes=xattrs,
-            streams=streams,
             compress=compress,
             limit=limit,
-            timeout=timeout,
-            retry=retry,
-            each_file=verbose,
             on_event=shown.show,
-            **secured.arguments(),
+            **manner.arguments(),
         ),
     )
 
@@ -132,8 +120,7 @@ def send(
 @click.option("--max-size", type=Size(), metavar="SIZE", help="Take no more than this in all, as 20GB.")
 @click.option("--once", is_flag=True, help="End after one receipt (the default).")
 @click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
-@common
-@securing
+@transferring
 def receive(
     source: str | None,
     listen: str | None,
@@ -145,15 +132,7 @@ def receive(
     max_size: int | None,
     once: bool,  # noqa: ARG001 (what always happens)
     yes: bool,
-    plain: bool,
-    timeout: float,
-    retry: float,
-    streams: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    no_input: bool,
-    **manner: Any,
+    **options: Any,
 ) -> None:
     """Receive what one sender sends.
 
@@ -161,20 +140,24 @@ def receive(
     Without it, this shows a code, and waits for whoever says that: enchufe send PATH --to CODE. A sender that is cut or
     refused does not end the waiting.
     """
-    if as_json and output == "-":
+    from enchufe.cli.manner import Manner  # noqa: PLC0415 (slow to import)
+
+    manner = Manner(**options)
+    if manner.as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
     if to is not None and source is None:
         raise click.UsageError("--to says where SOURCE listens: name that, too, a code or @name")
     from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
     from enchufe.cli.consent import asking  # noqa: PLC0415 (who sends asks nothing)
 
-    shown = screen(as_json=as_json, quiet=quiet, verbose=verbose, sending=False, plain=plain)
-    ask = asking(shown, plain=plain, yes=yes, no_input=no_input, as_json=as_json, quiet=quiet)
-    secured = Securing(plain=plain, no_input=no_input, **manner)
-    listen = secured.where(source, listen)
+    shown = manner.screen(sending=False)
+    ask = asking(
+        shown, plain=manner.plain, yes=yes, no_input=manner.no_input, as_json=manner.as_json, quiet=manner.quiet
+    )
+    listen = manner.where(source, listen)
 
     def run() -> events.Receipt:
-        confined(output, listen, secured.state())
+        confined(output, listen, manner.state())
         return enchufe.receive_files(
             output,
             listen=listen,
@@ -185,12 +168,8 @@ def receive(
             links=links,  # type: ignore[arg-type]
             max_size=max_size,
             ask=ask,
-            streams=streams,
-            timeout=timeout,
-            retry=retry,
-            each_file=verbose,
             on_event=shown.show,
-            **secured.arguments(),
+            **manner.arguments(),
         )
 
     run_transfer(shown, run)

@@ -1,4 +1,4 @@
-"""How a transfer is secured, as the options of `send` and `receive` say; and the code, from wherever it may come."""
+"""How a transfer goes, as the options that `send` and `receive` share say; and the code, from wherever it may come."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from typing import Any, Final
 import click
 
 from enchufe.cli import terminal
+from enchufe.cli.show import Screen, screen
 from enchufe.errors import LocalProtocolError
 
 CODE: Final = "ENCHUFE_CODE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Securing:
-    """What the options say."""
+class Manner:
+    """What the options say: see `cli/options.py`."""
 
     plain: bool
+    timeout: float
+    retry: float
+    streams: int | None
+    as_json: bool
+    quiet: bool
+    verbose: bool
     no_input: bool
     remember: bool
     tokens: bool
@@ -37,6 +44,10 @@ class Securing:
             return ":0"
         return listen
 
+    def screen(self, *, sending: bool) -> Screen:
+        """Where it is shown."""
+        return screen(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, sending=sending, plain=self.plain)
+
     def arguments(self) -> dict[str, Any]:
         """For `send_files` and `receive_files`."""
         return {
@@ -46,6 +57,10 @@ class Securing:
             "tokens": self.tokens,
             "announce": self.announce,
             "interfaces": self.interfaces,
+            "streams": self.streams,
+            "timeout": self.timeout,
+            "retry": self.retry,
+            "each_file": self.verbose,
         }
 
     def state(self) -> str | None:

@@ -85,9 +85,10 @@ def test_deadlines_end_a_connection(engine: str, limit: str) -> None:
 
 @EVERY
 def test_a_killed_peer_is_found(engine: str, tmp_path: Path) -> None:
-    ended = tmp_path / "ended"
+    came, ended = tmp_path / "came", tmp_path / "ended"
 
     async def noting(connection: Connection) -> None:
+        came.touch()
         try:
             async for message in connection:
                 await connection.send(message)
@@ -98,6 +99,7 @@ def test_a_killed_peer_is_found(engine: str, tmp_path: Path) -> None:
     with ENGINES[engine](noting, "127.0.0.1:0", PREFIXED, drain=1) as (address, *_):
         command = [sys.executable, "-c", code, address.rpartition(":")[2]]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as peer:
+            until(came.exists)
             time.sleep(0.2)
             assert not ended.exists()
             peer.kill()

@@ -15,6 +15,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -307,8 +308,9 @@ class Receiver:
             env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(b"y\n" * 100)
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already, and reads nothing
+            self.process.stdin.write(b"y\n" * 100)
+            self.process.stdin.flush()
 
     def end(self) -> int:
         self.process.communicate(timeout=PATIENCE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,12 +21,15 @@ from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, NoSpaceError, RemoteProtocolError, StoreError, VerificationError
+from enchufe.session import SendingSession
 from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux
 from enchufe.store.interface import Contents
 from enchufe.store.journal import RECORD_SIZE, Journal, Records
+from enchufe.transfer.messages import LeftOut as SaidLeftOut
+from enchufe.transfer.messages import frame
 from tests import handing
 from tests.sessions import encrypted
-from tests.sessions.transfers import send
+from tests.sessions.transfers import send, transfer
 from tests.test_delivery import Offer, T, snapshot
 from tests.until import until
 
@@ -256,6 +261,57 @@ def test_files_into_a_folder_that_is_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "top") == ["kept"]
 
 
+def test_without_descriptors_left_files_are_written_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivery = begun(tmp_path)
+    files = offered(delivery)
+    write(delivery, files[:8])
+    stored = delivery._space.stored
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hands._Hand, "ask", refuse)
+        write(delivery, files[8:20])
+    write(delivery, files[20:])
+    assert delivery._space.stored - stored == sum(len(data) for _, data in files[8:])
+    delivery.commit()
+    assert len([one for one in snapshot(tmp_path).values() if one[2] is not None]) == len(files)
+
+
+def test_a_hand_that_cannot_be_told_all_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has heard the beginning, and waits for the rest."""
+    delivery = begun(tmp_path)
+    files = offered(delivery)
+    write(delivery, files[:8])
+    send_fds = socket.send_fds
+
+    def some(channel: socket.socket, parts: list[bytes], descriptors: list[int]) -> int:
+        sent = send_fds(channel, [b"".join(parts)[:9]], descriptors)
+        channel.shutdown(socket.SHUT_WR)
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", some)
+    with pytest.raises(StoreError, match="is gone"):
+        write(delivery, files[8:])
+    delivery.suspend()
+
+
+def test_what_is_being_stored_cannot_be_left_out(tree: Path, tmp_path: Path) -> None:
+    """Else it would be there and not counted: by a sender that sends files, and says that it left them out."""
+
+    class Hostile(SendingSession):
+        def _say_batch(self, stream: int, work: Any, contents: Any) -> list[Buffer]:
+            said = [bytes(piece) for piece in super()._say_batch(stream, work, contents)]
+            return [*said, *[piece for entry, _ in work for piece in frame(SaidLeftOut(entry.id, Reason.CHANGED))]]
+
+    store = LocalStore(tmp_path / "inbox")
+    ends = transfer(lambda: Source([tree]), store.begin, streams=1, sending=Hostile)
+    assert isinstance(ends.receiver.end, RemoteProtocolError)
+    assert "which is not on its way" in str(ends.receiver.end)
+    assert os.listdir(tmp_path / "inbox") == [".enchufe"]
+
+
 def test_more_than_there_is_room_for_is_written_here(tmp_path: Path) -> None:
     """A batch may be longer than a block by what its table has room for."""
     delivery = begun(tmp_path)
@@ -355,9 +411,13 @@ def test_a_hand_that_is_killed_ends_the_delivery_and_costs_little(tmp_path: Path
     files = offered(delivery)
     write(delivery, files[:10])
     for process in running():
+        os.kill(process, signal.SIGSTOP)
+    told = [(entry, data, blake3(data).digest()) for entry, data in files[10:]]
+    assert delivery.write_together(told, lambda: None)
+    for process in running():
         os.kill(process, signal.SIGKILL)
     with pytest.raises(StoreError, match="is gone"):
-        write(delivery, files[10:])
+        until(lambda: collected(delivery.hands, []))
     with pytest.raises(EnchufeError):
         delivery.commit()
     delivery.suspend()
@@ -370,6 +430,22 @@ def test_a_hand_that_is_killed_ends_the_delivery_and_costs_little(tmp_path: Path
     assert all(kept[:10])
     assert not all(kept)
     again.abandon()
+
+
+def test_hands_that_are_gone_are_missed_by_nobody(tmp_path: Path) -> None:
+    """Where nothing was asked of them."""
+    delivery = begun(tmp_path)
+    files = offered(delivery)
+    write(delivery, files[:10])
+    for process in running():
+        os.kill(process, signal.SIGKILL)
+    until(lambda: not running())
+    for entry, data in files[10:]:
+        digest = blake3(data).digest()
+        if not delivery.write_together([(entry, data, digest)], lambda: None):
+            delivery.write_whole(entry, data, digest)
+    delivery.commit()
+    assert len([one for one in snapshot(tmp_path).values() if one[2] is not None]) == len(files)
 
 
 def test_room_in_the_journal_that_nobody_filled_tells_nothing(tmp_path: Path) -> None:

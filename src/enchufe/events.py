@@ -33,7 +33,8 @@ class Event:
     __match_args__: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        cls.__match_args__ = tuple(inspect.get_annotations(cls))  # type: ignore[misc]
+        own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
+        cls.__match_args__ = tuple(dict.fromkeys((*cls.__match_args__, *own)))  # type: ignore[misc]
 
     def __init__(self, *values: Any, **named: Any) -> None:
         names = self.__match_args__

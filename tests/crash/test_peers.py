@@ -176,6 +176,18 @@ def test_with_few_descriptors(root: Path, inbox: Path) -> None:
     trees.check_receipted(inbox, sent, root)
 
 
+def test_with_few_descriptors_and_many_folders(root: Path, inbox: Path) -> None:
+    """So many that other processes read and write, which get descriptors of the folders."""
+    for number in range(1500):
+        (root / f"folder{number}").mkdir()
+        (root / f"folder{number}" / "file").write_bytes(b"%d" % number)
+    with receiving(inbox, prefix=FEW) as (other, address):
+        peer = Peer("send", root, "--to", address, prefix=FEW)
+        assert peer.end() == exits.DONE, peer.told
+        assert other.end() == exits.DONE, other.told
+    trees.check_receipted(inbox, trees.seen(root), root)
+
+
 def dial(address: str, source: int = 1) -> socket.socket:
     host, port = address.rsplit(":", 1)
     return socket.create_connection((host, int(port)), LONG, (f"127.0.0.{source}", 0))

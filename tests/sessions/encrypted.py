@@ -6,7 +6,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -136,7 +136,7 @@ def send(
     dials: Any
     listens: Any
     dials, listens = (sending, receiving) if sender_dials else (receiving, sending)
-    with closing(source), served(listener, listens, Receiver if sender_dials else Sender) as address:
+    with served(listener, listens, Receiver if sender_dials else Sender) as address:
         if relay is not None:
             relay.to = address
         where = relay.address if relay is not None else address

@@ -96,7 +96,6 @@ def transfer(
     """
     ends = Ends()
     chosen = Options(**{"each_file": True, "timeout": 20.0, **options})
-    sources: list[Sending] = []
 
     def tell(side: Side) -> events.OnEvent:
         def told(event: events.Event) -> None:
@@ -107,8 +106,7 @@ def transfer(
         return told
 
     def make_sending(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
-        sources.append(source())
-        return sending(over, sources[-1], options, tell(ends.sender))
+        return sending(over, source(), options, tell(ends.sender))
 
     def make_receiving(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         more = {"compares": True} if compares else {}
@@ -143,8 +141,6 @@ def transfer(
     for thread in (dialing, listening):
         thread.join(PATIENCE)
         assert not thread.is_alive(), ends
-    for one in sources:
-        one.close()
     return ends
 
 

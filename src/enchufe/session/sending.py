@@ -86,6 +86,13 @@ class SendingSession(Session[Sender]):
         """As `Session.crossed`."""
         return self.machine.sent_bytes
 
+    async def complete(self) -> events.Receipt:
+        """As `Session.complete`; nobody reads of the source any more then, and it is closed."""
+        try:
+            return await super().complete()
+        finally:
+            self.source.close()
+
     async def run(self) -> events.Receipt:
         """Send everything, and return the receipt."""
         await self.greet()

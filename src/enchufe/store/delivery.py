@@ -332,11 +332,6 @@ class Delivery:
                 asked.append((folder, name, mode, entry.mtime_ns, slot.start + start, size, digest, known))
                 there.append(entry)
                 start += size
-            self._space.stored += start
-        for entry, data, digest in here:
-            if blake3(data).digest() != digest:
-                raise self._wrong(entry, 0)
-            self.write_whole(entry, data, digest)
 
         def answered(answer: tuple[()] | tuple[int, int] | None) -> None:
             assert self.hands is not None
@@ -351,12 +346,30 @@ class Delivery:
                 raise self._wrong(there[answer[0]], answer[1])
             done()
 
+        begun = self._begin_there(asked, places, answered)
+        if begun:
+            with self._lock:
+                self._space.stored += start
+        else:
+            self.hands.give_back(slot)
+        for entry, data, digest in here if begun else files:
+            if blake3(data).digest() != digest:
+                raise self._wrong(entry, 0)
+            self.write_whole(entry, data, digest)
+        if not begun:
+            done()
+        return True
+
+    def _begin_there(self, asked: Sequence[Write], places: hands.Places, answered: hands.Answered) -> bool:
+        """Have a hand write files; False where there is none to be asked now, or nothing to ask for."""
+        assert self.hands is not None
         try:
             paths = [self._plan.path(id_) for id_ in places.ids]
-            self.hands.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
-        except OSError as error:
-            raise self._error(error, "write", files[0][0]) from error
-        return True
+            if asked:
+                self.hands.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
+        except OSError:  # no descriptors left, say: whoever writes one by one may do with less, or finds out why
+            return False
+        return bool(asked)
 
     def _wrong(self, entry: Entry, number: int) -> Exception:
         """What to raise for an errno; 0: a content is of another digest."""

@@ -10,7 +10,6 @@ import errno
 import marshal
 import mmap
 import os
-import select
 import socket
 import struct
 import sys
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     Read = tuple[int, bytes, int, int, int]
     """A file to be read: which folder, name, size, mtime_ns; where its content goes."""
 
-FOLDERS: Final = 200  # that one request may come with: the kernel passes 253 descriptors at once (SCM_MAX_FD)
+FOLDERS: Final = 32  # that one request may come with, so that few descriptors are open and few on their way at once
 
 # O_NONBLOCK: a FIFO that took a file's place must not hold us up. O_NOCTTY: nor a terminal become ours.
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | getattr(os, "O_NOCTTY", 0)
@@ -103,14 +102,14 @@ def main() -> None:
 
     Whoever asks may be gone, and another one take up what he left: then nothing more is begun.
     """
-    channel = socket.socket(fileno=0)
+    channel, owner = socket.socket(fileno=0), int(sys.argv[2])
     try:
         told, descriptors = received(channel)
         shared = memoryview(mmap.mmap(descriptors[0], told))
         _send(channel, True)
         while True:
             (what, *asked), descriptors = received(channel)
-            if _is_alone(channel):
+            if os.getppid() != owner:
                 return
             try:
                 _send(channel, (_read if what == "read" else _write)(shared, descriptors, *asked))
@@ -165,13 +164,6 @@ def _read(shared: memoryview, folders: Sequence[int], files: Sequence[Read]) -> 
             shared[start : start + size] = data
         digests.append(blake3(data or b"").digest())
     return b"".join(digests), failed
-
-
-def _is_alone(channel: socket.socket) -> bool:
-    """Whether nobody is left at the other end, though what he said is still there."""
-    poll = select.poll()
-    poll.register(channel, 0)
-    return bool(poll.poll(0))
 
 
 def _send(channel: socket.socket, message: Any) -> None:

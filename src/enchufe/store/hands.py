@@ -11,6 +11,7 @@ They change nothing but speed: where there are none yet, or none to be had, whoe
 from __future__ import annotations
 
 import contextlib
+import errno
 import marshal
 import mmap
 import os
@@ -25,6 +26,7 @@ from typing import Any, Final
 import blake3
 
 from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import LocalProtocolError
 from enchufe.store import hand
 from enchufe.store.folders import Folders
 from enchufe.store.shared_folders import SharedFolders
@@ -96,13 +98,18 @@ class _Hand:
         self.lost = False
 
     def ask(self, request: Any, descriptors: Sequence[int], answered: Answered) -> None:
+        """Have it do something; OSError where nothing was said."""
         data = marshal.dumps(request)
-        self.asked.append(answered)
         try:
             sent = socket.send_fds(self.channel, [hand.SIZE.pack(len(data)), data], descriptors)
+        except OSError as error:  # it is gone, or too many descriptors of ours are on their way
+            self.lost = self.lost or error.errno in (errno.EPIPE, errno.ECONNRESET)
+            raise
+        self.asked.append(answered)
+        try:
             self.channel.sendall(memoryview(data)[max(sent - hand.SIZE.size, 0) :])
         except OSError:
-            self.lost = True
+            self._give_up()
 
     def hear(self) -> None:
         """Take its next answer to who waits for it, as soon as it is there; one that is lost has none."""
@@ -111,17 +118,22 @@ class _Hand:
             if not self.lost:
                 answer, _ = hand.received(self.channel)
         except (EOFError, OSError):
-            self.lost = True
+            self._give_up()
         self.asked.popleft()(answer)
 
     def end(self) -> None:
         """Have it end after what it is at, and wait for that."""
-        with contextlib.suppress(OSError):  # it has ended
-            self.channel.shutdown(socket.SHUT_RDWR)  # whoever was forked off meanwhile has our end too
+        self._give_up()
         self.channel.close()
         self.asked.clear()
         with contextlib.suppress(ChildProcessError):  # somebody else waits for all that this process has begun
             os.waitpid(self._process, 0)
+
+    def _give_up(self) -> None:
+        """Both ends know that there is no more, whoever else has them, having been forked off meanwhile."""
+        self.lost = True
+        with contextlib.suppress(OSError):  # it has ended
+            self.channel.shutdown(socket.SHUT_RDWR)
 
 
 class Hands:
@@ -175,7 +187,8 @@ class Hands:
     def slot(self) -> Slot:
         """Memory that nobody uses, to be given back; waits until there is some, and collects meanwhile."""
         while not self._slots:
-            self._hear_some(None)
+            if not self._hear_some(None):
+                raise LocalProtocolError("all memory is lent out, and nobody is at work who would give it back")
         return self._slots.pop()
 
     def give_back(self, slot: Slot) -> None:
@@ -186,7 +199,7 @@ class Hands:
         """Have one read files, some time; `collect` tells of it, as `hand.main` says.
 
         Raises:
-            OSError: a folder cannot be opened.
+            OSError: a folder cannot be opened, or nobody be asked now: nothing is begun.
         """
         self._ask(("read", files), places, folders, (), answered)
 
@@ -262,7 +275,7 @@ def _spawn(channel: int) -> int:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ENCHUFE_")}
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-S", hand.__file__, library],
+        [sys.executable, "-I", "-S", hand.__file__, library, str(os.getpid())],
         environment,
         file_actions=[(os.POSIX_SPAWN_DUP2, channel, 0)],
         setsigmask=_BLOCKED,

@@ -411,7 +411,7 @@ class Source:
         if self.hands is None and not self._tried and self._small >= hands.from_files:
             self._tried = True
             self.hands = hands.begin(_HANDS)
-        if self.hands is None or not self.hands.ready:
+        if self.hands is None or not self.hands.ready or entries[0].parent == NO_PARENT:
             return False
         slot = self.hands.slot()
         release = partial(self.hands.give_back, slot)
@@ -431,7 +431,7 @@ class Source:
 
         try:
             self.hands.read(asked, places, self._folders, answered)
-        except OSError:  # a folder is gone: whoever reads by name finds out which
+        except OSError:  # whoever reads them one by one finds out why, if it is a file's fault
             done(Contents(self._read_here(entries), release))
         return True
 

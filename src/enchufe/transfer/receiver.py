@@ -568,7 +568,8 @@ class Receiver(Machine):
 
     def _leave_out(self, message: LeftOut) -> None:
         arriving = self._arriving.pop(message.id, None)
-        if arriving is None or arriving.end is not None:
+        # A batch says of each file that it was sent: it is being stored, and nothing takes it back.
+        if arriving is None or arriving.end is not None or (arriving.in_batch and arriving.busy):
             raise RemoteProtocolError(f"the peer left out entry {message.id}, which is not on its way")
         self._left_out.add(message.id)
         self._booked -= arriving.digests.span

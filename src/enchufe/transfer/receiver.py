@@ -266,9 +266,6 @@ class Receiver(Machine):
     def settle_small(self, claimed: Iterable[tuple[Arriving, int, bytes]]) -> None:
         """What was claimed of a batch is written: whole files, their sizes and digests."""
         for arriving, size, digest in claimed:
-            if arriving.left_out:
-                self.release(arriving)
-                continue
             entry = arriving.entry
             del self._arriving[entry.id]
             self.stored_bytes += size

@@ -69,13 +69,16 @@ def target(scene: str) -> MemoryStore:
             if node.data and len(path) > 1:
                 data = bytearray(node.data)
                 partial = _Partial(data, {0: blake3(data).digest()})
-                store.partials[path, len(data), node.mtime_ns] = partial
+                store.partials[path] = {(len(data), node.mtime_ns): partial}
     return store
 
 
 def kept(store: MemoryStore) -> int:
     return sum(
-        min(BLOCK_SIZE, key[1] - block * BLOCK_SIZE) for key, part in store.partials.items() for block in part.blocks
+        min(BLOCK_SIZE, size - block * BLOCK_SIZE)
+        for versions in store.partials.values()
+        for (size, _), part in versions.items()
+        for block in part.blocks
     )
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enchufe import events
 from enchufe.buffer import Buffer
-from enchufe.entry import BLOCK_SIZE, Entry
+from enchufe.entry import BLOCK_SIZE, NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import BrokenError, EnchufeError, VerificationError
 from enchufe.session import SendingSession
 from enchufe.store import LocalStore, Source
@@ -217,12 +219,40 @@ def test_memory_keeps_what_had_arrived_too(streams: int) -> None:
     assert isinstance(ends.sender.error, BrokenError)
     assert not inbox.nodes
     kept = sum(
-        min(BLOCK_SIZE, key[1] - block * BLOCK_SIZE) for key, part in inbox.partials.items() for block in part.blocks
+        min(BLOCK_SIZE, size - block * BLOCK_SIZE)
+        for versions in inbox.partials.values()
+        for (size, _), part in versions.items()
+        for block in part.blocks
     )
     ends = transfer(store.source, inbox.begin, streams=streams)
     assert inbox.contents() == store.contents()
     assert ends.sender.receipt.sent_bytes == len(BIG) + sum(range(100)) - kept
     assert not inbox.partials
+
+
+class Unlisted(dict[Any, Any]):
+    """It is looked up in, not through."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("each of a million files would go through a million")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_memory_looks_for_what_it_kept_of_a_file_and_no_further() -> None:
+    inbox = MemoryStore()
+    cut = inbox.begin()
+    old, same = (Entry(number, NO_PARENT, b"%d" % number, Kind.FILE, 4, 0o644, 1) for number in range(2))
+    for entry in (old, same):
+        assert cut.admit(entry) is Answer.ALL
+        cut.write(entry, 0, b"cont", b"its digest")
+    cut.suspend()
+    inbox.partials = Unlisted(inbox.partials)
+    again = inbox.begin()
+    assert again.admit(replace(old, mtime_ns=2)) is Answer.ALL
+    assert again.restarted == [(b"0",)]
+    assert again.admit(same) is Answer.REST
+    assert list(again.kept(same)) == [(0, b"its digest")]
 
 
 # One stream, cut and damaged at any byte.

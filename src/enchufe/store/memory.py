@@ -46,7 +46,7 @@ class _Partial:
     blocks: dict[int, bytes] = field(default_factory=dict)
 
 
-_Key = tuple[Path, int, int]  # path, size, mtime_ns
+_Version = tuple[int, int]  # size, mtime_ns
 
 
 class MemoryStore:
@@ -65,7 +65,7 @@ class MemoryStore:
         self.nodes: dict[Path, Node] = {}
         self.limit = limit
         self.update = update
-        self.partials: dict[_Key, _Partial] = {}
+        self.partials: dict[Path, dict[_Version, _Partial]] = {}
 
     def add(self, path: str, data: bytes, *, mode: int = 0o644, mtime_ns: int = 0) -> None:
         """Put a file at `path`, with the directories it needs."""
@@ -260,7 +260,8 @@ class OfferedNames:
 class _Part:
     """A file that is arriving, or has arrived."""
 
-    key: _Key
+    path: Path
+    version: _Version
     partial: _Partial
     node: Node
     whole: bool = False
@@ -311,14 +312,13 @@ class MemoryDelivery:
         self._taken += 0 if entry.size == UNKNOWN_SIZE else entry.size
         if self._store.limit is not None and self._taken > self._store.limit:
             raise NoSpaceError(f"the store takes {self._store.limit:,} bytes, and {self._taken:,} are wanted")
-        key = (path, entry.size, entry.mtime_ns)
-        partial = self._store.partials.pop(key, None)
-        if others := [kept for kept in self._store.partials if kept[0] == path]:
+        version = (entry.size, entry.mtime_ns)
+        kept = self._store.partials.pop(path, {})
+        partial = kept.pop(version, None)
+        if kept:
             self.restarted.append(path)
-        for other in others:
-            del self._store.partials[other]
         self._nodes[entry.id] = (path, node)
-        self._parts[entry.id] = _Part(key, partial or _Partial(bytearray()), node)
+        self._parts[entry.id] = _Part(path, version, partial or _Partial(bytearray()), node)
         return Answer.REST if partial is not None else Answer.ALL
 
     def _meet(self, entry: Entry, path: Path) -> Answer:
@@ -427,8 +427,8 @@ class MemoryDelivery:
         if not self._over:
             self._over = True
             for part in self._parts.values():
-                if part.partial.blocks and part.key[1] != UNKNOWN_SIZE:
-                    self._store.partials[part.key] = part.partial
+                if part.partial.blocks and part.version[0] != UNKNOWN_SIZE:
+                    self._store.partials.setdefault(part.path, {})[part.version] = part.partial
 
     def abandon(self) -> None:
         """Forget it all."""

@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000_000)
     parser.add_argument("--from", dest="first", type=int, default=0)
+    parser.add_argument("--workers", type=int)
     options = parser.parse_args()
     logging.disable()  # a server warns of every drain that was cut short, which is what some seeds are about
     started, done = time.monotonic(), 0
@@ -31,7 +32,7 @@ def main() -> None:
     else:
         starts = range(options.first, options.first + options.seeds, BATCH)
         jobs = [(first, min(BATCH, options.first + options.seeds - first)) for first in starts]
-        done += sum(everywhere(batch, jobs, prepare=logging.disable))
+        done += sum(everywhere(batch, jobs, options.workers, prepare=logging.disable, settled=True))
     print(f"{done} conversations in {time.monotonic() - started:.0f} s, none other than the model says")
 
 

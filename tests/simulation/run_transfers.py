@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000_000)
     parser.add_argument("--from", dest="first", type=int, default=0)
+    parser.add_argument("--workers", type=int)
     options = parser.parse_args()
     started, done = time.monotonic(), 0
     if options.seeds <= BATCH:
@@ -33,7 +34,7 @@ def main() -> None:
     else:
         last = options.first + options.seeds
         jobs = [(first, min(BATCH, last - first)) for first in range(options.first, last, BATCH)]
-        done += sum(everywhere(batch, jobs))
+        done += sum(everywhere(batch, jobs, options.workers, settled=True))
     print(f"{done} transfers in {time.monotonic() - started:.0f} s, none other than the model says")
 
 

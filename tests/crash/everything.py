@@ -23,6 +23,7 @@ def search(
     default: int,
     together: int = 1,
     besides: Callable[[int, int], list[P]] | None = None,
+    settled: bool = False,
 ) -> None:
     """Read the options, and do it.
 
@@ -33,6 +34,7 @@ def search(
         default: how many are tried where nobody says.
         together: as many are given to `run` at once.
         besides: makes some more, for a seed and the number asked for.
+        settled: as `everywhere` has it.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--all", action="store_true", help="every point, in place of --points of them")
@@ -48,7 +50,7 @@ def search(
         chosen += besides(options.seed, options.points)
     jobs = [chosen[first : first + together] for first in range(0, len(chosen), together)]
     ends: Counter[str] = Counter()
-    for done, some in enumerate(everywhere(run, jobs, options.workers), 1):
+    for done, some in enumerate(everywhere(run, jobs, options.workers, settled=settled), 1):
         ends += some
         if done % 100 == 0:
             print(f"{done * together} of {len(chosen)} in {time.monotonic() - started:.0f} s", flush=True)

@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +24,7 @@ from enchufe.entry import BLOCK_SIZE
 from enchufe.store.memory import MemoryStore, _Partial
 from tests.crash.everything import search
 from tests.crash.wire import Harm, attempt
+from tests.simulation.blocks import SMALL, small_blocks
 
 REACH: Final = 64 << 10
 TOGETHER: Final = 64  # points that a worker takes at a time
@@ -35,8 +38,9 @@ class Point:
     """Where to cut.
 
     Attributes:
-        scene: "new": small files, nothing of which is there; "rest": tiny ones, most of which are there from before;
-            "large": files of several blocks on two streams; "folders": nearly all of them are there, and unchanged.
+        scene: "new": small files, nothing of which is there; "rest": files of small blocks, most of which are there
+            from before; "large": files of several blocks on two streams; "folders": nearly all files are there, and
+            unchanged.
         sender_says: whether it is what the sender says that is cut, else what the receiver says.
         sender_dials: else the receiver does.
     """
@@ -59,8 +63,25 @@ def source(scene: str) -> MemoryStore:
         for number in range(200):
             store.add(f"tree/d{number % 40}/f{number}", rng.randbytes(rng.randrange(1200)), mtime_ns=number)
         return store
-    for number in range(1600 if scene == "rest" else 130):
-        store.add(f"tree/f{number}", rng.randbytes(rng.randrange(8 if scene == "rest" else 1200)))
+    for number in range(220 if scene == "rest" else 130):
+        blocks = rng.choice((0, 0, 1, 1, 10, 30)) if scene == "rest" else 0
+        store.add(f"tree/f{number}", rng.randbytes(blocks * SMALL + rng.randrange(8 if scene == "rest" else 1200)))
+    return store
+
+
+@functools.cache
+def rest() -> MemoryStore:
+    """A store with most blocks of most files of that scene, from before."""
+    rng, store = random.Random(0), MemoryStore()
+    for path, node in source("rest").nodes.items():
+        partial = _Partial(bytearray(len(node.data)))
+        for start in range(0, len(node.data), SMALL):
+            if rng.random() < 0.9:
+                block = node.data[start : start + SMALL]
+                partial.data[start : start + SMALL] = block
+                partial.blocks[start // SMALL] = blake3(block).digest()
+        if partial.blocks:
+            store.partials[path] = {(len(node.data), node.mtime_ns): partial}
     return store
 
 
@@ -71,17 +92,16 @@ def target(scene: str) -> MemoryStore:
         for number in range(0, 40, 9):
             store.add(f"tree/d{number}/f{number}", b"older")
     if scene == "rest":
-        for path, node in source(scene).nodes.items():
-            if node.data and len(path) > 1:
-                data = bytearray(node.data)
-                partial = _Partial(data, {0: blake3(data).digest()})
-                store.partials[path] = {(len(data), node.mtime_ns): partial}
+        for path, versions in rest().partials.items():
+            store.partials[path] = {
+                version: _Partial(bytearray(part.data), dict(part.blocks)) for version, part in versions.items()
+            }
     return store
 
 
-def kept(store: MemoryStore) -> int:
+def kept(store: MemoryStore, block_size: int = BLOCK_SIZE) -> int:
     return sum(
-        min(BLOCK_SIZE, size - block * BLOCK_SIZE)
+        min(block_size, size - block * block_size)
         for versions in store.partials.values()
         for (size, _), part in versions.items()
         for block in part.blocks
@@ -93,30 +113,44 @@ def left(store: MemoryStore) -> bytes:
     digest = blake3()
     for path, versions in sorted(store.partials.items()):
         for version, part in sorted(versions.items()):
-            digest.update(repr((path, version, sorted(part.blocks.items()), len(part.data))).encode())
+            blocks = sorted(part.blocks)
+            digest.update(repr((path, version, blocks, len(part.data))).encode())
+            digest.update(b"".join([part.blocks[block] for block in blocks]))
             digest.update(part.data)
     return digest.digest()
 
 
 def length(scene: str, *, sender_says: bool, sender_dials: bool) -> int:
     """Bytes that cross where nobody cuts."""
-    done = attempt(source(scene), target(scene), sender_dials=sender_dials)
+    with blocks_of(scene):
+        done = attempt(source(scene), target(scene), sender_dials=sender_dials)
     assert isinstance(done.sender, events.Receipt), done
     return done.crossed[sender_says is not sender_dials]
 
 
+@contextmanager
+def blocks_of(scene: str) -> Iterator[int]:
+    """Blocks of a kilobyte where it is what is told of them that is cut: a receiver that tells much has few files."""
+    if scene != "rest":
+        yield BLOCK_SIZE
+        return
+    with small_blocks() as size:
+        yield size
+
+
 def run(point: Point) -> str:
     try:
-        return _run(point)
+        with blocks_of(point.scene) as block_size:
+            return _run(point, block_size)
     except BaseException as error:
         error.add_note(f"cut at {point}")
         raise
 
 
-def _run(point: Point) -> str:
+def _run(point: Point, block_size: int) -> str:
     sent, store = source(point.scene), target(point.scene)
     streams = STREAMS[point.scene]
-    had = kept(store)
+    had = kept(store, block_size)
     before = dict(store.nodes)
     size = sum(len(node.data) for path, node in sent.nodes.items() if before.get(path) != node)
     harm = Harm(point.sender_says is point.sender_dials, point.at, connection=point.connection)
@@ -128,11 +162,11 @@ def _run(point: Point) -> str:
         assert store.contents() == sent.contents()
         return "done" if isinstance(first.sender, events.Receipt) else "receipt lost"
     assert store.nodes == before, "something half-done is visible"
-    now = kept(store)
+    now = kept(store, block_size)
     if point.sender_says and point.connection == 0:
         lost = max(0, sum(first.crossed[:1] if point.sender_dials else first.crossed[1:]) + had - now)
         # Besides content, an entry and its share of a frame take less than 100 bytes.
-        assert lost <= streams * BLOCK_SIZE + 100 * len(sent.nodes), f"{lost} bytes were lost"
+        assert lost <= streams * block_size + 100 * len(sent.nodes), f"{lost} bytes were lost"
     state = (point.scene, point.sender_dials, left(store))
     if state not in _gone_on_from:
         _go_on(point, store, size - now)

@@ -257,3 +257,14 @@ def test_dribblers_are_dropped(root: Path, inbox: Path) -> None:
             thread.join()
     assert isinstance(other.end(), events.Receipt)
     trees.check_receipted(inbox, trees.seen(root), root)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="nobody says what is open here")
+def test_a_sender_leaves_nothing_open(root: Path, inbox: Path) -> None:
+    """A program that sends one tree after the other keeps none of their folders."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        other = Receiving(inbox)
+        assert isinstance(send(root, other.address()), events.Receipt)
+        assert isinstance(other.end(), events.Receipt)
+    assert len(os.listdir("/proc/self/fd")) <= before + 2, "descriptors stay"  # interpreters open some once

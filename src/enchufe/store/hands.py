@@ -2,8 +2,8 @@
 
 For a small file Python does a few system calls and some bookkeeping, and all its threads have one interpreter between
 them. So the system calls, which are more than half of it, go to processes of their own (hand.py), many files at a time
-and their contents in memory that is shared. Measured on four cores with 20,000 files of 1 to 16 KiB: one and a half
-times as fast, on either side.
+and their contents in memory that is shared. With 20,000 files of 1 to 16 KiB on four cores, both sides on one machine,
+that takes 0.7 of the time (benchmarks/README.md).
 
 They change nothing but speed: where there are none yet, or none to be had, whoever would use them does it all himself.
 """

@@ -81,7 +81,7 @@ def test_a_tree_with_one_of_everything(place: Path, streams: int, sender_dials: 
     check_told(ends, ends.sender.receipt.bytes)
     assert relay.streams == {(0, stream) for stream in range(streams)}
     # A file with several names crosses once.
-    assert ends.sender.receipt.sent_bytes == ends.receiver.receipt.sent_bytes < ends.sender.receipt.bytes
+    assert ends.sender.receipt.sent_bytes <= ends.receiver.receipt.sent_bytes < ends.sender.receipt.bytes
 
 
 @streams

@@ -20,6 +20,7 @@ from enchufe.session.shared_files import SharedFiles
 from enchufe.session.streams import Stream
 from enchufe.store import LeftOut, Sending, SendingFile
 from enchufe.store.interface import Contents, Lister, ReadsTogether
+from enchufe.store.reading import Content, read_each
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
@@ -339,18 +340,9 @@ class SendingSession(Session[Sender]):
         return pieces
 
     def _read_batch(self, stream: int, work: list[Small]) -> list[Buffer]:
-        contents: list[tuple[Buffer, bytes] | LeftOut] = []
-        for entry, _ in work:
-            try:
-                data = self.source.read_whole(entry)
-                contents.append((data, block_digest(data)))
-            except LeftOut as left_out:
-                contents.append(left_out)
-        return self._say_batch(stream, work, contents)
+        return self._say_batch(stream, work, read_each((entry for entry, _ in work), self.source.read_whole))
 
-    def _say_batch(
-        self, stream: int, work: list[Small], contents: Sequence[tuple[Buffer, bytes] | LeftOut]
-    ) -> list[Buffer]:
+    def _say_batch(self, stream: int, work: list[Small], contents: Sequence[Content]) -> list[Buffer]:
         files: list[tuple[int, bytes, Buffer]] = []
         said: list[Small] = []
         for small, content in zip(work, contents, strict=True):

@@ -15,13 +15,14 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import ClosedError, LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import delta, hands, linux
+from enchufe.store import delta, linux
 from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
 from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.faults import damaged, store_error
 from enchufe.store.hand import NEW, write_small
+from enchufe.store.hands import Answered, Hands, Hiring, Places
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.interface import Own
 from enchufe.store.journal import Journal, Runs
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 # The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do. Whoever
 # tells it may have to wait for its queue: telling it every 8 MiB made one big file on ext4 a quarter slower than this.
 WRITE_BEHIND: Final = 64 << 20
-
-_HANDS: Final = 2  # processes that write small files, which costs them twice as much as the books cost us
 
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -119,9 +118,7 @@ class Delivery:
         self._doubtful = False  # whether a sync has failed: then what reads well may not be on disk
         self._over = False
         self._leftovers = Leftovers(staging.dead, self._folders)
-        self._small = 0  # files that might have been written together
-        self._tried = False
-        self.hands: hands.Hands | None = None
+        self._hiring = Hiring()
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
@@ -287,6 +284,11 @@ class Delivery:
             raise
         return descriptor
 
+    @property
+    def hands(self) -> Hands | None:
+        """As `WritesTogether.hands`."""
+        return self._hiring.hands
+
     def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
         """Have other processes store small files, no more than a block in all, as `write_whole` would.
 
@@ -296,17 +298,15 @@ class Delivery:
         Returns:
             False where nothing was begun, since there are too few files for that, or no such processes.
         """
-        self._small += len(files)
-        # They sync nothing.
-        if self.hands is None and not self._tried and self._small >= hands.from_files and self._written.all_at_once:
-            self._tried = True
-            self.hands = hands.begin(_HANDS)
-        if self._over or self.hands is None or not self.hands.ready:
+        if self._over:
+            return False
+        them = self._hiring.with_files(len(files), able=self._written.all_at_once)  # they sync nothing
+        if them is None:
             return False
         if sum(len(data) for _, data, _ in files) > BLOCK_SIZE:  # which a sender may, though it need not
             return False
-        slot = self.hands.slot()
-        places = hands.Places()
+        slot = them.slot()
+        places = Places()
         asked: list[Write] = []
         there: list[Entry] = []
         here: list[tuple[Entry, Buffer, bytes]] = []
@@ -334,8 +334,7 @@ class Delivery:
                 start += size
 
         def answered(answer: tuple[()] | tuple[int, int] | None) -> None:
-            assert self.hands is not None
-            self.hands.give_back(slot)
+            them.give_back(slot)
             if answer is None:
                 self._failed = True
                 raise StoreError(
@@ -346,12 +345,12 @@ class Delivery:
                 raise self._wrong(there[answer[0]], answer[1])
             done()
 
-        begun = self._begin_there(asked, places, answered)
+        begun = self._begin_there(them, asked, places, answered)
         if begun:
             with self._lock:
                 self._space.stored += start
         else:
-            self.hands.give_back(slot)
+            them.give_back(slot)
         for entry, data, digest in here if begun else files:
             if blake3(data).digest() != digest:
                 raise self._wrong(entry, 0)
@@ -360,13 +359,12 @@ class Delivery:
             done()
         return True
 
-    def _begin_there(self, asked: Sequence[Write], places: hands.Places, answered: hands.Answered) -> bool:
+    def _begin_there(self, them: Hands, asked: Sequence[Write], places: Places, answered: Answered) -> bool:
         """Have a hand write files; False where there is none to be asked now, or nothing to ask for."""
-        assert self.hands is not None
         try:
             paths = [self._plan.path(id_) for id_ in places.ids]
             if asked:
-                self.hands.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
+                them.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
         except OSError:  # no descriptors left, say: whoever writes one by one may do with less, or finds out why
             return False
         return bool(asked)
@@ -574,7 +572,7 @@ class Delivery:
             ClosedError: something failed before; what is missing then must not pass for delivered.
             LocalProtocolError: a file was begun and neither completed nor dropped, or one from before not read again.
         """
-        self._end_hands()
+        self._hiring.close()
         with self._ending:
             self._check_open()
             if self._failed:
@@ -600,7 +598,7 @@ class Delivery:
 
     def suspend(self) -> None:
         """End, and keep what the next delivery can use; nothing where there is nothing, or where it is in doubt."""
-        self._end_hands()
+        self._hiring.close()
         with self._ending:
             if not self._over:
                 with contextlib.suppress(OSError):  # the disk is full: what was written before counts
@@ -609,14 +607,10 @@ class Delivery:
 
     def abandon(self) -> None:
         """Remove all that was received and not committed. What cannot be removed now, the next delivery will remove."""
-        self._end_hands()
+        self._hiring.close()
         with self._ending:
             if not self._over:
                 self._end(keep=False)
-
-    def _end_hands(self) -> None:
-        if self.hands is not None:
-            self.hands.close()
 
     def _end(self, *, keep: bool, delivered: bool = False) -> None:
         self._over = True

@@ -38,10 +38,10 @@ READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | getat
 NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 SIZE: Final = struct.Struct("=I")  # of what is said, in bytes
+BODY: Final = struct.Struct(">16sII32sI")  # a record of the journal (docs/protocol.md, "What is kept"), and its check
+CRC: Final = struct.Struct(">I")
 _LENGTH: Final = struct.Struct(">H")
 _VERSION: Final = struct.Struct(">Qq")
-_BODY: Final = struct.Struct(">16sII32sI")
-_CRC: Final = struct.Struct(">I")
 _DAMAGED: Final = 0  # in place of an errno: the content is of another digest
 _CHANGED: Final = 0  # the file is not what was offered
 
@@ -80,15 +80,20 @@ def write_small(directory: int, name: bytes, mode: int, mtime_ns: int, data: byt
     return descriptor
 
 
+def packed(above: bytes, name: bytes) -> bytes:
+    """The path of `name` in a folder whose path is `above`, empty for a root, as identities are made of."""
+    return above + _LENGTH.pack(len(name)) + name
+
+
 def identity(above: bytes, name: bytes, size: int, mtime_ns: int) -> bytes:
     """Which version of which file, for the journal: 16 bytes; `above` is its folder's packed path, empty for a root."""
-    return blake3(above + _LENGTH.pack(len(name)) + name + _VERSION.pack(size, mtime_ns)).digest(16)
+    return blake3(packed(above, name) + _VERSION.pack(size, mtime_ns)).digest(16)
 
 
 def record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
     """What the journal says of a block of the file of this identity."""
-    body = _BODY.pack(file, block, size, digest, 0)
-    return body + _CRC.pack(crc32(body))
+    body = BODY.pack(file, block, size, digest, 0)
+    return body + CRC.pack(crc32(body))
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from enchufe.store.shared_folders import SharedFolders
 use_hands = True
 from_files = 1_000  # small files after which some are taken on: they cost a fiftieth of a second each, once
 
+_COUNT: Final = 2  # a loop without any books gained nothing by more, on four processors
 _SLOTS: Final = 6  # requests that are at work or wait for it, or whose content is on its way
 _BLOCKED: Final = frozenset(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
@@ -251,6 +252,36 @@ class Hands:
             one.end()
         self._hands.clear()
         self._slots.clear()
+
+
+class Hiring:
+    """Hands for one that reads or writes small files, from when they pay on. For one thread at a time.
+
+    Attributes:
+        hands: None before that, and where there are none to be had.
+    """
+
+    def __init__(self) -> None:
+        self.hands: Hands | None = None
+        self._files = 0
+        self._sought = False
+
+    def with_files(self, count: int, *, able: bool = True) -> Hands | None:
+        """So many more small files are to be read or written: those that are there for them, if they may by now.
+
+        Args:
+            able: whether they could do all that is to be done.
+        """
+        self._files += count
+        if able and not self._sought and self._files >= from_files:
+            self._sought = True
+            self.hands = begin(_COUNT)
+        return self.hands if self.hands is not None and self.hands.ready else None
+
+    def close(self) -> None:
+        """End them after what they are at."""
+        if self.hands is not None:
+            self.hands.close()
 
 
 def begin(count: int) -> Hands | None:

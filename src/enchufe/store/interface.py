@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from enchufe.buffer import Buffer
 from enchufe.entry import Answer, Entry
 from enchufe.store.hands import Hands
-from enchufe.store.reading import LeftOut
+from enchufe.store.reading import Content
 
 Own = tuple[bytes, bytes]
 """Of the version of a file that is here: the digests of its next full blocks, and the records of its next pieces."""
@@ -78,7 +78,7 @@ class Contents:
         release: somebody else may have the memory; to be called once.
     """
 
-    files: Sequence[tuple[Buffer, bytes] | LeftOut]
+    files: Sequence[Content]
     release: Callable[[], None]
 
 

@@ -6,7 +6,6 @@ Nothing of it is synced: whoever believes it reads the blocks again before the c
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from array import array
 from collections.abc import Iterable, Iterator
@@ -14,16 +13,13 @@ from typing import Final
 from zlib import crc32
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
-from enchufe.store.hand import record
+from enchufe.store.hand import BODY, CRC, record
 
 NAME: Final = b"journal"
 ROOT: Final = b"root"  # beside it: the name of the first root, for people
 RECORD_SIZE: Final = 64
 MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks, whose index takes some 64 MiB; what comes after is not read
 
-_BODY: Final = struct.Struct(">16sII32sI")
-_CRC: Final = struct.Struct(">I")
-_LENGTH: Final = struct.Struct(">H")
 _TOGETHER: Final = 1024  # records, 64 KiB
 _CHUNK: Final = 1 << 20
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,11 +27,6 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 
 Runs = tuple[tuple[int, bytes], ...]
 """Blocks of a file: number of the first, digests of it and of those after it."""
-
-
-def packed(above: bytes, name: bytes) -> bytes:
-    """The path of `name` in a folder whose path is `above`, empty for a root, as identities are made of."""
-    return above + _LENGTH.pack(len(name)) + name
 
 
 class Journal:
@@ -210,7 +201,7 @@ class Records:
                 chunk, first, start = os.pread(self._descriptor, size, number * RECORD_SIZE), number, 0
                 if len(chunk) < RECORD_SIZE:
                     return
-            yield _BODY.unpack_from(chunk, start)
+            yield BODY.unpack_from(chunk, start)
 
 
 def _runs(blocks: array[int], digests: bytearray) -> Iterator[tuple[int, bytes]]:
@@ -234,5 +225,5 @@ def _runs(blocks: array[int], digests: bytearray) -> Iterator[tuple[int, bytes]]
 
 
 def _is_good(data: bytes, start: int) -> bool:
-    end = start + _BODY.size
-    return len(data) >= start + RECORD_SIZE and _CRC.unpack_from(data, end)[0] == crc32(data[start:end])
+    end = start + BODY.size
+    return len(data) >= start + RECORD_SIZE and CRC.unpack_from(data, end)[0] == crc32(data[start:end])

@@ -21,11 +21,10 @@ from blake3 import blake3
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import journal
 from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
-from enchufe.store.hand import identity
+from enchufe.store.hand import identity, packed
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
 from enchufe.store.shared_folders import SharedFolders
@@ -298,7 +297,7 @@ class Plan:
                 path = b"/".join(self._descriptors.path(folder.id))
                 raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
             self._writable.add(folder.id)
-        private = blake3(journal.packed(folder.path, entry.name)).digest(length=16).hex().encode()
+        private = blake3(packed(folder.path, entry.name)).digest(length=16).hex().encode()
         self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
         return _ALL, _STAGED
 
@@ -314,7 +313,7 @@ class Plan:
             entry.id,
             standing,
             depth,
-            journal.packed(folder.path, entry.name),
+            packed(folder.path, entry.name),
             entry.mode,
             entry.mtime_ns,
             entry.attributes,

@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from blake3 import blake3
+
+from enchufe.buffer import Buffer
 from enchufe.entry import Entry, Reason
 from enchufe.errors import StoreError
 from enchufe.printable import printable
@@ -35,6 +39,22 @@ class LeftOut(StoreError):
     def __init__(self, reason: Reason, path: tuple[bytes, ...]) -> None:
         super().__init__(f"'{printable(b'/'.join(path))}' is left out: {reason.told}")
         self.reason = reason
+
+
+Content = tuple[Buffer, bytes] | LeftOut
+"""Of a small file: all that is in it and the digest of that, or why it is left out."""
+
+
+def read_each(entries: Iterable[Entry], read_whole: Callable[[Entry], Buffer]) -> list[Content]:
+    """The contents of small files, read one by one. Raises what `read_whole` does, but for LeftOut."""
+    contents: list[Content] = []
+    for entry in entries:
+        try:
+            data = read_whole(entry)
+            contents.append((data, blake3(data).digest()))
+        except LeftOut as left_out:
+            contents.append(left_out)
+    return contents
 
 
 def reason_for(error: OSError, path: tuple[bytes, ...]) -> Reason:

@@ -9,20 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from blake3 import blake3
-
-from enchufe.buffer import Buffer
 from enchufe.entry import DIGEST_SIZE, LISTED, MAX_DEPTH, NO_PARENT, Entry, Kind, Listing, Reason
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import hands
 from enchufe.store.attributes import LIMIT, Attributes, get_attributes
 from enchufe.store.exclude import Exclude
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.hand import READ, read_small
+from enchufe.store.hands import Hands, Hiring, Places
 from enchufe.store.interface import Contents
 from enchufe.store.listing import in_order, listed
-from enchufe.store.reading import LeftOut, SourceFile, reason_for
+from enchufe.store.reading import Content, LeftOut, SourceFile, read_each, reason_for
 from enchufe.store.shared_folders import SharedFolders
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 AGAIN_LIMIT: Final = 2  # times that a file is offered once more
 LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
-_HANDS: Final = 2  # a second one gained nothing where the receiver is on the same machine
 LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
 
 
@@ -86,9 +82,7 @@ class Source:
         self._walked: dict[int, tuple[bytes, ...]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
         self._times: dict[int, int] = {}  # id of what was offered again -> how many times
-        self._small = 0  # files that might have been read together
-        self._tried = False
-        self.hands: hands.Hands | None = None
+        self._hiring = Hiring()
         for path in paths:
             self._name_root(os.fsencode(path))
 
@@ -399,6 +393,11 @@ class Source:
             raise LeftOut(Reason.CHANGED, self.path(entry))
         return data
 
+    @property
+    def hands(self) -> Hands | None:
+        """As `ReadsTogether.hands`."""
+        return self._hiring.hands
+
     def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
         """Have other processes read small files, no more than a block in all, as `read_whole` would.
 
@@ -407,15 +406,12 @@ class Source:
         Returns:
             False where nothing was begun, since there are too few files for that, or no such processes.
         """
-        self._small += len(entries)
-        if self.hands is None and not self._tried and self._small >= hands.from_files:
-            self._tried = True
-            self.hands = hands.begin(_HANDS)
-        if self.hands is None or not self.hands.ready or entries[0].parent == NO_PARENT:
+        them = self._hiring.with_files(len(entries))
+        if them is None or entries[0].parent == NO_PARENT:
             return False
-        slot = self.hands.slot()
-        release = partial(self.hands.give_back, slot)
-        places = hands.Places()
+        slot = them.slot()
+        release = partial(them.give_back, slot)
+        places = Places()
         asked: list[Read] = []
         start = slot.start
         for entry in entries:
@@ -427,29 +423,19 @@ class Source:
         def answered(answer: tuple[bytes, list[tuple[int, int]]] | None) -> None:
             there = 0 if answer is None else len(asked)
             files = [] if answer is None else self._read_there(entries[:there], slot.view, *answer)
-            done(Contents(files + self._read_here(entries[there:]), release))
+            done(Contents(files + read_each(entries[there:], self.read_whole), release))
 
         try:
-            self.hands.read(asked, places, self._folders, answered)
+            them.read(asked, places, self._folders, answered)
         except OSError:  # whoever reads them one by one finds out why, if it is a file's fault
-            done(Contents(self._read_here(entries), release))
+            done(Contents(read_each(entries, self.read_whole), release))
         return True
-
-    def _read_here(self, entries: Sequence[Entry]) -> list[tuple[Buffer, bytes] | LeftOut]:
-        files: list[tuple[Buffer, bytes] | LeftOut] = []
-        for entry in entries:
-            try:
-                data = self.read_whole(entry)
-                files.append((data, blake3(data).digest()))
-            except LeftOut as left_out:
-                files.append(left_out)
-        return files
 
     def _read_there(
         self, entries: Sequence[Entry], content: memoryview, digests: bytes, failed: Sequence[tuple[int, int]]
-    ) -> list[tuple[Buffer, bytes] | LeftOut]:
+    ) -> list[Content]:
         """What a hand has read, one after the other, and which of them it could not, by an errno."""
-        files: list[tuple[Buffer, bytes] | LeftOut] = []
+        files: list[Content] = []
         at = 0
         for start, entry in enumerate(entries):
             digest = digests[start * DIGEST_SIZE : (start + 1) * DIGEST_SIZE]
@@ -463,8 +449,7 @@ class Source:
 
     def close(self) -> None:
         """Close the folders that are open, when nobody reads; files are closed by who opened them."""
-        if self.hands is not None:
-            self.hands.close()
+        self._hiring.close()
         self._folders.close()
 
     def _opened(self, entry: Entry) -> int:

@@ -20,9 +20,9 @@ from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing
 from enchufe.errors import ClosedError, LocalProtocolError
 from enchufe.store.delta import record
 from enchufe.store.grafts import free_names
-from enchufe.store.hand import identity
+from enchufe.store.hand import identity, packed
 from enchufe.store.interface import Own
-from enchufe.store.journal import RECORD_SIZE, packed
+from enchufe.store.journal import RECORD_SIZE
 from enchufe.store.memory import Node, OfferedNames, listing_of
 from enchufe.transfer.digests import block_digest
 

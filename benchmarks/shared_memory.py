@@ -40,7 +40,7 @@ GATHERED: Final = 100  # messages of one send, in the row that gathers
 DONE: Final = b"done"
 SPIN: Final = shared_memory.SPIN
 # Bytes of a message, and how many of them a run has, one way and there and back.
-SIZES: Final = {64: (50_000, 3000), 1024: (30_000, 3000), 65536: (5000, 1000), 1 << 20: (300, 150)}
+SIZES: Final = {64: (50_000, 3000), 1024: (30_000, 3000), 65536: (20_000, 1000), 1 << 20: (300, 150)}
 
 Ends = tuple[Callable[[], Any], Callable[[], Any]]
 """What makes the two ends, each in the process that will use it: first the one that listens."""

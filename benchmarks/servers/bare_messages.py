@@ -1,4 +1,4 @@
-"""The least that CPython allows at the level of messages: one receive, a loop over lengths, one send of all replies.
+"""Messages with nothing around them: one receive, a loop over lengths, one send of all replies.
 
 `events` and `threads` have `async for message in connection: await connection.send(message)`, by an async generator and
 a list; `plain` is a thread that has nothing but the loop. There are no framings, limits, deadlines or errors to tell:

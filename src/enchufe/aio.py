@@ -26,7 +26,7 @@ from enchufe.heartbeat import Heartbeat, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
-from enchufe.waiting import READ, Interest, Waitable
+from enchufe.waiting import READ, Interest, Waitable, idle
 
 if TYPE_CHECKING:
     import trio
@@ -102,6 +102,10 @@ class Host(ABC):
         """Until cancelled."""
 
     # What is the same on all.
+
+    def idle(self) -> float:
+        """As `Waiter.idle`, of the whole process."""
+        return idle()
 
     async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""

@@ -25,6 +25,13 @@ _MOST: Final = 65536
 _TURN: Final = 256
 # Bytes of replies that are held back, at the most, to go out together.
 _HELD: Final = 65536
+# So many messages or more, that came after more seconds of idleness than a call to send takes, are handed out in two
+# halves: the other side, which waits for replies to all it has sent, goes on with the one while the other is answered.
+_HALVED: Final = 64
+_IDLE: Final = 20e-6
+# Replies of fewer bytes are framed when they go out, so many at a time.
+_SMALL: Final = 256
+_TOGETHER: Final = _HELD // _SMALL
 # Bytes of room that a message gets at once on its length's word, however little of it came.
 _TRUSTED: Final = 65536
 
@@ -39,9 +46,9 @@ class Connection:
     One task may receive while another sends. Iterating yields messages until the other side's clean end.
 
     Where `gathers` is set, as a server sets it, a message sent while received ones are still in hand is held back
-    until the last of them was handed out, so that the replies to all of them go out in one call. They go before this
-    task waits for anything through enchufe, when `flush` is called, and when the handler ends; only where a handler
-    blocks by other means (a sleep, a lock) with messages in hand must it call `flush` first.
+    until the last of them was handed out, so that the replies to all of them go out in one call, or a few where there
+    are many. They go before this task waits for anything through enchufe, when `flush` is called, and when the handler
+    ends; only where a handler blocks by other means (a sleep, a lock) with messages in hand must it call `flush` first.
 
     Args:
         transport: the bytes; this owns it from here on.
@@ -51,7 +58,7 @@ class Connection:
         gathers: see above.
 
     Attributes:
-        received, sent: messages so far.
+        received: messages so far.
     """
 
     _beats: ClassVar = False  # whether there is more to `_patience` than the timeout
@@ -68,15 +75,18 @@ class Connection:
         "_held",
         "_held_size",
         "_large",
+        "_later",
         "_mark",
+        "_plain",
         "_ready",
         "_receive_whole",
+        "_sent",
         "_split",
+        "_unframed",
         "deadline",
         "framing",
         "gathers",
         "received",
-        "sent",
         "timeout",
         "transport",
     )
@@ -96,15 +106,18 @@ class Connection:
         self.deadline = deadline
         self.gathers = gathers
         self.received = 0
-        self.sent = 0
+        self._sent = 0
         self._decoder = framing.decoder()
         self._split = framing.splitter()
+        self._plain = min(framing.plain, _SMALL)
         self._buffer = ReceiveBuffer()
         self._at_end = False
         self._asked = _LEAST
-        # Messages decoded and not handed out, the next one last. How many there were, and where their bytes are: in
-        # `_data` where they came by the fast lane, else in the buffer from `_mark` on.
+        # Messages decoded and not handed out, the next one last: those whose turn it is, and those that come after.
+        # How many there were, and where their bytes are: in `_data` where they came by the fast lane, else in the
+        # buffer from `_mark` on.
         self._ready = _NONE
+        self._later = _NONE
         self._batch = 0
         self._data = b""
         self._mark = 0
@@ -113,8 +126,10 @@ class Connection:
         self._receive_whole = self._whole()
         # The last message was large, and the next one may be received in one copy.
         self._large = False
+        # What is held back: framed, and behind that small messages that are framed together.
         self._held: list[Buffer] = _NOTHING
         self._held_size = 0
+        self._unframed = _NONE
         self._file: ConnectionFile | None = None
 
     def __repr__(self) -> str:
@@ -124,6 +139,11 @@ class Connection:
     def peer(self) -> str:
         """The other end's address, as people write it."""
         return self.transport.peer
+
+    @property
+    def sent(self) -> int:
+        """Messages so far, with those held back."""
+        return self._sent + len(self._unframed)
 
     @property
     def at_end(self) -> bool:
@@ -137,32 +157,44 @@ class Connection:
             LocalProtocolError: the framing cannot carry one of them (nothing was sent).
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
-        if self._held or (self._ready and self.gathers):
-            if self._hold(messages):
-                await self.flush()
+        if unframed := self._unframed:
+            # A small reply behind another.
+            if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
+                unframed.append(message)
+                if len(unframed) >= _TOGETHER:
+                    await self.flush()
+                return
+        elif not self._held and not (self._ready and self.gathers):
+            # One step less for what nearly every call is.
+            pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
+            size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+            self._sent += len(messages)
+            count = self.transport.try_send(pieces)
+            if count != size:
+                await self.transport.send(pieces, self._deadline(), count)
+            if self._sent % _TURN == 0:
+                await self.transport.waiter.pause()
             return
-        pieces = self._encoded(messages)
-        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        self.sent += len(messages)
-        count = self.transport.try_send(pieces)
-        if count != size:
-            await self.transport.send(pieces, self._deadline(), count)
-        if self.sent % _TURN == 0:
-            await self.transport.waiter.pause()
+        if self._hold(messages):
+            await self.flush()
 
     def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:
         """`send`, for who cannot await: None where the messages are held back, else what is still to be run."""
-        if self._held or (self._ready and self.gathers):
-            return self.flush() if self._hold(messages) else None
-        return self.send(*messages)
+        if unframed := self._unframed:
+            if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
+                unframed.append(message)
+                return self.flush() if len(unframed) >= _TOGETHER else None
+        elif not self._held and not (self._ready and self.gathers):
+            return self.send(*messages)
+        return self.flush() if self._hold(messages) else None
 
     async def flush(self) -> None:
         """Send what is held back, if anything is, and what was written into a file. Raises as `send` does."""
         if self._file is not None:
             await self._file.flush()
-        if self._held:
+        if self._held or self._unframed:
             pieces = self._gathered()
-            self._held, self._held_size = _NOTHING, 0
+            self._held = _NOTHING
             try:
                 await self.transport.send(pieces, self._deadline())
             except BaseException:
@@ -178,7 +210,7 @@ class Connection:
             RemoteProtocolError: the peer broke the framing, or its stream ended inside a message.
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.receive`.
         """
-        if len(self._ready) % _TURN == 0 and not await self._refill():
+        if not (self._ready or await self._refill()):
             return None
         return self._ready.pop()
 
@@ -209,26 +241,28 @@ class Connection:
         Raises:
             LocalProtocolError: the old framing is in the middle of a message that it skips.
         """
-        if self._decoder.skipping and not self._ready:
+        if self._decoder.skipping and not (self._ready or self._later):
             raise LocalProtocolError(
                 "cannot change the framing in the middle of a message that is being skipped",
                 hint="Receive until the next message first.",
             )
-        if self._ready:
+        if left := len(self._ready) + len(self._later):
             # Decoded ahead: put their bytes back, and take only what was handed out again.
-            handed_out = self._batch - len(self._ready)
+            handed_out = self._batch - left
             if self._data:
                 self._buffer = ReceiveBuffer()
                 self._buffer.append(self._data)
             else:
                 self._buffer.rewind(self._mark)
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
-            self.received -= len(self._ready)
-            self._ready = _NONE
+            self.received -= left
+            self._ready = self._later = _NONE
             self._behind = True
+        self._frame_held()
         self.framing = framing
         self._decoder = framing.decoder()
         self._split = framing.splitter()
+        self._plain = min(framing.plain, _SMALL)
         self._receive_whole = self._whole()
         self._large = False
 
@@ -241,7 +275,7 @@ class Connection:
             LocalProtocolError: as `reframe`.
         """
         self.reframe(self.framing)
-        held, self._held, self._held_size = b"".join(self._held), _NOTHING, 0
+        held, self._held = b"".join(self._held), _NOTHING
         self._file = ConnectionFile(self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end)
         return self._file
 
@@ -256,12 +290,12 @@ class Connection:
         return self._messages() if sys.get_asyncgen_hooks().finalizer is None else self
 
     async def _messages(self) -> AsyncGenerator[bytes, None]:
-        while len(self._ready) % _TURN or await self._refill():
+        while self._ready or await self._refill():
             yield self._ready.pop()
 
     async def __anext__(self) -> bytes:
         # As `receive`, but for one step less.
-        if len(self._ready) % _TURN == 0 and not await self._refill():
+        if not (self._ready or await self._refill()):
             raise StopAsyncIteration
         return self._ready.pop()
 
@@ -274,13 +308,16 @@ class Connection:
         self.close()
 
     async def _refill(self) -> bool:
-        """Have a message in hand: False at the end. Where there are some already, it is the others' turn first."""
-        if self._ready:
-            await self.transport.waiter.pause()
-            return True
-        if self._held:
+        """Have a message in hand: False at the end."""
+        if self._unframed or self._held:
             await self.flush()
         transport = self.transport
+        if self._later:
+            if self._batch > _TURN:
+                await transport.waiter.pause()
+            self._hand_out(_TURN)
+            return True
+        idle = transport.waiter.idle() if self.gathers and self._batch >= _HALVED else None
         deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
         self._ready = _NONE
         fast, self._data = self._data, b""
@@ -307,11 +344,11 @@ class Connection:
                     self._buffer.append(memoryview(data)[taken:])
                     self._behind = True
                 if messages:
-                    messages.reverse()
-                    self._ready = messages
-                    self._batch = batch = len(messages)
-                    self.received += batch
                     self._data = data
+                    if idle is None or len(messages) < _HALVED or transport.waiter.idle() - idle <= _IDLE:
+                        self._take(messages, _TURN)
+                    else:
+                        self._take(messages, min(len(messages) // 2, _TURN))
                     return True
             if self._decode():
                 return True
@@ -347,14 +384,27 @@ class Connection:
         most = 1 if decoder.skipping else None
         self._mark = buffer.mark()
         messages = decoder.decode(buffer, self._at_end, most)
-        messages.reverse()
-        self._ready = messages
-        self._batch = len(messages)
-        self.received += self._batch
+        self._take(messages, _TURN)
         self._behind = decoder.skipping or len(buffer) > 0
         if self._receive_whole is not None and len(messages) == 1:
             self._large = len(messages[0]) >= BATCHED
         return bool(messages)
+
+    def _take(self, messages: list[bytes], first: int) -> None:
+        """They have come: have so many of them in hand `first`."""
+        self._batch = batch = len(messages)
+        self.received += batch
+        messages.reverse()
+        if batch > first:
+            self._later = messages
+            self._hand_out(first)
+        else:
+            self._ready = messages
+
+    def _hand_out(self, count: int) -> None:
+        """Have so many more in hand."""
+        self._ready = self._later[-count:]
+        del self._later[-count:]
 
     def _whole(self) -> Callable[[float | None], Coroutine[Any, Any, bytes | None]] | None:
         """How to receive a large message in one copy, where transport and framing can."""
@@ -373,7 +423,7 @@ class Connection:
 
     def _flush_now(self) -> None:
         """Send as much of what is held back as goes without waiting; a cut is told to whoever uses this next."""
-        if self._held:
+        if self._held or self._unframed:
             with contextlib.suppress(EnchufeError):
                 pieces = self._gathered()
                 self._held = advance(pieces, self.transport.try_send(pieces))
@@ -381,24 +431,42 @@ class Connection:
 
     def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:
         """What stands for them on the wire."""
-        if len(messages) == 1:
-            return self.framing.encode(messages[0])
         return list(chain.from_iterable(map(self.framing.encode, messages)))
 
     def _hold(self, messages: Sequence[Buffer]) -> bool:
         """Keep them for `flush`: whether so much is held by now that it is to go."""
-        # One step less for what nearly every call is.
-        pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
-        if not self._held:
-            self.transport.waiter.before_waiting(self._flush_now)
-            self._held = []
+        if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
+            if not (self._unframed or self._held):
+                self._begin_to_hold()
+            if self._unframed is _NONE:
+                self._unframed = []
+            self._unframed.append(message)
+            return False
+        pieces = self._encoded(messages)
+        if not (self._unframed or self._held):
+            self._begin_to_hold()
+        self._frame_held()
         self._held += pieces
-        self._held_size += len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        self.sent += len(messages)
+        self._held_size += sum(map(len, pieces))
+        self._sent += len(messages)
         return self._held_size >= _HELD
+
+    def _begin_to_hold(self) -> None:
+        self.transport.waiter.before_waiting(self._flush_now)
+        self._held, self._held_size = [], 0
+
+    def _frame_held(self) -> None:
+        """Frame what is held back and is not framed."""
+        if unframed := self._unframed:
+            framed = self.framing.encode_plain(unframed)
+            self._held.append(framed)
+            self._held_size += len(framed)
+            self._sent += len(unframed)
+            self._unframed = _NONE
 
     def _gathered(self) -> list[Buffer]:
         """What is held back, in one piece where the pieces are small."""
+        self._frame_held()
         return [b"".join(self._held)] if self._held_size < len(self._held) * JOIN_BELOW else self._held
 
     def _patience(self) -> float | None:

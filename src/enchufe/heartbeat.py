@@ -127,7 +127,7 @@ class BeatingConnection(Connection):
                     raise self._silent() from None
                 if not self._ended and now >= self._said + self.heartbeat.every:
                     await self.send(self.heartbeat.message)
-                    self.sent -= 1
+                    self._sent -= 1
 
     def _silent(self) -> BrokenError:
         return BrokenError(

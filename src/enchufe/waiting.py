@@ -55,6 +55,9 @@ class Waiter(Protocol):
     def now(self) -> float:
         """Seconds on the clock that deadlines are on; monotonic."""
 
+    def idle(self) -> float:
+        """Seconds, so far, in which nobody here had anything to do: only what they grow by means something."""
+
     async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
         """Wait until something is ready and return which things for what, never an empty list.
 
@@ -86,6 +89,11 @@ class Waiter(Protocol):
         """Run something that keeps a disk or a processor busy, where it keeps no other task waiting."""
 
 
+def idle() -> float:
+    """Seconds in which this process used no processor; only what they grow by means something."""
+    return time.monotonic() - time.process_time()
+
+
 class _Actions(threading.local):
     """What each thread has to do before it waits."""
 
@@ -112,6 +120,10 @@ class BlockingWaiter:
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
         return time.monotonic()
+
+    def idle(self) -> float:
+        """As `Waiter.idle`, of the whole process."""
+        return idle()
 
     async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
         """As `Waiter.wait`, by poll()."""

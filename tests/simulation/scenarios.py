@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import dataclass, field
+from unittest import mock
 
-from enchufe import Connection, framing
+from enchufe import Connection, connection, framing
 from enchufe.engines import events
 from enchufe.engines.loop import Task
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, RemoteProtocolError
@@ -189,13 +190,15 @@ class Conversation:
 
 
 def run(seed: int) -> None:
-    """One conversation.
+    """One conversation, some of them with turns and halves that a few messages fill.
 
     Raises:
         AssertionError: it went otherwise than the model says; names the seed.
     """
+    turn, halved = random.Random(~seed).choice(((256, 64), (4, 4), (3, 2), (1, 2)))
     try:
-        Conversation(seed).run()
+        with mock.patch.multiple(connection, _TURN=turn, _HALVED=halved):
+            Conversation(seed).run()
     except BaseException as error:
         error.add_note(f"replay it with: python -m tests.simulation.run --from {seed} --seeds 1")
         raise

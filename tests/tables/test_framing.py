@@ -41,6 +41,18 @@ def test_encode_any_buffer(case: Case, form: Callable[[bytes], Buffer]) -> None:
 
 
 @every_case
+def test_encode_together(case: Case) -> None:
+    if not case.written:
+        return
+    each = [encode(case.framing, message) for message in case.messages]
+    assert Framing.encode_plain(case.framing, case.messages) == b"".join(each)
+    plain = [message for message in case.messages if len(message) < case.framing.plain]
+    for several in (plain, plain[:1] * 5, plain + plain):
+        if several:
+            assert case.framing.encode_plain(several) == b"".join(encode(case.framing, one) for one in several)
+
+
+@every_case
 @pytest.mark.parametrize("most", [None, 1, 2])
 def test_decode_whole(case: Case, most: int | None) -> None:
     assert decode_all(case.framing, [case.wire], most=most) == case.messages

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from enchufe.engines.pollers import Poller, best
 from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
-from enchufe.waiting import READ, Doorbell, Interest, Waitable
+from enchufe.waiting import READ, Doorbell, Interest, Waitable, idle
 
 T = TypeVar("T")
 
@@ -127,6 +127,10 @@ class Loop:
     def now(self) -> float:
         """Seconds on the loop's clock."""
         return self._clock()
+
+    def idle(self) -> float:
+        """As `Waiter.idle`: of the whole process, or on a clock of one's own all that passes."""
+        return idle() if self._clock is time.monotonic else self._clock()
 
     @types.coroutine
     def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[object, None, None]:

@@ -75,10 +75,12 @@ class Framing(ABC):
     Attributes:
         max_size: bytes of the longest message allowed, either way.
         on_too_big: what a decoder does with a longer one: "close" raises, "skip" drops it and goes on.
+        plain: `bytes` that are fewer than so many can always be sent, and many of them framed together; 0: none.
     """
 
     max_size: int
     on_too_big: TooBig
+    plain: int = 0
 
     def __init__(self, max_size: int, on_too_big: TooBig) -> None:
         if max_size < 0:
@@ -95,6 +97,10 @@ class Framing(ABC):
         Raises:
             LocalProtocolError: this framing cannot carry that message.
         """
+
+    def encode_plain(self, messages: Sequence[bytes]) -> bytes:
+        """The bytes to send for messages, one or more, all of which have fewer bytes than `plain`."""
+        return b"".join([piece for message in messages for piece in self.encode(message)])
 
     @abstractmethod
     def decoder(self) -> Decoder:

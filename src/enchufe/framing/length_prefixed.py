@@ -68,9 +68,9 @@ class LengthPrefixed(SizedFraming):
         self.head = 0 if prefix == "varint" else offset + width
         self._write = self._prefix.writer()
         self._split = super().split if offset else self._prefix.splitter(adjustment, max_size)
-        # Messages of fewer bytes need no care: nothing in front, not too big, their length can be written.
+        # Nothing in front, not too big, and their length can be written.
         safe = not offset and adjustment <= 0
-        self._plain = min(JOIN_BELOW, max_size + 1, self._prefix.largest + adjustment + 1) if safe else 0
+        self.plain = min(JOIN_BELOW, max_size + 1, self._prefix.largest + adjustment + 1) if safe else 0
 
     def _form(self) -> Prefix:
         if self.prefix == "binary":
@@ -93,7 +93,7 @@ class LengthPrefixed(SizedFraming):
         Raises:
             LocalProtocolError: it is too big, or its length cannot be written.
         """
-        if type(message) is bytes and (size := len(message)) < self._plain:
+        if type(message) is bytes and (size := len(message)) < self.plain:
             return (self._write(size - self.adjustment) + message,)
         message = octets(message)
         size, offset = len(message), self.offset
@@ -111,6 +111,15 @@ class LengthPrefixed(SizedFraming):
         # Of bytes a slice is a copy, of a view it is none.
         whole = memoryview(message)
         return gather(size, whole[:offset], self._prefix.write(value), whole[offset:])
+
+    def encode_plain(self, messages: Sequence[bytes]) -> bytes:
+        """As `Framing.encode_plain`."""
+        write, adjustment = self._write, self.adjustment
+        sizes = set(map(len, messages))
+        if len(sizes) == 1:
+            length = write(sizes.pop() - adjustment)
+            return length + length.join(messages)
+        return b"".join([piece for message in messages for piece in (write(len(message) - adjustment), message)])
 
     def measure(self, data: memoryview) -> Frame | None:
         """The frame that begins with `data`: see `SizedFraming.measure`."""

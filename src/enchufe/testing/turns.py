@@ -426,6 +426,10 @@ class SimWaiter:
         """As `Waiter.now`."""
         return self._turns.now()
 
+    def idle(self) -> float:
+        """As `Waiter.idle`: all that passes."""
+        return self._turns.now()
+
     async def wait(self, interests: Iterable[Interest], deadline: float | None = None) -> list[Interest]:
         """As `Waiter.wait`."""
         turns = self._turns

@@ -201,6 +201,14 @@ class Link:
             while await self.transport.receive_into(scratch, deadline):
                 pass
 
+    def last_word(self, error: Error) -> None:
+        """Tell the peer why we end, as far as that goes without waiting: it may be gone."""
+        with contextlib.suppress(EnchufeError):
+            if not self._midway:
+                self.say(error)
+                while self.outgoing and (count := self.transport.try_send(self.outgoing)):
+                    self.outgoing = advance(self.outgoing, count)
+
     async def await_end(self) -> None:
         """Wait for the peer to have read everything and gone. Raises nothing of the connection's."""
         deadline = self._waiter.now() + _FAREWELL

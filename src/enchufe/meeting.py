@@ -17,7 +17,7 @@ from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeErro
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined
-from enchufe.transfer.machine import InterruptedThere, Machine
+from enchufe.transfer.machine import EndedThere, Machine
 from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
@@ -234,7 +234,7 @@ class Patience:
         if moved or self._since is None:
             self._since, self._next = now, _FIRST_PAUSE
         # Where nobody was ever there, the address is wrong rather than the link bad.
-        if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
+        if not self._met or isinstance(error, EndedThere) or now - self._since >= self._retry:
             return None
         # Not in step with others that were cut by the same.
         pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)

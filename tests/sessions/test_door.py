@@ -17,6 +17,7 @@ from enchufe.errors import BrokenError, BusyError, EnchufeError
 from enchufe.session import Door, Options, ReceivingSession
 from enchufe.store import LocalStore
 from enchufe.transfer import messages as m
+from enchufe.transfer.machine import TakenOver
 from enchufe.transfer.message import Role, Type
 from enchufe.transfer.receiver import Receiver
 from enchufe.transports import Listener, Transport
@@ -87,6 +88,30 @@ def test_a_newer_attempt_fences_a_half_open_one_at_once(file: Path, tmp_path: Pa
                 heard(old)
     assert (tmp_path / "inbox" / "f").read_text() == "good"
     assert ["newer" in failed.message for failed in side.of(events.Failed)] == [True]
+
+
+def test_of_two_that_come_again_after_each_cut_one_goes_on(tmp_path: Path) -> None:
+    """The same command run twice: whoever came first is told, and does not come again to end the other."""
+    path = tmp_path / "f"
+    path.write_bytes(os.urandom(3 << 20))
+    with receiving(tmp_path / "inbox") as (receiver, address):
+        first = Side()
+
+        def run() -> None:
+            try:
+                files.send_files([path], to=address, plain=True, retry=PATIENCE, limit=1e6, on_event=first.tell)
+            except EnchufeError as error:
+                first.end = error
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        receiver.wait_for(events.Connected)
+        first.wait_for(events.Progress)
+        send(path, address, retry=PATIENCE)
+        thread.join(PATIENCE)
+    assert isinstance(first.end, TakenOver)
+    assert not first.of(events.Retrying)
+    assert (tmp_path / "inbox" / "f").read_bytes() == path.read_bytes()
 
 
 def test_a_newer_attempt_comes_in_before_the_session_of_the_older_begins(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError
 from enchufe.meeting import _FIRST_PAUSE, _LONGEST_PAUSE, Patience
-from enchufe.transfer.machine import InterruptedThere
+from enchufe.transfer.machine import EndedThere, InterruptedThere, TakenOver
 
 CUT = BrokenError("cut")
 
@@ -78,5 +78,6 @@ def test_what_passes_is_waited_for_and_zero_means_never(clock: Clock, error: Enc
     assert Patience(0.0, clock).pause(error, met=True, moved=True) is None
 
 
-def test_an_interruption_is_somebodys_will(clock: Clock) -> None:
-    assert Patience(10.0, clock).pause(InterruptedThere("there"), met=True, moved=True) is None
+@pytest.mark.parametrize("error", [InterruptedThere("there"), TakenOver("by another")])
+def test_an_end_that_somebody_wanted_is_left_alone(clock: Clock, error: EndedThere) -> None:
+    assert Patience(10.0, clock).pause(error, met=True, moved=True) is None

@@ -19,7 +19,7 @@ from enchufe.pace import Pace
 from enchufe.session.carrier import Carrier
 from enchufe.session.consent import Ask
 from enchufe.session.streams import Stream
-from enchufe.transfer.machine import Machine, told_to_peer
+from enchufe.transfer.machine import Machine, TakenOver, told_to_peer
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import STREAMS, Hello, Receipt
 from enchufe.transfer.states import State
@@ -356,7 +356,7 @@ class Session(ABC, Generic[M]):
 
     def fence(self) -> None:
         """A newer attempt at the same has come: end this one at once. From any thread."""
-        self.fail(BrokenError("a newer connection of the same transfer has taken over"))
+        self.fail(TakenOver("a newer connection of the same transfer has taken over"))
 
     # Stream 0.
 
@@ -422,8 +422,10 @@ class Session(ABC, Generic[M]):
         """Whatever ends the transfer early, tell the peer if it does not know yet; and end the other streams."""
         try:
             yield
-        except (BrokenError, ClosedError, DeadlineExceeded):
-            self.link.transport.abort()  # nobody there to tell
+        except (BrokenError, ClosedError, DeadlineExceeded) as error:
+            if isinstance(error, TakenOver) and self.machine.state not in (State.FAILED, State.DONE):
+                self.link.last_word(told_to_peer(error))
+            self.link.transport.abort()  # there is nobody to tell, or to wait for
             self.end_streams()
             raise
         except BaseException as error:

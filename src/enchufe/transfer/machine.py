@@ -126,15 +126,25 @@ class Machine(ABC):
         """Check and take note of what is about to be said."""
 
 
-class InterruptedThere(BrokenError):
-    """Whoever ran the other side ended it: a cut, but one that nobody should try to mend at once."""
-
-    hint = "What had arrived is kept: run it again on both sides, and it goes on."
+class EndedThere(BrokenError):
+    """A cut, but one that nobody should try to mend at once."""
 
     @property
     def kind(self) -> str:
         """As of any cut."""
         return "broken"
+
+
+class InterruptedThere(EndedThere):
+    """Whoever ran the other side ended it."""
+
+    hint = "What had arrived is kept: run it again on both sides, and it goes on."
+
+
+class TakenOver(EndedThere):
+    """A newer connection goes on with it: where both came again after each cut, they would end each other for ever."""
+
+    hint = "Another run of the same command goes on with it, and keeps what had arrived."
 
 
 class VersionError(RemoteProtocolError):
@@ -152,6 +162,7 @@ _CODES: Final = (
     (StoreError, Code.STORE),
     (Refused, Code.REFUSED),
     (BusyError, Code.BUSY),
+    (TakenOver, Code.TAKEN_OVER),
 )
 
 
@@ -183,6 +194,8 @@ def told_by_peer(error: Error) -> EnchufeError:
             return BusyError(f"the other side is busy{words}")
         case Code.INTERRUPTED:
             return InterruptedThere("the other side was interrupted")
+        case Code.TAKEN_OVER:
+            return TakenOver("a newer connection of the same transfer has taken over there")
         case Code.VERSION:
             return VersionError(f"the versions do not fit{words}")
         case Code.INTERNAL:

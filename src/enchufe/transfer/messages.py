@@ -60,6 +60,7 @@ class Code(IntEnum):
     VERIFICATION = 7
     INTERRUPTED = 8
     INTERNAL = 9
+    TAKEN_OVER = 10
 
 
 @dataclass(slots=True)

@@ -37,29 +37,24 @@ def told(store: MemoryStore) -> object:
     return {path: (node.kind, bytes(node.data), node.mode, node.mtime_ns) for path, node in store.nodes.items()}
 
 
-def ended(
-    flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None, *, may_hang: bool = False
-) -> str:
+def ended(flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
     """How an attempt ended whose byte was changed, once all is found to be as it must.
 
     Args:
         first: of `attempt`, for the one that is harmed.
         again: the same, for another one after it, which nobody harms; None: there is none.
-        may_hang: whether it may last until it is given up.
     """
     try:
-        return _ended(flip, sent, first, again, may_hang=may_hang)
+        return _ended(flip, sent, first, again)
     except BaseException as error:
         error.add_note(f"{flip}")
         raise
 
 
-def _ended(
-    flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None, *, may_hang: bool
-) -> str:
+def _ended(flip: Flip, sent: MemoryStore, first: Mapping[str, Any], again: Mapping[str, Any] | None) -> str:
     store, harm = MemoryStore(), flip.harm
     harmed = attempt(sent, store, harm, sender_dials=flip.sender_dials, **first)
-    assert may_hang or not harmed.stuck, "it hangs"
+    assert not harmed.stuck, "it hangs"
     done = isinstance(harmed.receiver, events.Receipt)
     assert done or not isinstance(harmed.sender, events.Receipt), "a receipt came from nowhere"
     if done:
@@ -74,7 +69,7 @@ def _ended(
         unharmed = attempt(sent, store, sender_dials=flip.sender_dials, epoch=2, **again)
         assert isinstance(unharmed.sender, events.Receipt), unharmed
         assert told(store) == told(sent)
-    return "stuck" if harmed.stuck else "refused"
+    return "refused"
 
 
 def _reached(harm: Harm, harmed: Outcome) -> bool:

@@ -28,12 +28,25 @@ ID = b"\0\0\0\1"
 HELLO = b"enchufe\1\1\1" + b"\0\0\0\3" + b"s" * 16 + b"\0\0\0\0\0\0\1\0" + b"\0\2" + b"\0\x08" + b"\0\0\x40\0"
 
 
+# PACKED is checked as what is in it; HELLO and ERROR are for every version, and PING has nothing to check.
+UNCHECKED = (Type.HELLO, Type.PING, Type.ERROR, Type.PACKED)
+# Those of data have their check in front of the content.
+WITH_CHECK = set(Type).difference(UNCHECKED, (Type.BLOCK, Type.BATCH, Type.SAME, Type.HOLE, Type.PATCH))
+
+
 def checked(kind: bytes, fields: bytes) -> bytes:
-    """The fields of a message of data, and what checks them."""
+    """The fields of a message, and what checks them."""
     return fields + struct.pack(">I", binascii.crc32(kind + fields))
 
 
-CASES: list[tuple[Message, bytes]] = [
+def framed(kind: Type, body: bytes) -> bytes:
+    if kind in WITH_CHECK:
+        body = checked(bytes([kind]), body)
+    return struct.pack(">BI", kind, len(body)) + body
+
+
+# But for the check behind them.
+BODIES: list[tuple[Message, bytes]] = [
     (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD | m.FOLDERS), b"\1\0\0\0\x2e" + HELLO),
     (
         m.Hello(Role.RECEIVER, lowest=1, highest=9),
@@ -120,11 +133,13 @@ CASES: list[tuple[Message, bytes]] = [
         + b"abcde",
     ),
 ]  # fmt: skip
+CASES = [(message, framed(Type(wire[0]), wire[5:])) for message, wire in BODIES]
 IDS = [f"{type(message).__name__}{number}" for number, (message, _) in enumerate(CASES)]
 
 
 def test_every_message_is_in_the_table() -> None:
     assert {message.type for message, _ in CASES} == set(Type)
+    assert [int.from_bytes(wire[1:5]) for _, wire in BODIES] == [len(wire) - 5 for _, wire in BODIES]
 
 
 @pytest.mark.parametrize(("message", "wire"), CASES, ids=IDS)
@@ -154,12 +169,13 @@ def test_unpacking_byte_by_byte(message: Message, wire: bytes) -> None:
     assert not len(buffer)
 
 
-DATA = [(message, wire) for message, wire in CASES if isinstance(message, (Block, Batch, Same, Hole, Patch))]
+CHECKED = [(message, wire) for message, wire in CASES if message.type not in UNCHECKED]
 
 
-@pytest.mark.parametrize(("message", "wire"), DATA, ids=lambda case: type(case).__name__)
-def test_no_bit_of_what_says_where_a_content_belongs_changes_unnoticed(message: Message, wire: bytes) -> None:
-    payload = len(b"".join(map(bytes, message.pack()[1:])))
+@pytest.mark.parametrize(("message", "wire"), CHECKED, ids=lambda case: type(case).__name__)
+def test_no_bit_of_what_is_no_content_changes_unnoticed(message: Message, wire: bytes) -> None:
+    in_data = isinstance(message, (Block, Batch, Same, Hole, Patch))
+    payload = len(b"".join(map(bytes, message.pack()[1:]))) if in_data else 0
     for position in range(5, len(wire) - payload):
         for bit in range(8):
             damaged = bytearray(wire)
@@ -188,17 +204,13 @@ def test_a_big_message_goes_out_in_pieces_that_are_not_copied() -> None:
     assert pieces[-1] is payload
 
 
-def framed(kind: Type, body: bytes) -> bytes:
-    return struct.pack(">BI", kind, len(body)) + body
-
-
 def unpacked(wire: bytes) -> Message | int:
     buffer = ReceiveBuffer()
     buffer.append(wire)
     return next_message(buffer)
 
 
-# What the body of each type may have at the most: docs/protocol.md, "Messages".
+# What the body of each type may have at the most, besides the check behind it: docs/protocol.md, "Messages".
 LIMITS = {
     Type.HELLO: 4096,
     Type.OFFER: 65536,
@@ -227,11 +239,12 @@ LIMITS = {
 @pytest.mark.parametrize("kind", Type)
 @pytest.mark.parametrize("more", [1, 2**31, 2**32 - 1])
 def test_a_length_over_the_limit_is_refused_before_the_body_is_kept(kind: Type, more: int) -> None:
-    size = min(LIMITS[kind] + more, 2**32 - 1)
+    limit = LIMITS[kind] + (4 if kind in WITH_CHECK else 0)
+    size = min(limit + more, 2**32 - 1)
     with pytest.raises(RemoteProtocolError, match=f"{kind.name} with {size} bytes"):
         unpacked(struct.pack(">BI", kind, size))
-    lacking = unpacked(struct.pack(">BI", kind, LIMITS[kind])) if LIMITS[kind] else 0
-    assert lacking == LIMITS[kind]
+    lacking = unpacked(struct.pack(">BI", kind, limit)) if limit else 0
+    assert lacking == limit
 
 
 @pytest.mark.parametrize("number", [0, 22, 255, ord("G"), 0x16])
@@ -507,7 +520,7 @@ def test_any_entries_cross(offered: list[Entry]) -> None:
         entry.id = number
     wire = b"".join(frame(Offer(offered)))
     assert unpacked(wire) == Offer(offered)
-    assert len(wire) == 9 + sum(map(offered_size, offered))
+    assert len(wire) == 9 + sum(map(offered_size, offered)) + 4
 
 
 # What is packed: its size is what it says, or it is refused before it takes more memory than that.

@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Self
-from zlib import crc32
 
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry
-from enchufe.errors import VerificationError
-from enchufe.transfer.message import BATCH_FILES, CONTROL_SIZE, FILE_SIZE, Message, Type, malformed
+from enchufe.transfer.message import (
+    BATCH_FILES,
+    CHECK,
+    CONTROL_SIZE,
+    FILE_SIZE,
+    Message,
+    Type,
+    check,
+    malformed,
+    past_check,
+)
 from enchufe.transfer.patches import MAX_PARTS, Part
 
 _BLOCK: Final = struct.Struct(">IQ32s")
@@ -22,27 +30,7 @@ _RUN: Final = struct.Struct(">III")
 _PATCH: Final = struct.Struct(">IQ32sH")
 _PART: Final = struct.Struct(">IQ")
 _ALONG: Final = 2**64 - 1  # in place of where from
-_CHECK: Final = struct.Struct(">I")
 _PACKED: Final = struct.Struct(">BI")
-
-
-def _check(kind: Type, fields: Buffer) -> bytes:
-    """What ends the fields of a message of data: a digest proves what the content is, and this where it belongs."""
-    return _CHECK.pack(crc32(fields, crc32(bytes((kind,)))))
-
-
-def _past_check(kind: Type, body: memoryview, stop: int) -> int:
-    """Where what comes after the fields begins, which end at `stop`, and their check.
-
-    Raises:
-        RemoteProtocolError: the body is shorter. VerificationError: it is another check.
-    """
-    start = stop + _CHECK.size
-    if start > len(body):
-        raise malformed(kind)
-    if body[stop:start] != _check(kind, body[:stop]):
-        raise VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
-    return start
 
 
 @dataclass(slots=True)
@@ -50,7 +38,8 @@ class Block(Message):
     """A piece of a file; the payload is a view, good until more is received."""
 
     type = Type.BLOCK
-    limit = _BLOCK.size + _CHECK.size + BLOCK_SIZE
+    limit = _BLOCK.size + CHECK.size + BLOCK_SIZE
+    has_check = False
 
     id: int
     offset: int
@@ -59,13 +48,13 @@ class Block(Message):
 
     def pack(self) -> list[Buffer]:
         fields = _BLOCK.pack(self.id, self.offset, self.digest)
-        return [fields + _check(self.type, fields), self.payload]
+        return [fields + check(self.type, fields), self.payload]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Block:
-        if len(body) <= _BLOCK.size + _CHECK.size:
+        if len(body) <= _BLOCK.size + CHECK.size:
             raise malformed(cls.type)
-        start = _past_check(cls.type, body, _BLOCK.size)
+        start = past_check(cls.type, body, _BLOCK.size)
         number, offset, digest = _BLOCK.unpack_from(body)
         return cls(number, offset, digest, body[start:])
 
@@ -76,6 +65,7 @@ class Batch(Message):
 
     type = Type.BATCH
     limit = CONTROL_SIZE + BLOCK_SIZE
+    has_check = False
 
     files: Sequence[tuple[int, bytes, Buffer]]
 
@@ -83,7 +73,7 @@ class Batch(Message):
         table = [_BATCHED.pack(number, len(payload), digest) for number, digest, payload in self.files]
         # Gathered: a piece of memory for all of them would be a new one, which costs more than what is done in it.
         fields = b"".join((_COUNT.pack(len(table)), *table))
-        return [fields + _check(self.type, fields), *[payload for _, _, payload in self.files]]
+        return [fields + check(self.type, fields), *[payload for _, _, payload in self.files]]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Batch:
@@ -93,7 +83,7 @@ class Batch(Message):
         if not 0 < count <= BATCH_FILES:
             raise malformed(cls.type)
         stop = _COUNT.size + count * _BATCHED.size
-        start = _past_check(cls.type, body, stop)
+        start = past_check(cls.type, body, stop)
         table = list(_BATCHED.iter_unpack(body[_COUNT.size : stop]))
         ends = list(accumulate((size for _, size, _ in table), initial=start))
         if ends[-1] != len(body):
@@ -108,7 +98,8 @@ class Batch(Message):
 
 @dataclass(slots=True)
 class _Run(Message):
-    limit = _RUN.size + _CHECK.size
+    limit = _RUN.size + CHECK.size
+    has_check = False
 
     id: int
     first: int
@@ -116,13 +107,13 @@ class _Run(Message):
 
     def pack(self) -> list[Buffer]:
         fields = _RUN.pack(self.id, self.first, self.count)
-        return [fields + _check(self.type, fields)]
+        return [fields + check(self.type, fields)]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         if len(body) != cls.limit:
             raise malformed(cls.type)
-        _past_check(cls.type, body, _RUN.size)
+        past_check(cls.type, body, _RUN.size)
         return cls(*_RUN.unpack_from(body))
 
 
@@ -150,7 +141,8 @@ class Patch(Message):
     """
 
     type = Type.PATCH
-    limit = _PATCH.size + MAX_PARTS * _PART.size + _CHECK.size + BLOCK_SIZE
+    limit = _PATCH.size + MAX_PARTS * _PART.size + CHECK.size + BLOCK_SIZE
+    has_check = False
 
     id: int
     offset: int
@@ -166,7 +158,7 @@ class Patch(Message):
     def pack(self) -> list[Buffer]:
         table = [_PART.pack(size, _ALONG if where is None else where) for size, where in self.parts]
         fields = b"".join((_PATCH.pack(self.id, self.offset, self.digest, len(table)), *table))
-        return [fields + _check(self.type, fields), self.payload]
+        return [fields + check(self.type, fields), self.payload]
 
     @classmethod
     def unpack(cls, body: memoryview) -> Patch:
@@ -176,7 +168,7 @@ class Patch(Message):
         if not 0 < count <= MAX_PARTS:
             raise malformed(cls.type)
         stop = _PATCH.size + count * _PART.size
-        start = _past_check(cls.type, body, stop)
+        start = past_check(cls.type, body, stop)
         parts = [
             (size, None if where == _ALONG else where) for size, where in _PART.iter_unpack(body[_PATCH.size : stop])
         ]
@@ -197,6 +189,7 @@ class Packed(Message):
 
     type = Type.PACKED
     limit = Batch.limit
+    has_check = False
 
     kind: Type
     size: int

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from typing import Any, ClassVar, Final, Self
+from zlib import crc32
 
 from enchufe.buffer import Buffer
-from enchufe.errors import RemoteProtocolError
+from enchufe.errors import RemoteProtocolError, VerificationError
 
 # What the specification fixes (docs/protocol.md, "Limits").
 BATCH_FILES: Final = 1024
@@ -15,6 +16,8 @@ CONTROL_SIZE: Final = 64 << 10
 FILE_SIZE: Final = 2**63 - 1
 FILE_BLOCKS: Final = 2**23  # of a file that is taken: 8 TiB
 RUN_BLOCKS: Final = 2**16  # in one SAME or HOLE
+
+CHECK: Final = struct.Struct(">I")
 
 
 class Type(IntEnum):
@@ -51,10 +54,15 @@ class Role(IntEnum):
 
 
 class Message:
-    """What all messages have: a type, a limit of their body, `pack` and `unpack`."""
+    """What all messages have: a type, a limit of their body, `pack` and `unpack`.
+
+    Attributes:
+        has_check: its frame ends with a check of all its body, which `pack` and `unpack` have nothing to do with.
+    """
 
     type: ClassVar[Type]
     limit: ClassVar[int]
+    has_check: ClassVar[bool] = True
 
     def pack(self) -> list[Buffer]:
         """The body, in pieces to be gathered."""
@@ -82,6 +90,25 @@ class FixedMessage(Message):
     @classmethod
     def unpack(cls, body: memoryview) -> Self:
         return cls(*exactly(cls.form, cls.type, body))
+
+
+def check(kind: Type, fields: Buffer) -> bytes:
+    """What stands behind fields, so that one that was changed on its way is found: docs/protocol.md, "check"."""
+    return CHECK.pack(crc32(fields, crc32(bytes((kind,)))))
+
+
+def past_check(kind: Type, body: memoryview, stop: int) -> int:
+    """Where what comes after the fields and their check begins; the fields end at `stop`.
+
+    Raises:
+        RemoteProtocolError: the body is shorter. VerificationError: it is another check.
+    """
+    start = stop + CHECK.size
+    if stop < 0 or start > len(body):
+        raise malformed(kind)
+    if body[stop:start] != check(kind, body[:stop]):
+        raise VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
+    return start
 
 
 def exactly(form: struct.Struct, kind: IntEnum, body: Buffer) -> tuple[Any, ...]:

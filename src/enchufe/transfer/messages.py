@@ -16,7 +16,18 @@ from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Answer, Reason
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
-from enchufe.transfer.message import CONTROL_SIZE, FixedMessage, Message, Role, Type, exactly, malformed
+from enchufe.transfer.message import (
+    CHECK,
+    CONTROL_SIZE,
+    FixedMessage,
+    Message,
+    Role,
+    Type,
+    check,
+    exactly,
+    malformed,
+    past_check,
+)
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import PIECE_SIZE, RECORD_SIZE
 
@@ -69,6 +80,7 @@ class Hello(Message):
 
     type = Type.HELLO
     limit = 4096
+    has_check = False
 
     role: Role
     session: bytes = bytes(16)
@@ -318,6 +330,7 @@ class Ping(Message):
 
     type = Type.PING
     limit = 0
+    has_check = False
 
     def pack(self) -> list[Buffer]:
         return []
@@ -333,6 +346,7 @@ class Error(Message):
 
     type = Type.ERROR
     limit = 1024
+    has_check = False
 
     code: Code
     message: str
@@ -383,6 +397,9 @@ _MESSAGES: Final[dict[int, type[Message]]] = {
 def frame(message: Message) -> list[Buffer]:
     """The whole frame of `message`, in pieces to be gathered."""
     pieces = message.pack()
+    if message.has_check:
+        body = b"".join(pieces)
+        pieces = [body, check(message.type, body)]
     header = _FRAME.pack(message.type, sum(map(len, pieces)))
     if len(pieces) > 1 or (pieces and len(pieces[0]) > 4096):
         return [header, *pieces]
@@ -403,11 +420,16 @@ def next_message(buffer: ReceiveBuffer) -> Message | int:
     message = _MESSAGES.get(number)
     if message is None:
         raise RemoteProtocolError(f"the peer sent a message of unknown type {number}")
-    if size > message.limit:
+    if size > message.limit + (CHECK.size if message.has_check else 0):
         raise RemoteProtocolError(f"the peer sent {message.type.name} with {size} bytes; {message.limit} are the limit")
     lacking: int = _FRAME.size + size - len(buffer)
     if lacking > 0:
         return lacking
-    unpacked: Message = message.unpack(buffer.view(_FRAME.size, _FRAME.size + size))
+    body = buffer.view(_FRAME.size, _FRAME.size + size)
+    if message.has_check:
+        stop = size - CHECK.size
+        past_check(message.type, body, stop)
+        body = body[:stop]
+    unpacked: Message = message.unpack(body)
     buffer.skip(_FRAME.size + size)
     return unpacked

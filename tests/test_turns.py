@@ -162,6 +162,22 @@ def test_small_and_big_replies_keep_their_order(talk: Talk) -> None:
     assert talk.connection.sent == len(replies)
 
 
+@pytest.mark.parametrize("gathered", [False, True])
+def test_many_at_once(talk: Talk, gathered: bool) -> None:
+    if gathered:
+        talk.say(*numbered(2))
+        drive(talk.connection.receive())
+    alike, small = numbered(3), [b"", b"a", b"bb"]
+    for several in (alike, small, [*small, b"c" * 300], [bytearray(b"d"), b"e"], [], [b"f"]):
+        drive(talk.connection.send(*several))
+    drive(talk.connection.flush())
+    assert talk.heard() == framed(*alike, *small, *small, b"c" * 300, b"d", b"e", b"f")
+    assert talk.connection.sent == 13
+    with pytest.raises(LocalProtocolError):
+        drive(talk.connection.send(b"bytes", "no bytes", 5))  # type: ignore[arg-type]
+    assert talk.connection.sent == 13
+
+
 def test_what_was_said_is_ours_again(talk: Talk) -> None:
     talk.say(*numbered(3))
     drive(talk.connection.receive())

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
@@ -431,6 +431,8 @@ class Connection:
 
     def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:
         """What stands for them on the wire."""
+        if set(map(type, messages)) == {bytes} and max(map(len, messages)) < self._plain:
+            return (self.framing.encode_plain(cast("Sequence[bytes]", messages)),)
         return list(chain.from_iterable(map(self.framing.encode, messages)))
 
     def _hold(self, messages: Sequence[Buffer]) -> bool:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import pytest
 
 from enchufe import framing
+from enchufe.buffer import Buffer
 from enchufe.connection import _HALVED, _HELD, _IDLE, _TOGETHER, _TURN, Connection
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import unix
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.waiting import BlockingWaiter, Waitable, drive
 
 PREFIXED = framing.LengthPrefixed(4)
 
@@ -178,14 +179,53 @@ def test_many_at_once(talk: Talk, gathered: bool) -> None:
     assert talk.connection.sent == 13
 
 
-def test_what_was_said_is_ours_again(talk: Talk) -> None:
-    talk.say(*numbered(3))
-    drive(talk.connection.receive())
-    message = bytearray(b"before")
-    drive(talk.connection.send(message))
-    message[:] = b"after!"
-    drive(talk.connection.flush())
-    assert talk.heard() == framed(b"before")
+@pytest.mark.parametrize("kind", [PREFIXED, framing.LengthPrefixed(2), framing.Lines(), framing.Netstring()])
+@pytest.mark.parametrize("size", [6, 300, 17_000, 40_000])
+def test_what_was_said_is_ours_again(kind: framing.Framing, size: int) -> None:
+    with closing(Talk(kind=kind)) as talk:
+        talk.theirs.send(b"".join(piece for _ in range(3) for piece in kind.encode(b"ask")))
+        drive(talk.connection.receive())
+        message = bytearray(b"b" * size)
+        wanted = b"".join(kind.encode(bytes(message)))
+        drive(talk.connection.send(message))
+        message[:] = b"a" * size
+        drive(talk.connection.flush())
+        assert talk.heard() == wanted
+
+
+def test_a_framing_that_derives_from_another_keeps_its_word() -> None:
+    class Loud(framing.LengthPrefixed):
+        def encode(self, message: Buffer) -> Sequence[Buffer]:
+            return super().encode(bytes(message).upper())
+
+    with closing(Talk(kind=Loud(4))) as talk:
+        talk.say(*numbered(4))
+        for _ in range(3):
+            drive(talk.connection.receive())
+            drive(talk.connection.send(b"reply"))
+        drive(talk.connection.flush())
+        assert talk.heard() == framed(b"REPLY") * 3
+
+
+def test_nothing_goes_between_what_is_being_flushed() -> None:
+    """One task flushes what was held back, and waits for room; another sends meanwhile."""
+    big = b"x" * 3_000_000
+    heard: list[bytes] = []
+
+    class Meanwhile(Idle):
+        async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
+            if not heard:
+                drive(ends.connection.send(b"urgent"))
+            heard.append(ends.heard())
+
+    with closing(Talk()) as ends:
+        ends.connection.transport.waiter = Meanwhile(0.0)
+        ends.say(*numbered(2))
+        drive(ends.connection.receive())
+        drive(ends.connection.send(big))
+        while heard[-1]:
+            heard.append(ends.heard())
+    assert b"".join(heard) == framed(big, b"urgent")
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 5000])

@@ -21,7 +21,7 @@ from enchufe.transports.shared_memory import SharedMemoryTransport
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
 _MOST: Final = 65536
-# Messages handed out before the other connections have their turn; a power of two.
+# Messages handed out before the other connections have their turn.
 _TURN: Final = 256
 # Bytes of replies that are held back, at the most, to go out together.
 _HELD: Final = 65536
@@ -72,6 +72,7 @@ class Connection:
         "_data",
         "_decoder",
         "_file",
+        "_flushing",
         "_held",
         "_held_size",
         "_large",
@@ -130,6 +131,7 @@ class Connection:
         self._held: list[Buffer] = _NOTHING
         self._held_size = 0
         self._unframed = _NONE
+        self._flushing = False  # held back replies are on their way: nothing may go in between
         self._file: ConnectionFile | None = None
 
     def __repr__(self) -> str:
@@ -164,7 +166,7 @@ class Connection:
                 if len(unframed) >= _TOGETHER:
                     await self.flush()
                 return
-        elif not self._held and not (self._ready and self.gathers):
+        elif not (self._held or self._flushing) and not (self._ready and self.gathers):
             # One step less for what nearly every call is.
             pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
             size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
@@ -184,7 +186,7 @@ class Connection:
             if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
                 unframed.append(message)
                 return self.flush() if len(unframed) >= _TOGETHER else None
-        elif not self._held and not (self._ready and self.gathers):
+        elif not (self._held or self._flushing) and not (self._ready and self.gathers):
             return self.send(*messages)
         return self.flush() if self._hold(messages) else None
 
@@ -192,14 +194,19 @@ class Connection:
         """Send what is held back, if anything is, and what was written into a file. Raises as `send` does."""
         if self._file is not None:
             await self._file.flush()
-        if self._held or self._unframed:
+        while self._flushing:  # by another task, which then takes what is held back meanwhile
+            await self.transport.waiter.pause()
+        while self._held or self._unframed:
             pieces = self._gathered()
             self._held = _NOTHING
+            self._flushing = True
             try:
                 await self.transport.send(pieces, self._deadline())
             except BaseException:
                 self.transport.poison("replies that were held back could not be sent")
                 raise
+            finally:
+                self._flushing = False
 
     async def receive(self) -> bytes | None:
         """The next message; None at the other side's clean end.
@@ -423,7 +430,7 @@ class Connection:
 
     def _flush_now(self) -> None:
         """Send as much of what is held back as goes without waiting; a cut is told to whoever uses this next."""
-        if self._held or self._unframed:
+        if (self._held or self._unframed) and not self._flushing:
             with contextlib.suppress(EnchufeError):
                 pieces = self._gathered()
                 self._held = advance(pieces, self.transport.try_send(pieces))
@@ -448,7 +455,7 @@ class Connection:
         if not (self._unframed or self._held):
             self._begin_to_hold()
         self._frame_held()
-        self._held += pieces
+        self._held += [piece if type(piece) is bytes else bytes(piece) for piece in pieces]  # the rest is the caller's
         self._held_size += sum(map(len, pieces))
         self._sent += len(messages)
         return self._held_size >= _HELD

@@ -154,7 +154,10 @@ def _source_of(
         return partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin"), b"-"
     begin = partial(Source, paths, exclude=exclude, attributes=attributes)
     begin().close()  # what is not there is said before anybody is dialed
-    return begin, b"\0".join(os.path.realpath(os.fsencode(path)) for path in paths)
+    about = [os.path.realpath(os.fsencode(path)) for path in paths]
+    if exclude or attributes:  # what goes is another then
+        about += [b"", b"attributes" if attributes else b"", *map(os.fsencode, sorted(exclude))]
+    return begin, b"\0".join(about)
 
 
 def receive_files(

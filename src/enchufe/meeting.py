@@ -17,7 +17,7 @@ from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeErro
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined
-from enchufe.transfer.machine import EndedThere, Machine
+from enchufe.transfer.machine import InterruptedThere, Machine, TakenOver
 from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
@@ -107,8 +107,10 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
     waiter = BlockingWaiter()
     identity = identity_of(about)
     patience = Patience(retry, waiter.now)
+    older: int | None = None  # the epoch that another attempt has taken over from
     while True:
         session: Session[M] | None = None
+        epoch = older or time.time_ns()
         try:
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:
@@ -118,11 +120,15 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                     secret=reached.secret,
                     name=reached.name,
                     session=identity,
-                    epoch=time.time_ns(),
+                    epoch=epoch,
                 )
                 session = make(reached.transport, attempt)
                 return drive(session.complete())
         except (BrokenError, DeadlineExceeded, BusyError) as error:
+            if isinstance(error, TakenOver):
+                older = epoch  # so that we are let in where the other one is gone, and do not end it
+            elif not isinstance(error, BusyError):
+                older = None
             pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:
                 raise
@@ -234,7 +240,7 @@ class Patience:
         if moved or self._since is None:
             self._since, self._next = now, _FIRST_PAUSE
         # Where nobody was ever there, the address is wrong rather than the link bad.
-        if not self._met or isinstance(error, EndedThere) or now - self._since >= self._retry:
+        if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
             return None
         # Not in step with others that were cut by the same.
         pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
@@ -246,7 +252,7 @@ def identity_of(about: bytes) -> bytes:
     """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
     try:
         with open("/etc/machine-id", "rb") as file:
-            machine = file.read().strip()
+            machine = file.read().strip() or socket.gethostname().encode()
     except OSError:
         machine = socket.gethostname().encode()
     user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""

@@ -9,7 +9,7 @@ from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing,
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer import messages as m
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
-from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type
+from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type, check
 from enchufe.transfer.messages import Error, Hello, frame, next_message
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import PIECE_SIZE, RECORD_SIZE
@@ -52,6 +52,9 @@ MESSAGES: list[Message] = [
 ]
 
 
+WITH_CHECK = {message.type for message in MESSAGES if message.has_check}
+
+
 def check_messages(data: bytes) -> None:
     """One stream of the protocol, cut in every way the fuzzer likes."""
     choices = Choices(data)
@@ -70,11 +73,18 @@ def frames(choices: Choices) -> bytes:
             message, how = choices.one(MESSAGES), choices.byte() % 3
             whole = b"".join(message.pack())
             whole = damaged(choices, whole) if how == 1 else whole + choices.some(9) if how == 2 else whole
+            whole = checked(choices, message.type, whole)
             pieces.append(HEADER.pack(message.type, len(whole)) + whole)
             continue
-        kind, body = 1 + choices.byte() % len(Type), choices.some(120)
+        kind, body = Type(1 + choices.byte() % len(Type)), choices.some(120)
+        body = checked(choices, kind, body)
         pieces.append(HEADER.pack(kind, max(0, len(body) + choices.one(LENGTHS))) + body)
     return b"".join(pieces)
+
+
+def checked(choices: Choices, kind: Type, body: bytes) -> bytes:
+    """A body with the check behind it, where there is one; now and then without."""
+    return body + check(kind, body) if kind in WITH_CHECK and choices.byte() % 8 else body
 
 
 def unpacked(pieces: Sequence[bytes]) -> tuple[list[bytes], str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -25,12 +26,14 @@ from enchufe.framing import (
     UntilClose,
 )
 from enchufe.framing.base import Split, truncated
+from enchufe.transfer.message import Message
+from enchufe.transfer.messages import Ping
 from enchufe.transports import parse_address
 from enchufe.waiting import drive
 from tests.fuzz import run
 from tests.fuzz.check import CHECKS, check
 from tests.fuzz.framing_checks import Stream, check_framing, check_stream
-from tests.fuzz.message_checks import check_messages
+from tests.fuzz.message_checks import MESSAGES, check_messages
 from tests.fuzz.seeds import seeds
 from tests.fuzz.text_checks import check_address_text, check_framing_text
 
@@ -250,3 +253,32 @@ def test_the_ceiling_can_be_passed() -> None:
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(LocalProtocolError):
         parse_address(text)
+
+
+def test_every_message_is_reached_by_what_is_right_and_by_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the fuzzer would find nothing behind a check that it cannot guess."""
+    taken: set[type[Message]] = set()
+    refused: set[type[Message]] = set()
+
+    def watched(kind: type[Message]) -> Callable[[memoryview], Message]:
+        unpack = kind.unpack
+
+        def watching(body: memoryview) -> Message:
+            try:
+                message = unpack(body)
+            except RemoteProtocolError:
+                refused.add(kind)
+                raise
+            taken.add(kind)
+            return message
+
+        return watching
+
+    kinds = {type(message) for message in MESSAGES}
+    for kind in kinds:
+        monkeypatch.setattr(kind, "unpack", watched(kind))
+    chance = random.Random(3)
+    for _ in range(10_000):
+        check_messages(chance.randbytes(200))
+    assert taken == kinds
+    assert refused == kinds - {Ping}  # of which its length is all that can be wrong

@@ -17,7 +17,6 @@ from enchufe.errors import BrokenError, BusyError, EnchufeError
 from enchufe.session import Door, Options, ReceivingSession
 from enchufe.store import LocalStore
 from enchufe.transfer import messages as m
-from enchufe.transfer.machine import TakenOver
 from enchufe.transfer.message import Role, Type
 from enchufe.transfer.receiver import Receiver
 from enchufe.transports import Listener, Transport
@@ -90,27 +89,51 @@ def test_a_newer_attempt_fences_a_half_open_one_at_once(file: Path, tmp_path: Pa
     assert ["newer" in failed.message for failed in side.of(events.Failed)] == [True]
 
 
-def test_of_two_that_come_again_after_each_cut_one_goes_on(tmp_path: Path) -> None:
-    """The same command run twice: whoever came first is told, and does not come again to end the other."""
-    path = tmp_path / "f"
+@contextmanager
+def sending_slowly(path: Path, receiver: Side, address: str, retry: float) -> Iterator[Side]:
+    """A sender that is in the middle of it; it is waited for in the end."""
     path.write_bytes(os.urandom(3 << 20))
+    side = Side()
+
+    def run() -> None:
+        try:
+            side.end = files.send_files([path], to=address, plain=True, retry=retry, limit=1.5e6, on_event=side.tell)
+        except EnchufeError as error:
+            side.end = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    receiver.wait_for(events.Connected)
+    side.wait_for(events.Progress)
+    yield side
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_of_two_that_come_again_after_each_cut_one_goes_on(tmp_path: Path) -> None:
+    """The same command run twice: whoever came first is told, and does not end the other when it comes again."""
+    path, second = tmp_path / "f", Side()
+    with receiving(tmp_path / "inbox") as (receiver, address), sending_slowly(path, receiver, address, 2.0) as first:
+        send(path, address, retry=PATIENCE, on_event=second.tell)
+    assert not second.of(events.Retrying)
+    assert "taken over" in first.of(events.Retrying)[0].message
+    assert isinstance(first.end, BrokenError)
+    assert (tmp_path / "inbox" / "f").read_bytes() == path.read_bytes()
+
+
+def test_whoever_was_taken_over_goes_on_where_the_newer_one_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "f"
     with receiving(tmp_path / "inbox") as (receiver, address):
-        first = Side()
-
-        def run() -> None:
-            try:
-                files.send_files([path], to=address, plain=True, retry=PATIENCE, limit=1e6, on_event=first.tell)
-            except EnchufeError as error:
-                first.end = error
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        receiver.wait_for(events.Connected)
-        first.wait_for(events.Progress)
-        send(path, address, retry=PATIENCE)
-        thread.join(PATIENCE)
-    assert isinstance(first.end, TakenOver)
-    assert not first.of(events.Retrying)
+        with sending_slowly(path, receiver, address, PATIENCE) as first:
+            newer = m.Hello(Role.SENDER, session_of(path), epoch=time.time_ns())
+            with dial(address, newer) as sock:
+                first.wait_for(events.Retrying)
+                assert heard(sock, HELLO_SIZE)[0] == Type.HELLO
+                time.sleep(0.5)  # it comes again and again, and ends nobody
+                sock.setblocking(False)
+                with suppress(BlockingIOError):
+                    assert sock.recv(1)
+    assert isinstance(first.end, events.Receipt)
     assert (tmp_path / "inbox" / "f").read_bytes() == path.read_bytes()
 
 

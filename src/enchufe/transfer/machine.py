@@ -126,8 +126,10 @@ class Machine(ABC):
         """Check and take note of what is about to be said."""
 
 
-class EndedThere(BrokenError):
-    """A cut, but one that nobody should try to mend at once."""
+class InterruptedThere(BrokenError):
+    """Whoever ran the other side ended it: a cut, but one that nobody should try to mend at once."""
+
+    hint = "What had arrived is kept: run it again on both sides, and it goes on."
 
     @property
     def kind(self) -> str:
@@ -135,16 +137,15 @@ class EndedThere(BrokenError):
         return "broken"
 
 
-class InterruptedThere(EndedThere):
-    """Whoever ran the other side ended it."""
-
-    hint = "What had arrived is kept: run it again on both sides, and it goes on."
-
-
-class TakenOver(EndedThere):
-    """A newer connection goes on with it: where both came again after each cut, they would end each other for ever."""
+class TakenOver(BrokenError):
+    """A newer attempt goes on with it: whoever comes again must not take it back, or they end each other for ever."""
 
     hint = "Another run of the same command goes on with it, and keeps what had arrived."
+
+    @property
+    def kind(self) -> str:
+        """As of any cut."""
+        return "broken"
 
 
 class VersionError(RemoteProtocolError):

@@ -57,7 +57,7 @@ class Message:
     """What all messages have: a type, a limit of their body, `pack` and `unpack`.
 
     Attributes:
-        has_check: its frame ends with a check of all its body, which `pack` and `unpack` have nothing to do with.
+        has_check: its frame ends with a check of its body, of which `pack`, `unpack` and `limit` know nothing.
     """
 
     type: ClassVar[Type]

@@ -399,7 +399,7 @@ def frame(message: Message) -> list[Buffer]:
     pieces = message.pack()
     if message.has_check:
         body = b"".join(pieces)
-        pieces = [body, check(message.type, body)]
+        pieces = [body + check(message.type, body)]
     header = _FRAME.pack(message.type, sum(map(len, pieces)))
     if len(pieces) > 1 or (pieces and len(pieces[0]) > 4096):
         return [header, *pieces]
@@ -412,7 +412,7 @@ def next_message(buffer: ReceiveBuffer) -> Message | int:
     The views in a message are of `buffer`'s memory: they are good until more is received into it.
 
     Raises:
-        RemoteProtocolError: what stands there is no message. Nothing is taken then.
+        RemoteProtocolError: what stands there is no message; VerificationError: it was damaged. Nothing is taken then.
     """
     if len(buffer) < _FRAME.size:
         return _FRAME.size - len(buffer)
@@ -420,8 +420,9 @@ def next_message(buffer: ReceiveBuffer) -> Message | int:
     message = _MESSAGES.get(number)
     if message is None:
         raise RemoteProtocolError(f"the peer sent a message of unknown type {number}")
-    if size > message.limit + (CHECK.size if message.has_check else 0):
-        raise RemoteProtocolError(f"the peer sent {message.type.name} with {size} bytes; {message.limit} are the limit")
+    limit = message.limit + (CHECK.size if message.has_check else 0)
+    if size > limit:
+        raise RemoteProtocolError(f"the peer sent {message.type.name} with {size} bytes; {limit} are the limit")
     lacking: int = _FRAME.size + size - len(buffer)
     if lacking > 0:
         return lacking

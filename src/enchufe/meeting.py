@@ -127,7 +127,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
         except (BrokenError, DeadlineExceeded, BusyError) as error:
             if isinstance(error, TakenOver):
                 older = epoch  # so that we are let in where the other one is gone, and do not end it
-            elif not isinstance(error, BusyError):
+            elif session is not None and session.machine.peer is not None:  # we were let in
                 older = None
             pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 
+from enchufe import meeting
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError
 from enchufe.meeting import _FIRST_PAUSE, _LONGEST_PAUSE, Patience
+from enchufe.session import Options
 from enchufe.transfer.machine import InterruptedThere, TakenOver
 
 CUT = BrokenError("cut")
@@ -76,6 +82,45 @@ def test_nobody_there_after_a_cut_is_waited_for(clock: Clock) -> None:
 def test_what_passes_is_waited_for_and_zero_means_never(clock: Clock, error: EnchufeError) -> None:
     assert Patience(10.0, clock).pause(error, met=True, moved=False) is not None
     assert Patience(0.0, clock).pause(error, met=True, moved=True) is None
+
+
+def test_whoever_was_taken_over_keeps_its_epoch_until_it_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would end the one that has taken over."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    epochs: list[int] = []
+    # Whether somebody is reached, whether we are let in, and how it ends.
+    tries: list[tuple[bool, bool, EnchufeError]] = [
+        (True, True, CUT),
+        (True, True, TakenOver("by another")),
+        (False, False, CUT),
+        (True, False, BusyError("busy")),
+        (True, False, CUT),
+        (True, True, TakenOver("again")),
+        (True, True, CUT),
+        (True, True, InterruptedThere("there")),
+    ]
+
+    class Aim:
+        met = True
+
+        async def reach(self, waiter: object, timeout: float) -> object:
+            if not tries[0][0]:
+                raise tries.pop(0)[2]
+            return SimpleNamespace(transport=nullcontext(), dial=None, secret=None, name=None)
+
+    def make(transport: object, options: Options) -> object:
+        epochs.append(options.epoch)
+        _, let_in, error = tries.pop(0)
+
+        async def complete() -> None:
+            raise error
+
+        return SimpleNamespace(machine=SimpleNamespace(peer=let_in or None), crossed=1, complete=complete)
+
+    with pytest.raises(InterruptedThere):
+        meeting.dialing(Aim(), make, b"", Options(), 3600.0, id)  # type: ignore[arg-type]
+    first, second, busy, cut, again, after, last = epochs
+    assert first < second == busy == cut == again == after < last
 
 
 def test_an_interruption_is_somebodys_will(clock: Clock) -> None:

@@ -102,15 +102,11 @@ class Connection:
         gathers: bool = False,
     ) -> None:
         self.transport = transport
-        self.framing = framing
         self.timeout = timeout
         self.deadline = deadline
         self.gathers = gathers
         self.received = 0
         self._sent = 0
-        self._decoder = framing.decoder()
-        self._split = framing.splitter()
-        self._plain = min(framing.plain, _SMALL)
         self._buffer = ReceiveBuffer()
         self._at_end = False
         self._asked = _LEAST
@@ -124,9 +120,7 @@ class Connection:
         self._mark = 0
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
-        self._receive_whole = self._whole()
-        # The last message was large, and the next one may be received in one copy.
-        self._large = False
+        self._speak(framing)
         # What is held back: framed, and behind that small messages that are framed together.
         self._held: list[Buffer] = _NOTHING
         self._held_size = 0
@@ -266,12 +260,7 @@ class Connection:
             self._ready = self._later = _NONE
             self._behind = True
         self._frame_held()
-        self.framing = framing
-        self._decoder = framing.decoder()
-        self._split = framing.splitter()
-        self._plain = min(framing.plain, _SMALL)
-        self._receive_whole = self._whole()
-        self._large = False
+        self._speak(framing)
 
     def file(self) -> ConnectionFile:
         """Go on without messages: read and write as in a file, from the first byte behind the last message.
@@ -397,6 +386,16 @@ class Connection:
             self._large = len(messages[0]) >= BATCHED
         return bool(messages)
 
+    def _speak(self, framing: Framing) -> None:
+        """From here on messages are told apart like this."""
+        self.framing = framing
+        self._decoder = framing.decoder()
+        self._split = framing.splitter()
+        self._plain = min(framing.plain, _SMALL)
+        self._receive_whole = self._whole()
+        # The last message was large, and the next one may be received in one copy.
+        self._large = False
+
     def _take(self, messages: list[bytes], first: int) -> None:
         """They have come: have so many of them in hand `first`."""
         self._batch = batch = len(messages)
@@ -445,15 +444,11 @@ class Connection:
     def _hold(self, messages: Sequence[Buffer]) -> bool:
         """Keep them for `flush`: whether so much is held by now that it is to go."""
         if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-            if not (self._unframed or self._held):
-                self._begin_to_hold()
-            if self._unframed is _NONE:
-                self._unframed = []
-            self._unframed.append(message)
+            self._begin_to_hold()
+            self._unframed = [message]  # there was none: `send` and `begin` see to those behind it
             return False
         pieces = self._encoded(messages)
-        if not (self._unframed or self._held):
-            self._begin_to_hold()
+        self._begin_to_hold()
         self._frame_held()
         self._held += [piece if type(piece) is bytes else bytes(piece) for piece in pieces]  # the rest is the caller's
         self._held_size += sum(map(len, pieces))
@@ -461,8 +456,9 @@ class Connection:
         return self._held_size >= _HELD
 
     def _begin_to_hold(self) -> None:
-        self.transport.waiter.before_waiting(self._flush_now)
-        self._held, self._held_size = [], 0
+        if not (self._unframed or self._held):
+            self.transport.waiter.before_waiting(self._flush_now)
+            self._held, self._held_size = [], 0
 
     def _frame_held(self) -> None:
         """Frame what is held back and is not framed."""

@@ -252,8 +252,9 @@ def identity_of(about: bytes) -> bytes:
     """What a dialer calls this transfer: the same whenever this user of this machine is about it again."""
     try:
         with open("/etc/machine-id", "rb") as file:
-            machine = file.read().strip() or socket.gethostname().encode()
+            machine = file.read().strip()
     except OSError:
-        machine = socket.gethostname().encode()
+        machine = b""
+    machine = machine or socket.gethostname().encode()
     user = b"%d" % os.getuid() if hasattr(os, "getuid") else b""
     return blake3(b"\0".join((machine, user, about))).digest()[:16]

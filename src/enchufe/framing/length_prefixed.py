@@ -68,9 +68,8 @@ class LengthPrefixed(SizedFraming):
         self.head = 0 if prefix == "varint" else offset + width
         self._write = self._prefix.writer()
         self._split = super().split if offset else self._prefix.splitter(adjustment, max_size)
-        # Nothing in front, not too big, and their length can be written.
-        safe = not offset and adjustment <= 0
-        safe = safe and type(self).encode is LengthPrefixed.encode  # whoever derives from it may do something else
+        # Nothing in front, not too big, and their length can be written; who derives from this may do something else.
+        safe = not offset and adjustment <= 0 and type(self).encode is LengthPrefixed.encode
         self.plain = min(JOIN_BELOW, max_size + 1, self._prefix.largest + adjustment + 1) if safe else 0
 
     def _form(self) -> Prefix:

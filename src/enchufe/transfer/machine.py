@@ -141,11 +141,7 @@ class TakenOver(BrokenError):
     """A newer attempt goes on with it: whoever comes again must not take it back, or they end each other for ever."""
 
     hint = "Another run of the same command goes on with it, and keeps what had arrived."
-
-    @property
-    def kind(self) -> str:
-        """As of any cut."""
-        return "broken"
+    kind = InterruptedThere.kind
 
 
 class VersionError(RemoteProtocolError):

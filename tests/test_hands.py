@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -570,6 +570,24 @@ def test_many_small_files(many: Path, tmp_path: Path, streams: int) -> None:
     assert snapshot(tmp_path / "inbox" / "many", times=True) == snapshot(many, times=True)
     assert ends.sender.of(events.Progress)[-1].bytes == ends.sender.of(events.Progress)[-1].total
     assert not running()
+
+
+class Prompt(Source):
+    """Whoever is asked to read has read before anybody looks again."""
+
+    def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
+        told: list[Contents] = []
+        if not super().read_together(entries, told.append):
+            return False
+        until(lambda: collected(self.hands, told))
+        done(told[0])
+        return True
+
+
+def test_a_block_taken_while_small_files_were_read_is_sent(many: Path, tmp_path: Path) -> None:
+    ends = transfer(lambda: Prompt([many]), LocalStore(tmp_path / "inbox").begin, streams=1)
+    assert ends.sender.receipt.files == ends.receiver.receipt.files == 1501
+    assert snapshot(tmp_path / "inbox" / "many", times=True) == snapshot(many, times=True)
 
 
 def test_each_is_told(many: Path, tmp_path: Path) -> None:

@@ -145,12 +145,12 @@ class SendingSession(Session[Sender]):
         may_offer = self._has_more and machine.room > 0
         turn = not may_offer or self._offered_last
         work = self._take_work() if turn and not self._read else None
-        if turn and self._read:
-            self._offered_last = False
-            self._say_read()
-        elif work is not None:
+        if work is not None:  # first, for nobody else has it: whoever is asked to read may have read before
             self._offered_last = False
             await self._send_work(work)
+        elif turn and self._read:
+            self._offered_last = False
+            self._say_read()
         elif may_offer:
             await self._offer_some()
             self._offered_last = True

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from enchufe.entry import Entry
+from enchufe.session import SendingSession
 from enchufe.testing import ModelDelivery
+from enchufe.transfer.sender import Work
 from tests.simulation import transfers
+from tests.simulation.at_hand import Answered, ModelHands
 from tests.simulation.blocks import small_blocks
 
 SHARE = 1500
@@ -51,6 +56,35 @@ def test_whole_folders_are_found_to_be_the_same_and_not() -> None:
         differing += sum(session._differing_entries for _, session in transfer.sources)
     assert same > 20
     assert differing > 20
+
+
+def test_small_files_are_read_and_written_by_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    ask = ModelHands.ask
+
+    def counted(hands: ModelHands, job: Callable[[], Any], answered: Answered) -> None:
+        asked[job.__qualname__.split(".")[0]] += 1
+        ask(hands, job, answered)
+
+    monkeypatch.setattr(ModelHands, "ask", counted)
+    for seed in range(100):
+        transfers.run(seed)
+    assert asked["Source"] > 50
+    assert asked["Delivery"] > 50
+
+
+def test_a_sender_that_drops_a_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it once did where small files turned out to be read just when it had taken one."""
+    take_work = SendingSession._take_work
+
+    def forgetful(session: SendingSession) -> Work | None:
+        work = take_work(session)
+        return None if session._read and not isinstance(work, list) else work
+
+    monkeypatch.setattr(SendingSession, "_take_work", forgetful)
+    with pytest.raises(AssertionError, match="goes on for ever"):
+        for seed in range(500):
+            transfers.run(seed)
 
 
 def test_a_store_that_takes_any_folder_for_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from enchufe import events
+from enchufe.buffer import Buffer
 from enchufe.entry import Entry, Kind
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, Refused, StoreError
 from enchufe.meeting import Plain, dialing, listening
 from enchufe.session import Greeted, Options, ReceivingSession, SendingSession
 from enchufe.store.grafts import free_names
+from enchufe.store.interface import Contents
 from enchufe.store.memory import MemoryFile, MemorySource, MemoryStore, Node, Path
+from enchufe.store.reading import Content, read_each
 from enchufe.testing import Fault, SimNetwork
 from enchufe.testing.disk import ModelDelivery, ModelStore
 from enchufe.testing.turns import Started, Turns
+from enchufe.transfer.digests import block_digest
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
 from enchufe.transports import Transport, parse_address
+from tests.simulation.at_hand import SLOTS, ModelHands
 from tests.simulation.blocks import SMALL as BLOCK
 
 ADDRESS = "there:1"
@@ -30,11 +35,12 @@ Command = Started[events.Receipt]
 
 
 class Source(MemorySource):
-    """A tree that counts what is read of it."""
+    """A tree that counts what is read of it; small files are read by hands, where there are any."""
 
-    def __init__(self, store: MemoryStore, sparse: bool) -> None:
+    def __init__(self, store: MemoryStore, sparse: bool, hands: ModelHands | None = None) -> None:
         super().__init__(store)
         self.read = 0
+        self.hands = hands
         self._sparse = sparse
 
     def walk(self) -> Iterator[Entry]:
@@ -54,6 +60,23 @@ class Source(MemorySource):
         self.read += entry.size
         return super().read_whole(entry)
 
+    def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
+        hands = self.hands
+        if hands is None:
+            return False
+        hands.collect()
+        hands.slot()
+
+        def answered(files: list[Content]) -> None:
+            done(Contents(files, hands.give_back))
+
+        hands.ask(lambda: read_each(entries, self.read_whole), answered)
+        return True
+
+    def close(self) -> None:
+        if self.hands is not None:
+            self.hands.close()
+
 
 class File(MemoryFile):
     def __init__(self, source: Source, file: MemoryFile, offered: tuple[int, int]) -> None:
@@ -71,10 +94,47 @@ class File(MemoryFile):
 
 
 class Delivery(ModelDelivery):
-    """Reads again only when something new has arrived, as a slow disk might."""
+    """Reads again only when something new has arrived, as a slow disk might; hands write, where there are any."""
 
     slow: Turns | None = None
     in_vain = False
+    hands: ModelHands | None = None
+
+    def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
+        hands = self.hands
+        if hands is None:
+            return False
+        hands.collect()
+        hands.slot()
+        copies = [(entry, bytes(data), digest) for entry, data, digest in files]
+
+        def job() -> None:
+            for entry, data, digest in copies:
+                assert block_digest(data) == digest, "its content changed before it was written"
+                self.write_whole(entry, data, digest)
+
+        def answered(_: None) -> None:
+            hands.give_back()
+            done()
+
+        hands.ask(job, answered)
+        return True
+
+    def commit(self) -> None:
+        self._end_hands()
+        super().commit()
+
+    def suspend(self) -> None:
+        self._end_hands()
+        super().suspend()
+
+    def abandon(self) -> None:
+        self._end_hands()
+        super().abandon()
+
+    def _end_hands(self) -> None:
+        if self.hands is not None:
+            self.hands.close()
 
     def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
         turns = self.slow
@@ -120,6 +180,11 @@ class Transfer:
         turns.faults = self._faults
         self.sparse = tree is None and chance.random() < 0.15
         self.tree = tree or a_tree(chance, self.sparse)
+        at_hand = random.Random(f"hands of {seed}")
+        self.hands = at_hand.choice((0, 0, 1, 2)), at_hand.choice((0, 0, 1, 2))  # of the sender, of the receiver
+        if tree is None and any(self.hands) and at_hand.random() < 0.7:
+            for number in range(at_hand.choice((5, 20, 60))):
+                self.tree.add(f"small/{number}", at_hand.randbytes(at_hand.choice((0, 10, 300, 700))), mtime_ns=number)
         self.update = chance.random() < 0.5
         self.store = ModelStore(chance, update=self.update, pause=self._pause)
         self.store.begin = self._begin  # type: ignore[method-assign]
@@ -179,8 +244,12 @@ class Transfer:
         delivery = Delivery.__new__(Delivery)
         delivery.__dict__.update(made.__dict__)
         delivery.slow = self.turns if self.late_recheck else None
+        delivery.hands = self._hired(self.hands[1])
         self.deliveries.append((delivery, self.faults))
         return delivery
+
+    def _hired(self, count: int) -> ModelHands | None:
+        return ModelHands(self.turns, count) if count else None
 
     def _faults(self) -> tuple[Fault | None, Fault | None]:
         return self._fault(), self._fault()
@@ -201,7 +270,7 @@ class Transfer:
 
     def _send(self) -> events.Receipt:
         def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
-            source = Source(self.tree, self.sparse)
+            source = Source(self.tree, self.sparse, self._hired(self.hands[0]))
             session = SendingSession(over, source, options, lambda _: None)
             self.sources.append((source, session))
             return session
@@ -332,7 +401,8 @@ class Transfer:
         )
         if not self.before and self.compress == "never" and not self.may_change:
             for source, session in self.sources:
-                most = session.machine.sent_bytes + self.streams * BLOCK
+                ahead = SLOTS if self.hands[0] else 0
+                most = session.machine.sent_bytes + (self.streams + ahead) * BLOCK
                 if self.sparse:
                     continue
                 assert source.read <= most, (

@@ -74,6 +74,10 @@ class Host(ABC):
         """As `Waiter.before_waiting`: as soon as the loop has its turn, which is when the task waits for anything."""
 
     @abstractmethod
+    def me(self) -> object:
+        """As `Waiter.me`."""
+
+    @abstractmethod
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` in the loop's thread, from whatever thread."""
 
@@ -106,6 +110,10 @@ class Host(ABC):
     def idle(self) -> float:
         """As `Waiter.idle`, of the whole process."""
         return idle()
+
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`."""
+        self.spawn(coroutine, _ignore, None)
 
     async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
@@ -264,6 +272,8 @@ class AsyncioHost(Host):
         """As `Host.before_waiting`."""
         self._loop.call_soon(action)
 
+    me = staticmethod(asyncio.current_task)
+
     def call_soon(self, function: Callable[[], None]) -> None:
         """As `Host.call_soon`."""
         self._loop.call_soon_threadsafe(function)
@@ -358,6 +368,10 @@ class TrioHost(Host):
         """As `Host.before_waiting`."""
         self._token.run_sync_soon(action)
 
+    def me(self) -> object:
+        """As `Host.me`."""
+        return self._trio.lowlevel.current_task()
+
     def call_soon(self, function: Callable[[], None]) -> None:
         """As `Host.call_soon`."""
         self._token.run_sync_soon(function)
@@ -410,6 +424,10 @@ class TrioHost(Host):
                 except self._trio.ClosedResourceError:
                     return
                 self._dispatch()
+
+
+def _ignore(error: BaseException | None, about: object) -> None:
+    """It raises nothing."""
 
 
 def host() -> Host:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, groupby
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, cast
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.errors import BrokenError, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, ClosedError, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
 from enchufe.framing.base import JOIN_BELOW, Framing
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
+from enchufe.waiting import READ, WRITE, Doorbell
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -35,9 +37,16 @@ _TOGETHER: Final = _HELD // _SMALL
 # Bytes of room that a message gets at once on its length's word, however little of it came.
 _TRUSTED: Final = 65536
 
-# What connections have in hand that have nothing: thousands of idle ones share them, and nobody puts anything in.
-_NONE: Final[list[bytes]] = []
-_NOTHING: Final[list[Buffer]] = []
+# Seconds that replies which were held back have to leave a connection that is closed already.
+_PARTING: Final = 30.0
+
+# What connections have in hand that have nothing: thousands of idle ones share it, and nobody can put anything in.
+_NONE: Final = cast("list[bytes]", ())
+
+_Reply = bytes | tuple[Buffer, ...]
+"""What is held back: a small message, to be framed with its like, or the pieces of framed ones."""
+
+_RINGING: Final = threading.Lock()  # nobody rings a bell that is being closed
 
 
 class Connection:
@@ -45,10 +54,11 @@ class Connection:
 
     One task may receive while another sends. Iterating yields messages until the other side's clean end.
 
-    Where `gathers` is set, as a server sets it, a message sent while received ones are still in hand is held back
-    until the last of them was handed out, so that the replies to all of them go out in one call, or a few where there
-    are many. They go before this task waits for anything through enchufe, when `flush` is called, and when the handler
-    ends; only where a handler blocks by other means (a sleep, a lock) with messages in hand must it call `flush` first.
+    Where `gathers` is set, as a server sets it, what the task that receives sends while received messages are still in
+    hand is held back until the last of them was handed out, so that the replies to all of them go out in one call, or
+    a few where there are many. They go before this task waits for anything through enchufe, when `flush` is called, and
+    when the handler ends; only where a handler blocks by other means (a sleep, a lock) with messages in hand must it
+    call `flush` first. What another task or thread sends is never held back.
 
     Args:
         transport: the bytes; this owns it from here on.
@@ -64,26 +74,30 @@ class Connection:
     _beats: ClassVar = False  # whether there is more to `_patience` than the timeout
 
     __slots__ = (
+        "_aside",
         "_asked",
         "_at_end",
         "_batch",
         "_behind",
+        "_bells",
         "_buffer",
+        "_closing",
         "_data",
         "_decoder",
         "_file",
         "_flushing",
-        "_held",
-        "_held_size",
+        "_framed_size",
+        "_kept",
         "_large",
         "_later",
         "_mark",
         "_plain",
         "_ready",
         "_receive_whole",
+        "_receiver",
+        "_rest",
         "_sent",
         "_split",
-        "_unframed",
         "deadline",
         "framing",
         "gathers",
@@ -121,11 +135,18 @@ class Connection:
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
         self._speak(framing)
-        # What is held back: framed, and behind that small messages that are framed together.
-        self._held: list[Buffer] = _NOTHING
-        self._held_size = 0
-        self._unframed = _NONE
-        self._flushing = False  # held back replies are on their way: nothing may go in between
+        # Who received what is in hand; and what it has sent since, which is held back. Nobody else adds to that, and
+        # whoever flushes takes from its front: so it needs no lock.
+        self._receiver: object = None
+        self._kept: list[_Reply] = _NONE  # type: ignore[assignment]
+        self._framed_size = 0  # bytes in it that are framed
+        # What was taken and is on its way: nothing may go in between. Who has the lock sends it, the others wait for
+        # their bells.
+        self._rest: Sequence[Buffer] = ()
+        self._flushing: threading.Lock | None = None
+        self._bells: list[Doorbell] = []
+        self._aside = False  # who has it is beside who sent that
+        self._closing = False
         self._file: ConnectionFile | None = None
 
     def __repr__(self) -> str:
@@ -139,7 +160,7 @@ class Connection:
     @property
     def sent(self) -> int:
         """Messages so far, with those held back."""
-        return self._sent + len(self._unframed)
+        return self._sent + sum(type(one) is bytes for one in self._kept)
 
     @property
     def at_end(self) -> bool:
@@ -153,54 +174,62 @@ class Connection:
             LocalProtocolError: the framing cannot carry one of them (nothing was sent).
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
-        if unframed := self._unframed:
-            # A small reply behind another.
-            if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-                unframed.append(message)
-                if len(unframed) >= _TOGETHER:
+        if (kept := self._kept) or self._rest or (self._ready and self.gathers):
+            if self.transport.waiter.me() == self._receiver:
+                if kept and len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
+                    kept.append(message)  # a small reply behind another
+                    if len(kept) >= _TOGETHER:
+                        await self.flush()
+                elif self._keep(messages):
                     await self.flush()
                 return
-        elif not (self._held or self._flushing) and not (self._ready and self.gathers):
-            # One step less for what nearly every call is.
-            pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
-            size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-            self._sent += len(messages)
-            count = self.transport.try_send(pieces)
-            if count != size:
-                await self.transport.send(pieces, self._deadline(), count)
-            if self._sent % _TURN == 0:
-                await self.transport.waiter.pause()
-            return
-        if self._hold(messages):
             await self.flush()
+        pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        self._sent += len(messages)
+        count = self.transport.try_send(pieces)
+        if count != size:
+            await self.transport.send(pieces, self._deadline(), count)
+        if self._sent % _TURN == 0:
+            await self.transport.waiter.pause()
 
     def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:
         """`send`, for who cannot await: None where the messages are held back, else what is still to be run."""
-        if unframed := self._unframed:
-            if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-                unframed.append(message)
-                return self.flush() if len(unframed) >= _TOGETHER else None
-        elif not (self._held or self._flushing) and not (self._ready and self.gathers):
-            return self.send(*messages)
-        return self.flush() if self._hold(messages) else None
+        keeps = (kept := self._kept) or self._rest or (self._ready and self.gathers)
+        if keeps and self.transport.waiter.me() == self._receiver:
+            if kept and len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
+                kept.append(message)
+                return self.flush() if len(kept) >= _TOGETHER else None
+            return self.flush() if self._keep(messages) else None
+        return self.send(*messages)
 
     async def flush(self) -> None:
-        """Send what is held back, if anything is, and what was written into a file. Raises as `send` does."""
+        """Send what is held back, if anything is, and what was written into a file. Raises as `send` does.
+
+        One that times out or is cancelled loses nothing: the next one goes on where it stood.
+        """
         if self._file is not None:
             await self._file.flush()
-        while self._flushing:  # by another task, which then takes what is held back meanwhile
-            await self.transport.waiter.pause()
-        while self._held or self._unframed:
-            pieces = self._gathered()
-            self._held = _NOTHING
-            self._flushing = True
+        transport, lock = self.transport, self._flushing
+        while lock is not None and (self._kept or self._rest):
+            if not lock.acquire(blocking=False):  # another task does it, which then takes what is held back meanwhile
+                await self._flushed(lock)
+                continue
             try:
-                await self.transport.send(pieces, self._deadline())
-            except BaseException:
-                self.transport.poison("replies that were held back could not be sent")
-                raise
+                while self._next_rest():
+                    deadline = self._deadline()
+                    while self._rest:
+                        count = transport.try_send(self._rest)
+                        self._rest = advance(self._rest, count)
+                        if self._rest and not count:
+                            await transport.wait(WRITE, deadline)
             finally:
-                self._flushing = False
+                self._let_others_flush(lock)
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything is held back, or on its way by `flush`."""
+        return bool(self._kept or self._rest)
 
     async def receive(self) -> bytes | None:
         """The next message; None at the other side's clean end.
@@ -259,7 +288,8 @@ class Connection:
             self.received -= left
             self._ready = self._later = _NONE
             self._behind = True
-        self._frame_held()
+        if self._kept:
+            self._kept[:] = [tuple(self._framed(self._kept[:]))]
         self._speak(framing)
 
     def file(self) -> ConnectionFile:
@@ -271,14 +301,30 @@ class Connection:
             LocalProtocolError: as `reframe`.
         """
         self.reframe(self.framing)
-        held, self._held = b"".join(self._held), _NOTHING
+        held = b"".join((*self._rest, *self._framed(self._kept[:])))
+        self._rest, self._kept = (), []
         self._file = ConnectionFile(self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end)
         return self._file
 
     def close(self) -> None:
-        """Close both directions; what was received and not asked for is lost. Closing again does nothing."""
-        self._flush_now()
-        self.transport.close()
+        """Close both directions; what was received and not asked for is lost. Closing again does nothing.
+
+        Held back replies that the other side has no room for go on leaving, for a while, where others have their turn
+        meanwhile; in a thread of its own that is waited for.
+        """
+        if self._closing:
+            return
+        lock = self._flushing
+        if lock is None or (lock.locked() and not self._aside):  # whoever is sending learns of it
+            self._end_now()
+            return
+        self._closing = True
+        soon = self.transport.waiter.now() + _PARTING
+        self.deadline = soon if self.deadline is None else min(self.deadline, soon)
+        if self._aside or self._flush_some():
+            self.transport.waiter.beside(self._part())
+        else:
+            self._end_now()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         # A step of a generator costs less than a coroutine for each message. But asyncio starts a task for one that is
@@ -305,7 +351,7 @@ class Connection:
 
     async def _refill(self) -> bool:
         """Have a message in hand: False at the end."""
-        if self._unframed or self._held:
+        if self._kept or self._rest:
             await self.flush()
         transport = self.transport
         if self._later:
@@ -400,6 +446,8 @@ class Connection:
         """They have come: have so many of them in hand `first`."""
         self._batch = batch = len(messages)
         self.received += batch
+        if batch > 1 and self.gathers:
+            self._receiver = self.transport.waiter.me()
         messages.reverse()
         if batch > first:
             self._later = messages
@@ -427,52 +475,115 @@ class Connection:
         elif 4 * count < self._asked:
             self._asked = max(self._asked // 2, _LEAST)
 
+    # What is held back.
+
+    def _keep(self, messages: Sequence[Buffer]) -> bool:
+        """Keep them for `flush`: whether so much is kept by now that it is to go."""
+        if self._closing:
+            raise ClosedError("this end was closed")
+        small = len(messages) == 1 and type(messages[0]) is bytes and len(messages[0]) < self._plain
+        pieces = () if small else self._encoded(messages)
+        if not self._kept:
+            if self._flushing is None:
+                self._kept, self._bells, self._flushing = [], [], threading.Lock()
+            self.transport.waiter.before_waiting(self._flush_now)
+        if small:
+            self._kept.append(cast("bytes", messages[0]))
+            return len(self._kept) >= _TOGETHER
+        self._kept.append(
+            tuple([one if type(one) is bytes else bytes(one) for one in pieces])
+        )  # the rest is the caller's
+        self._framed_size += sum(map(len, pieces))
+        self._sent += len(messages)
+        return self._framed_size >= _HELD
+
+    def _next_rest(self) -> bool:
+        """Take what is kept, where nothing is on its way; whether anything is then. For who has the lock."""
+        if not self._rest and (kept := self._kept):
+            batch = kept[:]
+            del kept[: len(batch)]  # more may have come behind it
+            self._framed_size = 0
+            self._rest = self._framed(batch)
+        return bool(self._rest)
+
+    def _framed(self, kept: Sequence[_Reply]) -> Sequence[Buffer]:
+        """The pieces of what was kept, in one where they are small."""
+        if set(map(type, kept)) == {bytes}:
+            self._sent += len(kept)
+            return (self.framing.encode_plain(cast("Sequence[bytes]", kept)),)
+        pieces: list[Buffer] = []
+        for kind, run in groupby(kept, type):
+            together = list(run)
+            if kind is bytes:
+                self._sent += len(together)
+                pieces.append(self.framing.encode_plain(cast("Sequence[bytes]", together)))
+            else:
+                pieces += chain.from_iterable(cast("list[tuple[Buffer, ...]]", together))
+        return [b"".join(pieces)] if sum(map(len, pieces)) < len(pieces) * JOIN_BELOW else pieces
+
     def _flush_now(self) -> None:
-        """Send as much of what is held back as goes without waiting; a cut is told to whoever uses this next."""
-        if (self._held or self._unframed) and not self._flushing:
-            with contextlib.suppress(EnchufeError):
-                pieces = self._gathered()
-                self._held = advance(pieces, self.transport.try_send(pieces))
-                self._held_size = sum(map(len, self._held))
+        """Before this task waits: what does not go at once goes beside it, or first where nobody else has a turn."""
+        if not self._closing and self._flush_some():
+            self.transport.waiter.beside(self._flush_quietly())
+
+    def _flush_some(self) -> bool:
+        """Send as much of what is held back as goes without waiting; whether more could go later."""
+        lock = self._flushing
+        if lock is None or not lock.acquire(blocking=False):
+            return False  # whoever flushes sees to it
+        try:
+            while self._next_rest():
+                count = self.transport.try_send(self._rest)
+                if not count:
+                    return True
+                self._rest = advance(self._rest, count)
+        except EnchufeError:
+            pass  # it is told to whoever uses this next
+        finally:
+            self._let_others_flush(lock)
+        return False
+
+    async def _flush_quietly(self) -> None:
+        self._aside = True
+        with contextlib.suppress(EnchufeError):  # as above
+            await self.flush()
+        self._aside = False
+
+    async def _part(self) -> None:
+        await self._flush_quietly()
+        self._end_now()
+
+    def _end_now(self) -> None:
+        if self.unsent:
+            self.transport.poison("it was closed before all was sent")  # so that it is no orderly end
+        self.transport.close()
+
+    async def _flushed(self, lock: threading.Lock) -> None:
+        """Wait until whoever has the lock has let go of it."""
+        bell = Doorbell()
+        self._bells.append(bell)
+        try:
+            if lock.locked():
+                await self.transport.waiter.wait_one(bell, READ, self._deadline())
+        finally:
+            self.transport.waiter.forget(bell)
+            with _RINGING:
+                if bell in self._bells:
+                    self._bells.remove(bell)
+                bell.close()
+
+    def _let_others_flush(self, lock: threading.Lock) -> None:
+        lock.release()
+        if self._bells:
+            with _RINGING:
+                while self._bells:
+                    self._bells.pop().ring()
 
     def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:
         """What stands for them on the wire."""
         if set(map(type, messages)) == {bytes} and max(map(len, messages)) < self._plain:
             return (self.framing.encode_plain(cast("Sequence[bytes]", messages)),)
         return list(chain.from_iterable(map(self.framing.encode, messages)))
-
-    def _hold(self, messages: Sequence[Buffer]) -> bool:
-        """Keep them for `flush`: whether so much is held by now that it is to go."""
-        if len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-            self._begin_to_hold()
-            self._unframed = [message]  # there was none: `send` and `begin` see to those behind it
-            return False
-        pieces = self._encoded(messages)
-        self._begin_to_hold()
-        self._frame_held()
-        self._held += [piece if type(piece) is bytes else bytes(piece) for piece in pieces]  # the rest is the caller's
-        self._held_size += sum(map(len, pieces))
-        self._sent += len(messages)
-        return self._held_size >= _HELD
-
-    def _begin_to_hold(self) -> None:
-        if not (self._unframed or self._held):
-            self.transport.waiter.before_waiting(self._flush_now)
-            self._held, self._held_size = [], 0
-
-    def _frame_held(self) -> None:
-        """Frame what is held back and is not framed."""
-        if unframed := self._unframed:
-            framed = self.framing.encode_plain(unframed)
-            self._held.append(framed)
-            self._held_size += len(framed)
-            self._sent += len(unframed)
-            self._unframed = _NONE
-
-    def _gathered(self) -> list[Buffer]:
-        """What is held back, in one piece where the pieces are small."""
-        self._frame_held()
-        return [b"".join(self._held)] if self._held_size < len(self._held) * JOIN_BELOW else self._held
 
     def _patience(self) -> float | None:
         """When a receive that begins now gives up."""

@@ -116,6 +116,7 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
         await transport.handshake(started + options.handshake_timeout)
         connection = options.connection(transport)
         await handler(connection)
+        await connection.flush()  # for as long as its own sends would have waited
     except LocalProtocolError as caught:
         error = caught
         log.exception("the handler misused its connection to %s", transport.peer)

@@ -85,6 +85,12 @@ class Waiter(Protocol):
     def before_waiting(self, action: Callable[[], None]) -> None:
         """Call `action`, once and not again, before this task waits for anything. It must not raise."""
 
+    def me(self) -> object:
+        """The task that asks, or the thread where a thread has one task: equal for the same one."""
+
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that raises nothing in a task of its own; here and now where a thread has one task."""
+
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Run something that keeps a disk or a processor busy, where it keeps no other task waiting."""
 
@@ -169,6 +175,12 @@ class BlockingWaiter:
         """Call `action` before this thread waits through any BlockingWaiter."""
         _ACTIONS.due.append(action)
         self.unsettled = True
+
+    me = staticmethod(threading.get_ident)
+
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`: here and now."""
+        drive(coroutine)
 
     def settle(self) -> None:
         """As `Waiter.settle`, for this thread."""

@@ -121,6 +121,7 @@ class Loop:
             self._pool.shutdown()
         self._bell.close()
         self._slots.poller.close()
+        self._by_descriptor.clear()  # whoever closes what it waited for has nothing to take back
 
     # The waiter.
 
@@ -194,6 +195,14 @@ class Loop:
     def before_waiting(self, action: Callable[[], None]) -> None:
         """As `Waiter.before_waiting`."""
         self._actions.append(action)
+
+    def me(self) -> object:
+        """As `Waiter.me`."""
+        return self._current
+
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`."""
+        self.spawn(coroutine)
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """As `Waiter.offload`, in one of a few threads."""

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
@@ -475,6 +475,14 @@ class SimWaiter:
     def before_waiting(self, action: Callable[[], None]) -> None:
         """Call it now."""
         action()
+
+    def me(self) -> object:
+        """As `Waiter.me`."""
+        return self._turns._running
+
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`: here and now."""
+        waiting.drive(coroutine)
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Call it here, sooner or later."""

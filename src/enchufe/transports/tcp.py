@@ -60,6 +60,7 @@ def transport(sock: socket.socket, waiter: Waiter) -> Transport:
         set_options(sock)
         local, peer = sys.intern(_written(sock.getsockname())), _written(sock.getpeername())  # a server's are all one
     except OSError as error:
+        waiter.forget(sock)
         sock.close()
         raise BrokenError("the other side left at once") from error
     return Transport(sock, waiter, name=NAME, local=local, peer=peer)
@@ -138,6 +139,7 @@ async def connect_any(addresses: Sequence[TcpAddress], waiter: Waiter, deadline:
                 return transport(winner, waiter)
     finally:
         for sock in attempts:
+            waiter.forget(sock)
             sock.close()
     raise _unreachable(addresses, failures)
 
@@ -184,6 +186,7 @@ async def _first_ready(
         if code == 0:
             return sock
         failures.append(f"{attempts.pop(sock)}: {os.strerror(code)}")
+        waiter.forget(sock)
         sock.close()
     return None
 

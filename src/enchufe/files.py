@@ -121,9 +121,16 @@ def send_files(
     if limit is not None and not limit >= LEAST_LIMIT:  # NaN is none either
         raise LocalProtocolError(f"a limit of {limit:g} bytes a second is too low", hint="1kB/s is the least.")
     on_event = _in_turn(on_event)
-    begin, about = _source_of(paths, text, name, exclude, attributes)
+    begin, about, origin = _source_of(paths, text, name, exclude, attributes)
     is_pipe = text is None and _is_pipe(paths)
-    options = Options(timeout=timeout, limit=limit, each_file=each_file, streams=streams, compress=compress)
+    options = Options(
+        origin=meeting.identity_of(origin),
+        timeout=timeout,
+        limit=limit,
+        each_file=each_file,
+        streams=streams,
+        compress=compress,
+    )
 
     def make(over: Transport | Greeted[Sender], options: Options) -> SendingSession:
         return SendingSession(over, begin(), options, on_event)
@@ -138,26 +145,29 @@ def _is_pipe(paths: Sequence[Path]) -> bool:
 
 def _source_of(
     paths: Sequence[Path], text: str | None, name: str | None, exclude: Sequence[str], attributes: bool
-) -> tuple[Callable[[], Sending], bytes]:
-    """What makes the source of an attempt, and what tells this transfer from others."""
+) -> tuple[Callable[[], Sending], bytes, bytes]:
+    """What makes the source of an attempt; what tells this transfer from others, and its files from others' of the same
+    names.
+    """
     from enchufe.store import PipeSource, Source, TextSource  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     if text is not None:
         if paths:
             raise LocalProtocolError("a text goes alone", hint="Send the files in another run.")
-        return partial(TextSource, text, name or "text.txt"), b"text:" + text.encode()
+        return partial(TextSource, text, name or "text.txt"), b"text:" + text.encode(), b"text"
     if not paths:
         raise LocalProtocolError("nothing to send", hint="Name a file or a folder.")
     if _is_pipe(paths):
         if len(paths) > 1:
             raise LocalProtocolError("standard input goes alone", hint="Send the files in another run.")
-        return partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin"), b"-"
+        return partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin"), b"-", b"-"
     begin = partial(Source, paths, exclude=exclude, attributes=attributes)
     begin().close()  # what is not there is said before anybody is dialed
     about = [os.path.realpath(os.fsencode(path)) for path in paths]
+    origin = sorted({os.path.dirname(path) for path in about})
     if exclude or attributes:  # what goes is another then
         about += [b"", b"attributes" if attributes else b"", *map(os.fsencode, sorted(exclude))]
-    return begin, b"\0".join(about)
+    return begin, b"\0".join(about), b"\0".join((b"files in", *origin))
 
 
 def receive_files(
@@ -212,7 +222,7 @@ def receive_files(
     from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     on_event = _in_turn(on_event)
-    begin: Callable[[int | None], Receiving]
+    begin: Callable[[bytes, int | None], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     into_pipe = _is_pipe([folder])
     compares = if_exists == "update" and not checksum
@@ -228,7 +238,10 @@ def receive_files(
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
         most = None if options.allowance is None else options.allowance.most
-        into = partial(begin, most)
+
+        def into(origin: bytes) -> Receiving:
+            return begin(origin, most)
+
         return ReceivingSession(over, into, options, on_event, into_pipe=into_pipe, compares=compares)
 
     how = _How(
@@ -237,7 +250,7 @@ def receive_files(
     return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
 
 
-def _into_pipe(descriptor: int, _most: int | None) -> Receiving:
+def _into_pipe(descriptor: int, _origin: bytes, _most: int | None) -> Receiving:
     from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     return PipeDelivery(descriptor)

@@ -78,7 +78,7 @@ class Waiting:
         attempts: how each session went about it.
     """
 
-    def __init__(self, where: Address = HERE, *, begin: Callable[[], Any] | None = None, **how: Any) -> None:
+    def __init__(self, where: Address = HERE, *, begin: Callable[[bytes], Any] | None = None, **how: Any) -> None:
         self.side = Side()
         self.store = MemoryStore()
         self.attempts: list[Options] = []
@@ -309,7 +309,7 @@ def test_a_newer_attempt_at_the_same_takes_over() -> None:
 
 
 def test_a_full_disk_here_is_the_end() -> None:
-    def begin() -> Any:
+    def begin(_: bytes) -> Any:
         raise NoSpaceError("the disk is full")
 
     receiver, sender = Waiting(begin=begin, retry=PATIENCE), Dialing()

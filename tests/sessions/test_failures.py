@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def send(tree: Path, begin: Callable[[], Receiving], **how: Any) -> Ends:
+def send(tree: Path, begin: Callable[[bytes], Receiving], **how: Any) -> Ends:
     return transfer(lambda: Source([tree]), begin, **how)
 
 
@@ -82,7 +82,7 @@ def test_a_failing_receiver_tells_its_sender(
     tree: Path, tmp_path: Path, where: str, error: EnchufeError, there: type[EnchufeError], streams: int
 ) -> None:
     store = LocalStore(tmp_path / "inbox")
-    begin: Any = lambda: FailingDelivery(store.begin(), where, error)  # noqa: E731
+    begin: Any = lambda _: FailingDelivery(store.begin(), where, error)  # noqa: E731
     ends = send(tree, begin, streams=streams)
     assert ends.receiver.end is error
     assert isinstance(ends.sender.error, there)
@@ -101,7 +101,7 @@ def test_a_slow_commit_keeps_the_heartbeat(tree: Path, tmp_path: Path, monkeypat
             self._real.commit()
 
     store = LocalStore(tmp_path / "inbox")
-    begin: Any = lambda: Slow(store.begin(), "", ValueError())  # noqa: E731
+    begin: Any = lambda _: Slow(store.begin(), "", ValueError())  # noqa: E731
     ends = send(tree, begin, timeout=1.5)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
 

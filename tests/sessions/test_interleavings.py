@@ -226,7 +226,7 @@ def test_files_are_closed_that_are_sent_again_after_their_ends(tmp_path: Path) -
             self.most = max(self.most, self.now_open)
             return Counted(self._opened(entry), entry, self.path(entry))
 
-    def begin() -> Receiving:
+    def begin(_: bytes) -> Receiving:
         return LocalStore(inbox).begin()
 
     transfer(lambda: Source([tmp_path / "tree"]), begin, streams=1, receiving=Cut)
@@ -278,7 +278,7 @@ def test_whoever_reads_the_pipe_that_is_received_into_may_pause(big: Path) -> No
     reader = threading.Thread(target=read_later)
     reader.start()
     ends = transfer(
-        lambda: Source([big]), lambda: PipeDelivery(writing), streams=1, timeout=timeout, receiving=IntoPipe
+        lambda: Source([big]), lambda _: PipeDelivery(writing), streams=1, timeout=timeout, receiving=IntoPipe
     )
     os.close(writing)
     reader.join()

@@ -71,7 +71,7 @@ class Ends:
 
 def transfer(
     source: Callable[[], Sending],
-    begin: Callable[[], Receiving],
+    begin: Callable[[bytes], Receiving],
     *,
     sender_dials: bool = True,
     relay: Relay | None = None,

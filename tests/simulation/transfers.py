@@ -187,7 +187,7 @@ class Transfer:
                 self.tree.add(f"small/{number}", at_hand.randbytes(at_hand.choice((0, 10, 300, 700))), mtime_ns=number)
         self.update = chance.random() < 0.5
         self.store = ModelStore(chance, update=self.update, pause=self._pause)
-        self.store.begin = self._begin  # type: ignore[method-assign]
+        self.store.begin = self._begin  # type: ignore[assignment]
         self.before: dict[Path, Node] = {}
         if tree is None and self.update and chance.random() < 0.5:
             self._have_before()
@@ -239,8 +239,8 @@ class Transfer:
         else:
             self.turns.perhaps()
 
-    def _begin(self) -> Delivery:
-        made = ModelStore.begin(self.store)
+    def _begin(self, origin: bytes) -> Delivery:
+        made = ModelStore.begin(self.store, origin)
         delivery = Delivery.__new__(Delivery)
         delivery.__dict__.update(made.__dict__)
         delivery.slow = self.turns if self.late_recheck else None

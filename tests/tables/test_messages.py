@@ -26,6 +26,7 @@ NO = b"\xff\xff\xff\xff"
 ID = b"\0\0\0\1"
 
 HELLO = b"enchufe\1\1\1" + b"\0\0\0\3" + b"s" * 16 + b"\0\0\0\0\0\0\1\0" + b"\0\2" + b"\0\x08" + b"\0\0\x40\0"
+HELLO += b"o" * 16
 
 
 # PACKED is checked as what is in it; HELLO and ERROR are for every version, and PING has nothing to check.
@@ -47,10 +48,10 @@ def framed(kind: Type, body: bytes) -> bytes:
 
 # But for the check behind them.
 BODIES: list[tuple[Message, bytes]] = [
-    (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD | m.FOLDERS), b"\1\0\0\0\x2e" + HELLO),
+    (m.Hello(Role.SENDER, b"s" * 16, 256, 2, 8, 16384, m.ZSTD | m.FOLDERS, b"o" * 16), b"\1\0\0\0\x3e" + HELLO),
     (
         m.Hello(Role.RECEIVER, lowest=1, highest=9),
-        b"\1\0\0\0\x2e" + b"enchufe\1\x09\2" + bytes(4) + bytes(16) + bytes(8) + bytes(2) + b"\0\1" + bytes(4),
+        b"\1\0\0\0\x3e" + b"enchufe\1\x09\2" + bytes(4) + bytes(16) + bytes(8) + bytes(2) + b"\0\1" + bytes(20),
     ),
     (
         Offer([Entry(0, NO_PARENT, b"d", Kind.DIRECTORY, 0, 0o755, -1), Entry(1, 0, b"f\n", Kind.FILE, 258, 0o644, 7)]),

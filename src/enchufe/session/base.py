@@ -66,6 +66,8 @@ class Options:
     Attributes:
         dial: opens another connection to where the first one went; None: this side listened.
         session, epoch: what the dialer is about, and which attempt at it this is.
+        origin: where a sender has its files from: 16 bytes that nobody else can say. What is kept of a cut transfer is
+            for the same one.
         streams: connections at the most; None: as many as pay on this link.
         timeout: seconds without a sign of life after which the other side counts as dead.
         limit: bytes per second to send at the most; None: no limit.
@@ -82,6 +84,7 @@ class Options:
     dial: Callable[[], Transport] | None = None
     session: bytes = bytes(16)
     epoch: int = 0
+    origin: bytes = bytes(16)
     streams: int | None = None
     timeout: float = 30.0
     limit: float | None = None
@@ -247,7 +250,8 @@ class Session(ABC, Generic[M]):
         machine, options = self.machine, self.options
         streams = options.streams or STREAMS
         about = options if machine.peer is None else machine.peer
-        self.say(Hello(self.role, about.session, about.epoch, 0, streams, self.window, self.features))
+        window, features, origin = self.window, self.features, options.origin
+        self.say(Hello(self.role, about.session, about.epoch, 0, streams, window, features, origin))
         if options.dial is not None:
             deadline = self.waiter.now() + options.timeout
             while machine.next_event() is None:

@@ -60,6 +60,9 @@ _LOOK_AGAIN: Final = 0.05  # seconds
 _TURN: Final = 0.1  # seconds of work between two exchanges, and one folder to be looked into more
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
 
+_GROWS_BY: Final = 8  # part of what was shown by which files may have grown when they come again, and bytes besides
+_GROWS_AT_LEAST: Final = 1 << 20
+
 _Answers = list[tuple[Entry, Answer]]
 _Told = Sequence[tuple[Arriving, int, bytes]]
 
@@ -76,7 +79,7 @@ class ReceivingSession(Session[Receiver]):
         Declined: somebody was asked, and said no.
 
     Args:
-        begin: opens the store, once somebody is there.
+        begin: opens the store, once somebody is there, for what comes from that origin (`Options.origin`).
         into_pipe: it is a pipe, and writing takes as long as whoever reads it likes; for one stream only.
         compares: it takes a file of the same size and time, or a link to the same, for one that it has.
     """
@@ -87,7 +90,7 @@ class ReceivingSession(Session[Receiver]):
     def __init__(
         self,
         over: Transport | Greeted[Receiver],
-        begin: Callable[[], Receiving],
+        begin: Callable[[bytes], Receiving],
         options: Options,
         on_event: OnEvent,
         *,
@@ -103,6 +106,7 @@ class ReceivingSession(Session[Receiver]):
         self._offers: deque[Sequence[Entry]] = deque()
         self._backlog = False
         self._agreed = options.ask is None
+        self._may_grow: int | None = None  # bytes that files may have more than was shown
         self._held: list[_Answers] = []  # until somebody has said yes
         self._held_size = 0
         self._question: Question | None = None
@@ -129,7 +133,8 @@ class ReceivingSession(Session[Receiver]):
         """Receive everything, and return the receipt."""
         await self.greet()
         # Not before somebody is there, and not while there is nobody.
-        self.delivery = delivery = self._begin()
+        assert self.machine.peer is not None
+        self.delivery = delivery = self._begin(self.machine.peer.origin)
         self._together = delivery if isinstance(delivery, WritesTogether) else None
         try:
             self.open_streams()
@@ -251,7 +256,8 @@ class ReceivingSession(Session[Receiver]):
         until = self.waiter.now() + _TURN
         answers: _Answers = []
         for entry in entries:
-            too_big = FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE
+            grown = self._may_grow is not None and self.machine.grown > self._may_grow
+            too_big = grown or FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE
             answers.append((entry, Answer.TOO_BIG if too_big else self.delivery.admit(entry)))
             if entry.listing is not None and self.waiter.now() >= until:
                 break
@@ -283,6 +289,7 @@ class ReceivingSession(Session[Receiver]):
             session=hello.session,
             epoch=hello.epoch,
         )
+        self._may_grow = _GROWS_AT_LEAST + offering.total.bytes // _GROWS_BY
         self._question = Question(ask, offering, self.ring, self.fail)
 
     def _heed_answer(self) -> None:

@@ -117,7 +117,7 @@ class Delivery:
         self._failed = False
         self._doubtful = False  # whether a sync has failed: then what reads well may not be on disk
         self._over = False
-        self._leftovers = Leftovers(staging.dead, self._folders)
+        self._leftovers = Leftovers(staging.dead, staging.area.whose, self._folders)
         self._hiring = Hiring()
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:

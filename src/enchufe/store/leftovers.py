@@ -45,20 +45,25 @@ class _Leftover:
 class Leftovers:
     """What can be taken over in one delivery. Areas with nothing in them, and those that are too old, are removed.
 
+    Those with files of another origin are left alone: two files of the same name, size and time may be two files.
+
     Nobody else is kept out of an area before something is taken from it: who does not want it does not hold it.
 
     Args:
         dead: areas of dead owners, locked; they become this object's.
+        whose: what those have whose files come from where the delivery's do.
         folders: the directories of the delivery.
     """
 
-    def __init__(self, dead: list[Area], folders: Folders) -> None:
+    def __init__(self, dead: list[Area], whose: bytes, folders: Folders) -> None:
         self._left: list[_Leftover] = []
         found = []
         for area in dead:
             changed = last_change(area)
             if changed is None or time.time() - changed > EXPIRY:
                 area.remove()
+            elif area.whose != whose:
+                area.close()
             else:
                 found.append((changed, area))
         found.sort(key=lambda pair: pair[0], reverse=True)

@@ -62,13 +62,14 @@ class LocalStore:
         except OSError as error:
             raise store_error(error, "make the folder", self._path) from error
 
-    def begin(self, most: int | None = None) -> Delivery:
+    def begin(self, origin: bytes = b"", most: int | None = None) -> Delivery:
         """Start a delivery, with a staging area of its own.
 
-        What it can take over from one that was cut it will; areas of dead owners with nothing to take over, or that
-        have expired, are removed on the way.
+        What it can take over from one of the same origin that was cut it will; areas of dead owners with nothing to
+        take over, or that have expired, are removed on the way.
 
         Args:
+            origin: where the files come from: whoever knows it is taken for the one that sent before.
             most: bytes that this one may bring, if that is less than `max_size`; None: any number.
 
         Raises:
@@ -79,7 +80,7 @@ class LocalStore:
         except OSError as error:
             raise store_error(error, "open the folder", self._path) from error
         try:
-            staging = Staging(folder, self._path)
+            staging = Staging(folder, self._path, origin)
             try:
                 if self._rules is None:
                     self._rules = names.probe(staging.area.descriptor)

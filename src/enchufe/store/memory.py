@@ -86,7 +86,7 @@ class MemoryStore:
         """All of it, to be sent."""
         return MemorySource(self)
 
-    def begin(self) -> MemoryDelivery:
+    def begin(self, origin: bytes = b"") -> MemoryDelivery:  # noqa: ARG002 (nothing is kept of a cut transfer)
         """Start a delivery: what has a name already gets a number, as `LocalStore` does by default, or is updated."""
         return MemoryDelivery(self)
 

@@ -1,8 +1,8 @@
 """Staging: one private folder per delivery, inside the destination, that nobody else touches and no death leaves.
 
-`<folder>/.enchufe/<random>/`, both 0700. Whoever made the inner one keeps an flock on it, so that a lock that can be
-had means a dead owner; a short lock on `.enchufe` keeps a new one from being looked at before it is locked. On file
-systems without flock (NFS has none for directories) nobody's death can be told, and what the dead leave stays.
+`<folder>/.enchufe/<whose><random>/`, both 0700. Whoever made the inner one keeps an flock on it, so that a lock that
+can be had means a dead owner; a short lock on `.enchufe` keeps a new one from being looked at before it is locked. On
+file systems without flock (NFS has none for directories) nobody's death can be told, and what the dead leave stays.
 
 An area is left on purpose where a cut transfer may go on later: then it has a journal in it (`leftovers.py`).
 """
@@ -18,6 +18,8 @@ import stat
 from collections.abc import Iterator
 from typing import Any, Final
 
+from blake3 import blake3
+
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store.faults import store_error
@@ -30,7 +32,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_NAME: Final = re.compile(r"[0-9a-f]{16}")
+_NAME: Final = re.compile(r"[0-9a-f]{24}")
+_WHOSE: Final = 16  # digits of it that say whose it is
 _ATTEMPTS: Final = 100
 
 
@@ -48,6 +51,11 @@ class Area:
         self.name = name
         self.descriptor = descriptor
         self.locked = locked
+
+    @property
+    def whose(self) -> bytes:
+        """Equal for two areas of files of one origin."""
+        return self.name[:_WHOSE]
 
     def lock(self) -> bool:
         """Have its lock; False where somebody else has it, or where there are no locks."""
@@ -81,6 +89,7 @@ class Staging:
     Args:
         folder: descriptor of the destination, which stays the caller's.
         path: the destination, for messages.
+        origin: where the files come from.
 
     Attributes:
         area: the area.
@@ -90,10 +99,11 @@ class Staging:
         StoreError: it cannot be made.
     """
 
-    def __init__(self, folder: int, path: bytes) -> None:
+    def __init__(self, folder: int, path: bytes, origin: bytes) -> None:
         self._folder = folder
+        whose = blake3(origin).hexdigest()[:_WHOSE]
         try:
-            self._home, self.area, self.dead = self._made(path)
+            self._home, self.area, self.dead = self._made(path, whose)
         except OSError as error:
             raise store_error(error, "write into", path) from error
 
@@ -111,7 +121,7 @@ class Staging:
         self.area.close()
         os.close(self._home)
 
-    def _made(self, path: bytes) -> tuple[int, Area, list[Area]]:
+    def _made(self, path: bytes, whose: str) -> tuple[int, Area, list[Area]]:
         for attempt in range(_ATTEMPTS):
             with contextlib.ExitStack() as unwound:
                 try:
@@ -121,7 +131,7 @@ class Staging:
                     dead = dead_areas(home) if _lock(home, wait=True) else []
                     for each in dead:
                         unwound.callback(each.close)
-                    area = _new_area(home)
+                    area = _new_area(home, whose)
                 except FileNotFoundError:  # its last delivery ended and removed it while we were coming in
                     if attempt == _ATTEMPTS - 1:
                         raise
@@ -182,8 +192,8 @@ def remove_home(folder: int) -> None:
         os.rmdir(STAGING, dir_fd=folder)
 
 
-def _new_area(home: int) -> Area:
-    name = secrets.token_hex(8).encode()
+def _new_area(home: int, whose: str) -> Area:
+    name = (whose + secrets.token_hex(4)).encode()
     os.mkdir(name, 0o700, dir_fd=home)
     descriptor = os.open(name, DIRECTORY, dir_fd=home)
     return Area(home, name, descriptor, locked=_lock(descriptor, wait=False))

@@ -133,6 +133,7 @@ class _Area:
     journal: ModelFile = field(default_factory=ModelFile)
     parts: _Names[bytes, ModelFile] = field(default_factory=_Names)  # by the identity of a file
     worked_in: bool = True
+    origin: bytes = b""
 
     def records(self) -> dict[bytes, dict[int, tuple[int, bytes]]]:
         """What the journal says, but for what is damaged: by file and number of a block its size and digest."""
@@ -187,11 +188,13 @@ class ModelStore:
             for path, model in self._visible.survived(None).items()
         }
 
-    def begin(self) -> ModelDelivery:
-        """Start a delivery, which finds what is in areas that nobody works in."""
+    def begin(self, origin: bytes = b"") -> ModelDelivery:
+        """Start a delivery, which finds what is in areas of the same origin that nobody works in."""
         self.pause()
-        area = _Area()
-        before = [area for area in reversed(self._areas) if not area.worked_in]  # the newest first
+        area = _Area(origin=origin)
+        before = [  # the newest first
+            area for area in reversed(self._areas) if not area.worked_in and area.origin == origin
+        ]
         self._areas.append(area)
         return ModelDelivery(self, area, before)
 
@@ -217,6 +220,7 @@ class ModelStore:
                 area.journal.survived(chance),
                 _Names({key: after(file) for key, file in area.parts.survived(chance).items()}),
                 False,
+                area.origin,
             )
             for area in self._areas
         ]

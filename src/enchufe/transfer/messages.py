@@ -42,7 +42,7 @@ FOLDERS: Final = 2  # of the features: directories that are listed, and answered
 PATCHES: Final = 4  # of the features: INDEX and PATCH
 
 _FRAME: Final = struct.Struct(">BI")
-_HELLO: Final = struct.Struct(">7sBBBI16sQHHI")
+_HELLO: Final = struct.Struct(">7sBBBI16sQHHI16s")
 _OFFER_END: Final = struct.Struct(">IQI")
 _WANT: Final = struct.Struct(">IIB")
 _HAVE: Final = struct.Struct(">IIB")
@@ -89,6 +89,7 @@ class Hello(Message):
     streams: int = 1
     window: int = 0
     features: int = 0
+    origin: bytes = bytes(16)
     lowest: int = VERSION
     highest: int = VERSION
 
@@ -105,6 +106,7 @@ class Hello(Message):
                 self.stream,
                 self.streams,
                 self.window,
+                self.origin,
             )
         ]
 
@@ -112,7 +114,9 @@ class Hello(Message):
     def unpack(cls, body: memoryview) -> Self:
         if len(body) < _HELLO.size:
             raise malformed(cls.type)
-        magic, lowest, highest, role, features, session, epoch, stream, streams, window = _HELLO.unpack_from(body)
+        magic, lowest, highest, role, features, session, epoch, stream, streams, window, origin = _HELLO.unpack_from(
+            body
+        )
         if (
             magic != MAGIC
             or not 0 < lowest <= highest
@@ -121,7 +125,7 @@ class Hello(Message):
             or stream >= STREAMS
         ):
             raise malformed(cls.type)
-        return cls(Role(role), session, epoch, stream, streams, window, features, lowest, highest)
+        return cls(Role(role), session, epoch, stream, streams, window, features, origin, lowest, highest)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,58 @@
+"""What a cut transfer has left is for who sent it, though another sends files of the same names, sizes and times."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from enchufe import events
+from enchufe.entry import BLOCK_SIZE
+from enchufe.errors import EnchufeError
+from enchufe.store.partials import partials
+from tests.sessions.relay import HELLO_SIZE, Bend, Relay, Way, cut_at
+from tests.sessions.transfers import Ends, send
+
+T = 1_600_000_000_000_000_000
+SIZE = 5 * BLOCK_SIZE
+
+
+def tree(parent: Path, seed: int) -> Path:
+    """Files of the same names, sizes and times, and other content for each seed."""
+    root = parent / "tree"
+    root.mkdir(parents=True)
+    rng = random.Random(seed)
+    for name, size in (("big", SIZE), ("small", 1000)):
+        (root / name).write_bytes(rng.randbytes(size))
+        os.utime(root / name, ns=(T, T))
+    return root
+
+
+def cut(tree: Path, inbox: Path, origin: bytes, *, sender_dials: bool) -> Ends:
+    def choose(way: Way) -> Bend | None:
+        return cut_at(HELLO_SIZE + 3 * BLOCK_SIZE) if way.there == sender_dials else None
+
+    with Relay(choose) as relay:
+        ends = send(tree, inbox, origin=origin, relay=relay, streams=1, sender_dials=sender_dials, compress="never")
+    assert isinstance(ends.receiver.end, EnchufeError)
+    return ends
+
+
+@pytest.mark.parametrize("sender_dials", [True, False])
+def test_nobody_goes_on_with_what_another_has_begun(tmp_path: Path, sender_dials: bool) -> None:
+    first, second = tree(tmp_path / "first", 1), tree(tmp_path / "second", 2)
+    inbox = tmp_path / "inbox"
+    cut(first, inbox, b"1" * 16, sender_dials=sender_dials)
+    (kept,) = partials(inbox)
+    ends = send(second, inbox, origin=b"2" * 16, streams=1, sender_dials=sender_dials, compress="never")
+    assert ends.receiver.receipt.sent_bytes == SIZE + 1000
+    assert (inbox / "tree" / "big").read_bytes() == (second / "big").read_bytes()
+    assert not [file for file in ends.receiver.of(events.File) if file.action == "started over"]
+    # And the first one finds what it had sent.
+    assert [one.name for one in partials(inbox)] == [kept.name]
+    ends = send(first, inbox, origin=b"1" * 16, streams=1, sender_dials=sender_dials, compress="never")
+    assert ends.receiver.receipt.sent_bytes <= SIZE + 1000 - 2 * BLOCK_SIZE
+    assert (inbox / "tree (1)" / "big").read_bytes() == (first / "big").read_bytes()
+    assert not partials(inbox)

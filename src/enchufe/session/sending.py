@@ -454,11 +454,20 @@ class SendingSession(Session[Sender]):
             self._leave_out(*self._unsendable.popleft())
         while (link := machine.link_end()) is not None:
             entry = machine.wanted(link.id)
-            self.say(link)
             if isinstance(link, SaidLeftOut):
-                self.tell_file(self.source.path(entry), entry.size, "left out", reason=link.reason.told)
+                self._leave_out_link(entry)
             else:
+                self.say(link)
                 self.tell_file(self.source.path(entry), link.size, "sent", digest=link.root)
+
+    def _leave_out_link(self, entry: Entry) -> None:
+        """The name that it was to be linked to is left out, and it may be a good file all the same."""
+        reason = Reason.CHANGED
+        try:
+            self.source.open(entry).close()
+        except LeftOut as left_out:
+            reason = left_out.reason
+        self._leave_out(entry, reason)
 
     def _leave_out(self, entry: Entry, reason: Reason) -> None:
         """A file cannot be sent as it was offered: offer it once more as it is now, or leave it out."""

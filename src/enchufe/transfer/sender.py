@@ -271,7 +271,7 @@ class Sender(Machine):
         return FileEnd(going.entry.id, going.size or 0, going.digests.root())
 
     def link_end(self) -> FileEnd | LeftOut | None:
-        """The message that ends a hard link, where one is due."""
+        """The message that ends a hard link, where one is due; one that falls with its file may be offered again."""
         return self._links.popleft() if self._links else None
 
     def _sent(self, message: Message) -> None:

@@ -301,28 +301,32 @@ class SendingSession(Session[Sender]):
         """As `_send_work`, over and over on another stream."""
         block = memoryview(bytearray(BLOCK_SIZE))
         carrier, timeout = stream.carrier, self.options.timeout
-        while (pieces := self._next_pieces(stream.number, block)) is not None:
+        said = self.waiter.now()
+        while (pieces := self._next_pieces(stream.number, block, said + _PING_AFTER)) is not None:
             size = sum(map(len, pieces))
             # A moment's worth at a time where there is a limit: a block may last longer than the other side's patience.
             while pieces and (granted := self._granted(stream.number)):
                 part = head(pieces, granted) if granted < sum(map(len, pieces)) else pieces
                 sent = sum(map(len, part))
                 await carrier.send(part, self.waiter.now() + timeout)
+                said = self.waiter.now()
                 pieces = advance(pieces, sent)
                 if self.pace is not None:
                     self.pace.spend(sent)
             if self._packer is not None:
                 self._packer.note(size, self.waiter.now())
 
-    def _next_pieces(self, stream: int, block: memoryview) -> list[Buffer] | None:
-        """What to send next on a stream, a ping where nothing comes for a while; None when all is over."""
+    def _next_pieces(self, stream: int, block: memoryview, ping: float) -> list[Buffer] | None:
+        """What to send next on a stream, a ping where there is nothing until then; None when all is over."""
         with self.lock:
             while not self.over:
                 work = self.machine.take(stream, small=self._far)
                 if work is not None:
                     break
-                if not self.changed.wait(_PING_AFTER):
+                # Not whether the wait timed out: whatever the other side says ends it, and that says nothing here.
+                if (left := ping - self.waiter.now()) <= 0:
                     return frame(Ping())
+                self.changed.wait(left)
             else:
                 return None
         return self.read(stream, work, block)

@@ -22,7 +22,7 @@ from enchufe.errors import (
 )
 from enchufe.events import OnEvent
 from enchufe.printable import printable
-from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.base import HELLO_TIMEOUT, Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
@@ -50,6 +50,7 @@ from enchufe.transfer.messages import (
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import RECORD_SIZE, piece_size
 from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
+from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 
 _TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
@@ -59,6 +60,9 @@ _QUEUED: Final = 4 << 20
 _LOOK_AGAIN: Final = 0.05  # seconds
 _TURN: Final = 0.1  # seconds of work between two exchanges, and one folder to be looked into more
 _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that was not heard of will not come
+_MISSING_EARLY: Final = (
+    HELLO_TIMEOUT  # the same where there is more to come, which it could carry: it may be on its way
+)
 
 _GROWS_BY: Final = 8  # part of what was shown by which files may have grown when they come again, and bytes besides
 _GROWS_AT_LEAST: Final = 1 << 20
@@ -112,7 +116,7 @@ class ReceivingSession(Session[Receiver]):
         self._question: Question | None = None
         self._readers: dict[str, _Reader] = {}
         self._looks = False  # stream 0 will, by itself and soon; to wake it for each block costs more than the block
-        self._quiet = (-1, 0.0)  # frames taken, and since when no more
+        self._quiet: tuple[list[int], float] = ([], 0.0)  # how much data had come, and since when no more
 
     @property
     def features(self) -> int:
@@ -193,13 +197,19 @@ class ReceivingSession(Session[Receiver]):
         return False
 
     def _lose_missing(self) -> float | None:
-        """All is said, and what was said on a stream that never came here is lost; returns when to look again."""
+        """The other side waits for what has not come, and what was said on a stream that never came here is lost.
+
+        Returns when to look again.
+        """
         if self.options.dial is not None or not self.machine.lacks_data:
             return None
-        now, taken = self.waiter.now(), self.machine.taken
-        if taken != self._quiet[0]:
-            self._quiet = taken, now
-        if now < (until := self._quiet[1] + _MISSING_AFTER):
+        now = self.waiter.now()
+        # A frame may take long: what has come of the next ones counts too.
+        come = [self.machine.taken, len(self.machine.buffer), *(len(stream.buffer) for stream in self._streams)]
+        if come != self._quiet[0]:
+            self._quiet = come, now
+        patience = _MISSING_AFTER if self.machine.state is State.FINISHING else _MISSING_EARLY
+        if now < (until := self._quiet[1] + patience):
             return until
         with self.lock:
             for number in set(range(1, self._most)) - self._used:

@@ -404,8 +404,9 @@ class Receiver(Machine):
 
     @property
     def lacks_data(self) -> bool:
-        """Whether everything was said, and not everything has come."""
-        return self._finish is not None and bool(self._arriving)
+        """Whether the sender waits, and for what has not come: all was said, or fills the window."""
+        full = self.offered - self._settled >= self._window
+        return bool(self._arriving) and (full or self._finish is not None)
 
     @property
     def finished(self) -> bool:

@@ -336,10 +336,8 @@ class SendingSession(Session[Sender]):
 
         What cannot be read is left out.
         """
-        if isinstance(work, list):
-            return self._read_batch(stream, work)
-        pieces = self._read_blocks(stream, work, block)
-        if self.machine.whole or self._unsendable:
+        pieces = self._read_batch(stream, work) if isinstance(work, list) else self._read_blocks(stream, work, block)
+        if self.machine.pressing or self._unsendable:
             self.ring()
         return pieces
 

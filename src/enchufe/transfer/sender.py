@@ -132,6 +132,11 @@ class Sender(Machine):
         return self.state is State.SENDING and not self._unanswered and not self._wanted
 
     @property
+    def pressing(self) -> bool:
+        """Whether there may be something to say on stream 0, which another stream has made possible."""
+        return bool(self.whole or self._links) or self.all_sent
+
+    @property
     def has_work(self) -> bool:
         """Whether there may be something to take."""
         return bool(self._small or self._large)

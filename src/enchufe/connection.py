@@ -58,7 +58,7 @@ class Connection:
     hand is held back until the last of them was handed out, so that the replies to all of them go out in one call, or
     a few where there are many. They go before this task waits for anything through enchufe, when `flush` is called, and
     when the handler ends; only where a handler blocks by other means (a sleep, a lock) with messages in hand must it
-    call `flush` first. What another task or thread sends is never held back.
+    call `flush` first. What another task or thread sends does not wait for more to be handed out.
 
     Args:
         transport: the bytes; this owns it from here on.
@@ -98,6 +98,7 @@ class Connection:
         "_rest",
         "_sent",
         "_split",
+        "_thread",
         "deadline",
         "framing",
         "gathers",
@@ -135,9 +136,11 @@ class Connection:
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
         self._speak(framing)
-        # Who received what is in hand; and what it has sent since, which is held back. Nobody else adds to that, and
-        # whoever flushes takes from its front: so it needs no lock.
+        # Who received what is in hand; and what it has sent since, which is held back. No other thread adds to that,
+        # and whoever flushes takes from its front: so it needs no lock. Another task of a loop may add small ones
+        # behind those, which costs less to allow than to ask who it is.
         self._receiver: object = None
+        self._thread = transport.waiter.me if gathers and transport.waiter.blocks else None
         self._kept: list[_Reply] = _NONE  # type: ignore[assignment]
         self._framed_size = 0  # bytes in it that are framed
         # What was taken and is on its way: nothing may go in between. Who has the lock sends it, the others wait for
@@ -174,13 +177,20 @@ class Connection:
             LocalProtocolError: the framing cannot carry one of them (nothing was sent).
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
-        if (kept := self._kept) or self._rest or (self._ready and self.gathers):
+        if (
+            (kept := self._kept)  # a small reply behind another
+            and len(messages) == 1
+            and type(message := messages[0]) is bytes
+            and len(message) < self._plain
+            and ((thread := self._thread) is None or thread() == self._receiver)
+        ):
+            kept.append(message)
+            if len(kept) >= _TOGETHER:
+                await self.flush()
+            return
+        if kept or self._rest or (self._ready and self.gathers):
             if self.transport.waiter.me() == self._receiver:
-                if kept and len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-                    kept.append(message)  # a small reply behind another
-                    if len(kept) >= _TOGETHER:
-                        await self.flush()
-                elif self._keep(messages):
+                if self._keep(messages):
                     await self.flush()
                 return
             await self.flush()
@@ -195,11 +205,17 @@ class Connection:
 
     def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:
         """`send`, for who cannot await: None where the messages are held back, else what is still to be run."""
-        keeps = (kept := self._kept) or self._rest or (self._ready and self.gathers)
+        if (
+            (kept := self._kept)
+            and len(messages) == 1
+            and type(message := messages[0]) is bytes
+            and len(message) < self._plain
+            and ((thread := self._thread) is None or thread() == self._receiver)
+        ):
+            kept.append(message)
+            return self.flush() if len(kept) >= _TOGETHER else None
+        keeps = kept or self._rest or (self._ready and self.gathers)
         if keeps and self.transport.waiter.me() == self._receiver:
-            if kept and len(messages) == 1 and type(message := messages[0]) is bytes and len(message) < self._plain:
-                kept.append(message)
-                return self.flush() if len(kept) >= _TOGETHER else None
             return self.flush() if self._keep(messages) else None
         return self.send(*messages)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 import enchufe
 from enchufe import BlockingConnection, Connection, aio, framing, transports
@@ -261,6 +262,28 @@ def test_whoever_waits_for_a_flush_keeps_no_processor_busy() -> None:
             await asyncio.wait([answering])
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_under_trio_what_does_not_fit_goes_on_leaving_while_the_task_waits() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs, closing(Connection(unix.transport(ours, aio.host()), PREFIXED, gathers=True)) as connection:
+            theirs.settimeout(10)
+            for count in range(16, 40, 2):
+                theirs.sendall(framed(*[b"m"] * count, b"in hand"))
+                for _ in range(count):
+                    await connection.receive()
+                    await connection.send(BIG)
+                await trio.sleep(0.05)
+                got = await trio.to_thread.run_sync(read, theirs, count * (len(BIG) + 4))
+                assert got == framed(*[BIG] * count)
+                assert await connection.receive() == b"in hand"
+
+    async def in_time() -> None:
+        with trio.fail_after(30):
+            await main()
+
+    trio.run(in_time)
 
 
 def test_a_flush_that_comes_too_late_goes_on_where_it_stood() -> None:

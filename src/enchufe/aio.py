@@ -372,6 +372,14 @@ class TrioHost(Host):
         """As `Host.me`."""
         return self._trio.lowlevel.current_task()
 
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`; without a server there is no nursery."""
+
+        async def run() -> None:
+            await coroutine
+
+        self._trio.lowlevel.spawn_system_task(run)
+
     def call_soon(self, function: Callable[[], None]) -> None:
         """As `Host.call_soon`."""
         self._token.run_sync_soon(function)

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enchufe.access.codes import Code
 from enchufe.access.interfaces import dialable
-from enchufe.access.links import MOST_ADDRESSES, MOST_TEXT, SCHEME, Link, own_addresses
+from enchufe.access.links import MOST_ADDRESSES, MOST_TEXT, SCHEME, Link, looks_like_code, own_addresses
+from enchufe.access.words import LANGUAGES, words
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
-from tests.access.letters import letters
 from tests.namespaces import two_machines
 
 DIGEST = bytes(range(32))
@@ -30,8 +31,7 @@ TWO = TcpAddress("2001:db8::5", 9000)
     ("text", "link"),
     [
         ("enchufe://192.168.1.5:9000/", Link((ONE,))),
-        ("enchufe://192.168.1.5:9000", Link((ONE,))),
-        ("ENCHUFE://192.168.1.5:9000/#", Link((ONE,))),
+        ("ENCHUFE://192.168.1.5:9000/", Link((ONE,))),
         (f"  enchufe://192.168.1.5:9000,[2001:db8::5]:9000/#cert={CERT}&code={CODE}\n", Link((ONE, TWO), DIGEST, CODE)),
         (f"enchufe://192.168.1.5:9000/#code={CODE}", Link((ONE,), None, CODE)),
         (f"enchufe://192.168.1.5:9000/#token={TOKEN_TEXT}&cert={CERT}", Link((ONE,), DIGEST, None, TOKEN)),
@@ -71,6 +71,8 @@ def test_a_link_is_written() -> None:
         "[1:2]:9000/",
         "[::1%]:9000/",
         "::1:9000/",
+        "host:9000",
+        "host:9000/#",
         "host:9000/path#",
         f"host:9000/?code={CODE}",
         f"host:9000?code={CODE}",
@@ -87,7 +89,9 @@ def test_a_link_is_written() -> None:
         "host:9000/#code=42-amigo-barco",
         "host:9000/#code=442-amigo-barco-casa",
         f"host:9000/#token={TOKEN_TEXT}",
+        "host:9000/#code=42-amigo-barco-zzzz",
         f"host:9000/#cert={CERT}&token=AAAA",
+        f"host:9000/#cert={CERT}&token={TOKEN_TEXT}AAAA",
         f"host:9000/#cert={CERT}&token=ñ",
         f"host:9000/#cert={CERT}&token={TOKEN_TEXT}&code={CODE}",
     ],
@@ -100,6 +104,36 @@ def test_what_is_no_link_is_refused(rest: str) -> None:
     whole = repr(raised.value) + raised.value.hint
     assert "amigo" not in whole
     assert TOKEN_TEXT not in whole
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        Link((ONE, TWO), DIGEST, None, TOKEN),
+        Link((ONE, TWO), DIGEST, CODE),
+        Link((ONE,), None, "42-árbol-barco-casa"),
+        Link((ONE,), None, "7-leader-front-jungle"),
+    ],
+    ids=repr,
+)
+def test_a_link_that_was_cut_off_is_refused_or_means_the_same_or_says_nothing_secret(link: Link) -> None:
+    """It may end where one without code or token would: whoever uses that is asked for a code."""
+    text = str(link)
+    bare = {str(Link(link.addresses)), str(Link(link.addresses, link.fingerprint))}
+    for end in range(len(SCHEME), len(text)):
+        try:
+            cut = Link.parse(text[:end])
+        except LocalProtocolError as error:
+            assert "Copy the whole link again" in error.hint
+            continue
+        assert text[:end] in bare or Code.parse(cut.code or "") == Code.parse(link.code or "")
+
+
+@pytest.mark.parametrize("dash", ["-", "\u2010", "\u2011", "\u2012", "\u2013", "\u2014", " \u2013 "])
+def test_a_code_has_its_form_whatever_dashes_a_program_makes_of_hyphens(dash: str) -> None:
+    typed = dash.join(("7", "leader", "front", "jungle"))
+    assert looks_like_code(typed)
+    assert str(Code.parse(typed)) == "7-leader-front-jungle"
 
 
 @pytest.mark.parametrize("text", ["", "host:9000", "https://host:9000/", "enchufe:host:9000", "enchufe:/host:9000/"])
@@ -118,6 +152,8 @@ def test_what_cannot_be_written_cannot_be_made() -> None:
         ((ONE,), None, None, TOKEN),
         ((ONE,), DIGEST, CODE, TOKEN),
         ((ONE,), DIGEST, None, b""),
+        ((ONE,), DIGEST, None, TOKEN[:-1]),
+        ((ONE,), DIGEST, None, TOKEN + b"x"),
     ):
         with pytest.raises(LocalProtocolError):
             Link(addresses, digest, code, token)
@@ -132,11 +168,11 @@ def test_secrets_stand_behind_the_hash_and_not_in_the_repr() -> None:
     assert repr(Link((ONE,), DIGEST, CODE)) == "Link(192.168.1.5:9000, code=...)"
 
 
-words = st.text(letters, min_size=1, max_size=20)
 names = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True)
 addresses = st.builds(TcpAddress, names | st.ip_addresses().map(str), st.integers(1, 65535))
-codes = st.builds(
-    lambda label, words: "-".join([str(label), *words]), st.integers(1, 99), st.tuples(words, words, words)
+labels = st.integers(1, 99)
+codes = st.sampled_from(LANGUAGES).flatmap(
+    lambda language: st.builds(Code, labels, st.tuples(*[st.sampled_from(words(language))] * 3)).map(str)
 )
 
 

@@ -17,6 +17,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from enchufe.access import interfaces as machine
+from enchufe.access.codes import Code
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress, parse_address
 
@@ -24,11 +25,13 @@ SCHEME: Final = "enchufe://"
 MOST_TEXT: Final = 2048  # characters; some programs cut longer links off
 MOST_ADDRESSES: Final = 8  # all of them are tried, one after the other
 _DIGEST: Final = 32  # bytes of SHA-256
-_TOKEN: Final = range(16, 65)  # bytes; an Ed25519 seed has 32
+_TOKEN: Final = 32  # bytes: an Ed25519 seed, RFC 8032 section 5.1.5
+_KEYS: Final = ("cert", "code", "token")
 _HINT: Final = "Copy the whole link again, from enchufe:// to its end, in quotes: # and & mean something to a shell."
 _NAME: Final = re.compile(r"[\w.-]+")  # of a host or an interface: nothing that could end the address part of a link
-# A label and three words, as people type them; whether they are of a list is for whoever reads the code.
-_CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:[\s-]+[^\W\d_]+){3}\s*")
+# A label and three words, as people type them; whether they are of a list is for whoever reads the code. Some programs
+# make other dashes of hyphens: U+2010 to U+2015.
+_CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:[\s\-\u2010-\u2015]+[^\W\d_]+){3}\s*")
 
 
 def looks_like_code(text: str) -> bool:
@@ -56,13 +59,13 @@ class Link:
         if not 0 < len(self.addresses) <= MOST_ADDRESSES:
             raise _wrong(f"has {len(self.addresses)} addresses, not 1 to {MOST_ADDRESSES}")
         for each in self.addresses:
-            if not _is_host(each.host) or not 0 < each.port < 65536:
+            if not is_host(each.host) or not 0 < each.port < 65536:
                 raise _wrong("has an address that nobody can dial")
         if self.fingerprint is not None and len(self.fingerprint) != _DIGEST:
             raise _wrong("has a fingerprint (cert) that is no SHA-256")
         if self.code is not None and not looks_like_code(self.code):
             raise _wrong("has a code that is none")
-        if self.token is not None and len(self.token) not in _TOKEN:
+        if self.token is not None and len(self.token) != _TOKEN:
             raise _wrong("has a token that is none")
         if self.token is not None and self.fingerprint is None:
             raise _wrong("has a token and no fingerprint (cert): anybody could take the token")
@@ -81,22 +84,25 @@ class Link:
         text = text.strip()
         if text[: len(SCHEME)].lower() != SCHEME:
             raise _wrong(f"does not begin with {SCHEME}")
-        place, _, fragment = text[len(SCHEME) :].partition("#")
-        hosts, _, path = place.partition("/")
+        place, has_more, fragment = text[len(SCHEME) :].partition("#")
+        hosts, ended, path = place.partition("/")
+        if not ended:  # where a link was cut off, a port may be too, and still be one
+            raise _wrong("has no / behind its addresses")
         if path or "?" in hosts:
             raise _wrong("has something between its addresses and its #")
         addresses = tuple(_address(each) for each in hosts.split(","))
         said: dict[str, str] = {}
-        for each in filter(None, fragment.split("&")):
-            key, _, value = each.partition("=")
+        for each in fragment.split("&") if has_more else ():
+            key, equals, value = each.partition("=")
+            if not equals and any(known.startswith(key) for known in _KEYS):
+                raise _wrong("ends too soon")
             if key in said:
                 raise _wrong("says something twice")
             said[key] = value
-        code = said.get("code")
         return cls(
             addresses,
             _bytes(said.get("cert"), "a fingerprint (cert)"),
-            None if code is None else unquote(code),
+            _code(said.get("code")),
             _bytes(said.get("token"), "a token"),
         )
 
@@ -139,7 +145,8 @@ def _address(text: str) -> TcpAddress:
     return address
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
+    """Whether a link may say so."""
     if ":" not in host:
         return _NAME.fullmatch(host) is not None
     try:
@@ -147,6 +154,18 @@ def _is_host(host: str) -> bool:
     except ValueError:
         return False
     return isinstance(address, IPv6Address) and (address.scope_id is None or bool(_NAME.fullmatch(address.scope_id)))
+
+
+def _code(text: str | None) -> str | None:
+    """A code as the link has it, whose words are of a list: else a word that was cut off would pass for one."""
+    if text is None:
+        return None
+    code = unquote(text)
+    try:
+        Code.parse(code)
+    except LocalProtocolError as error:
+        raise _wrong("has a code that is none") from error
+    return code
 
 
 def _bytes(text: str | None, what: str) -> bytes | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 from datetime import UTC, datetime
@@ -157,6 +159,19 @@ def test_what_is_no_certificate_is_not_taken(tmp_path: Path) -> None:
             kept(str(path))
         assert "Remove" in caught.value.hint
         assert path.read_bytes() == content, "it was replaced"
+
+
+def test_what_is_no_file_is_told_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "listener.pem"
+    for make in (os.mkfifo, os.mkdir):
+        make(path, 0o600)
+        # In a process of its own, which ends by a signal should it wait.
+        code = "import signal, sys; from enchufe.access.certificate import kept; signal.alarm(20); kept(sys.argv[1])"
+        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "StoreError" in done.stderr
+        if make is os.mkfifo:
+            path.unlink()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])

@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import ssl
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -116,8 +117,12 @@ def _load(path: str) -> Certificate:
     from cryptography import x509  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
 
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
+    # Opening a pipe does not wait.
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise StoreError(f"{path!r} is no plain file", hint="Move away what is there.")
+        if mode & 0o077:
             raise StoreError(
                 f"others may read the key in {path!r}",
                 hint="Remove the file: a new certificate is made, for new links.",

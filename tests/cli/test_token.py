@@ -46,7 +46,7 @@ def token(tmp_path: Path) -> Run:
 
 
 def test_the_link_is_all_of_standard_output_and_lets_its_bearer_in(token: Run, state: Path) -> None:
-    done = token("new", "--to", "host:9000", "--to", "[2001:db8::1]:9001", "--scope", "drop,list", "--quota", "10GB")
+    done = token("new", "--to", "host:9000", "--to", "[2001:db8::1]:9001", "--scope", "drop,read", "--quota", "10GB")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n") and done.stdout.count("\n") == 1
     link = Link.parse(done.stdout.strip())
@@ -54,7 +54,7 @@ def test_the_link_is_all_of_standard_output_and_lets_its_bearer_in(token: Run, s
     assert link.token is not None and link.fingerprint is not None
     grant = Tokens(Folder(str(state))).check(Token(link.token).public)
     assert grant is not None
-    assert (grant.name, grant.scope, grant.left) == ("token-1", frozenset({"drop", "list"}), 10**10)
+    assert (grant.name, grant.scope, grant.left) == ("token-1", frozenset({"drop", "read"}), 10**10)
     assert "token-1" in done.stderr and "revoke" in done.stderr
 
 
@@ -108,7 +108,13 @@ def test_they_are_listed_and_revoked_by_name(token: Run, state: Path) -> None:
         (["new", "--to", "host"], "no port"),
         (["new", "--to", "host:0"], "can be in no link"),
         (["new", "--to", "unix:/x"], "can be in no link"),
-        (["new", "--to", "ho st:9000"], "nobody can dial"),
+        (["new", "--to", "ho st:9000"], "'ho st:9000' is no address"),
+        (["new", "--to", "[1:2]:9000"], "is no address"),
+        (["new", *(part for port in range(1, 10) for part in ("--to", f"host:{port}"))], "9 addresses are too many"),
+        (["new", "--to", "host:1", "--scope", "list"], "'list' is nothing a token is for"),
+        (["new", "--to", "host:1", "--scope", "drop,list"], "'list' is nothing a token is for"),
+        (["new", "--to", "host:1", "--quota", "9" * 400], "9223372036854775807 bytes is the most"),
+        (["new", "--to", "host:1", "--quota", "999999999999t"], "9223372036854775807 bytes is the most"),
         (["new", "--to", "host:1", "--scope", "drop,\x1b[2J"], "nothing a token is for"),
         (["new", "--to", "host:1", "--scope", ""], "nothing a token is for"),
         (["new", "--to", "host:1", "--quota", "0"], "no size"),
@@ -134,6 +140,11 @@ def test_a_link_that_nobody_got_is_good_for_nothing(token: Run, state: Path) -> 
         done = token("new", "--to", "host:9000", stdout=full)
     assert done.returncode == 6 and "standard output" in done.stderr
     assert Tokens(Folder(str(state))).all() == []
+
+
+def test_a_quota_is_kept_to_the_last_byte(token: Run, state: Path) -> None:
+    assert token("new", "--to", "host:9000", "--quota", "9007199.254740993GB").returncode == 0
+    assert [record.quota for record in Tokens(Folder(str(state))).all()] == [2**53 + 1]
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+if TYPE_CHECKING:
+    from fractions import Fraction
+
 _RATE: Final = re.compile(r"([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?(?:/s)?", re.IGNORECASE)
+_MOST: Final = 2**63 - 1  # bytes: what an off_t holds, so that no file is bigger
 
 
 class Size(click.ParamType[int]):
@@ -22,8 +26,10 @@ class Size(click.ParamType[int]):
         if isinstance(value, int):
             return value
         size = _bytes(value) if "/" not in value else None
-        if size is None:
-            self.fail(f"{value!r} is no size: write 500k, 20MB or 1.5GiB", param, ctx)
+        if size is None or size < 1:
+            self.fail(f"{_short(value)} is no size: write 500k, 20MB or 1.5GiB", param, ctx)
+        if size > _MOST:
+            self.fail(f"{_short(value)} is too much: {_MOST} bytes is the most", param, ctx)
         return int(size)
 
 
@@ -38,18 +44,29 @@ class Rate(click.ParamType[float]):
             return value
         rate = _bytes(value)
         if rate is None:
-            self.fail(f"{value!r} is no rate: write 500k, 20MB/s or 1.5GiB/s", param, ctx)
-        return rate
+            self.fail(f"{_short(value)} is no rate: write 500k, 20MB/s or 1.5GiB/s", param, ctx)
+        if rate > _MOST:
+            self.fail(f"{_short(value)} is too much: {_MOST} bytes a second is the most", param, ctx)
+        return float(rate)
 
 
-def _bytes(value: str) -> float | None:
-    """What `1.5GiB` and its like say; None where it is no number of bytes over 0."""
+def _bytes(value: str) -> Fraction | None:
+    """What `1.5GiB` and its like say, to the last byte; None where it is no number of bytes over 0."""
+    from decimal import Decimal  # noqa: PLC0415 (slow to import, and seldom needed)
+    from fractions import Fraction  # noqa: PLC0415 (slow to import, and seldom needed)
+
     found = _RATE.fullmatch(value.strip())
-    if found is None or float(found[1]) <= 0:
+    # By way of a Decimal, which any number of digits may be written of.
+    if found is None or not (number := Fraction(Decimal(found[1]))):
         return None
     base = 1024 if found[3] else 1000
-    power: int = " kmgt".index(found[2].lower() or " ")
-    return float(found[1]) * float(base**power)
+    scale: int = base ** " kmgt".index(found[2].lower() or " ")
+    return number * scale
+
+
+def _short(value: str) -> str:
+    """A value for a sentence about it."""
+    return repr(value if len(value) <= 40 else f"{value[:40]}...")
 
 
 def seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
@@ -135,7 +152,9 @@ _TALK: Final[list[Decorator]] = [
         help="How messages are told apart: lines, fixed:N, digits:N, length:N[le|be], varint, netstring,"
         r" typed:A=8,B=length:4, delimited:\r\n; close: bytes as they are.",
     ),
-    click.option("--max-size", type=click.IntRange(min=0), metavar="BYTES", help="Of the longest message, either way."),
+    click.option(
+        "--max-size", type=click.IntRange(0, _MOST), metavar="BYTES", help="Of the longest message, either way."
+    ),
     click.option("--raw", is_flag=True, help="Send standard input's bytes as they are, without framing."),
     click.option("--escapes", is_flag=True, help=r"\n, \r, \t, \0, \\, \xNN and \uNNNN in a typed line are bytes."),
     click.option("--hex", "as_hex", is_flag=True, help="Type hexadecimal digits, and see a dump of all that crosses."),

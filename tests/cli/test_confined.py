@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from enchufe.access.identity import KeyPair
+from enchufe.access.known import KnownMachines
+from enchufe.access.state import Folder
 from enchufe.entry import NO_PARENT, Entry, Kind
 from enchufe.store import linux
 from enchufe.transfer import messages as m
@@ -271,6 +274,44 @@ def test_a_destination_that_cannot_be(tmp_path: Path) -> None:
     )
     assert done.returncode == 6
     assert b"Traceback" not in done.stderr
+
+
+@pytest.fixture
+def acquainted(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody who knows a machine, and has moved his own key away to begin anew."""
+    KnownMachines(Folder(str(tmp_path / "state/enchufe"))).add("vm", KeyPair.new().public, "127.0.0.1:9")
+    return {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+
+def test_a_key_that_is_not_there_is_made_for_who_listens(tmp_path: Path, acquainted: dict[str, str]) -> None:
+    command = [*COMMAND, "receive", "--listen", "127.0.0.1:0", "--no-announce", "--yes", "--json", "-o", "inbox"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=acquainted) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        confined = every_thread_is_confined(process.pid)
+        process.terminate()
+        process.stdout.read()
+    assert first["event"] == "listening"
+    assert confined
+    assert (tmp_path / "state/enchufe/identity.key").exists()
+
+
+def test_a_key_that_is_not_there_is_made_for_who_dials_a_machine(tmp_path: Path, acquainted: dict[str, str]) -> None:
+    with socket.socket() as taken:  # and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [*COMMAND, "receive", "@vm", "--to", where, "--yes", "-o", "inbox"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            cwd=tmp_path,
+            env=acquainted,
+        )
+    assert done.returncode == 4, done.stderr
+    assert "could not reach" in done.stderr
+    assert (tmp_path / "state/enchufe/identity.key").exists()
 
 
 def test_the_library_confines_nobody(tmp_path: Path) -> None:

@@ -44,6 +44,25 @@ class Manner:
             return ":0"
         return listen
 
+    @staticmethod
+    def check(listen: str | None, to: str | None = None) -> None:
+        """Refuse addresses that are good for something else only.
+
+        Args:
+            listen: where to listen.
+            to: where whoever is named otherwise listens.
+
+        Raises:
+            LocalProtocolError: there is such a one, or one that is none.
+        """
+        from enchufe.meeting import for_files  # noqa: PLC0415 (slow to import)
+        from enchufe.transports.addresses import parse_address, to_listen_on  # noqa: PLC0415 (slow to import)
+
+        if listen is not None:
+            to_listen_on(listen)
+        if to is not None:
+            for_files(parse_address(to))
+
     def screen(self, *, sending: bool) -> Screen:
         """Where it is shown."""
         return screen(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, sending=sending, plain=self.plain)
@@ -62,6 +81,24 @@ class Manner:
             "retry": self.retry,
             "each_file": self.verbose,
         }
+
+    def prepare(self, source: str | None) -> None:
+        """Make this machine's key where it will be needed and is not there: whoever is confined cannot make it.
+
+        Args:
+            source: whom we dial; None: we listen.
+
+        Raises:
+            StoreError: it cannot be made, or what is known cannot be read.
+        """
+        if self.plain or not (source is None or source.strip().startswith("@")):
+            return
+        from enchufe.access.known import KnownMachines  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        if KnownMachines().all():  # nobody else is shown it
+            from enchufe.access.identity import Identity  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+            Identity.mine()
 
     def state(self) -> str | None:
         """The folder where keys are kept, if any may be; it is there then."""
@@ -85,6 +122,6 @@ class Manner:
         if not answer:
             raise LocalProtocolError(
                 "it takes the code that the other side shows",
-                hint=f"Set {CODE}, or name the code or the link in place of the address.",
+                hint=f"Set {CODE}, or name the code or the whole link, in quotes, in place of the address.",
             )
         return answer

@@ -31,6 +31,7 @@ from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeEr
 from enchufe.framing.base import Framing
 from enchufe.framing.parse import parse_framing
 from enchufe.transports import Transport
+from enchufe.transports.addresses import to_listen_on
 
 # Seconds for which input may be silent before nobody waits for its end any more, once the other side has ended.
 _SILENCE: Final = 1.0
@@ -117,7 +118,7 @@ def _serve(
 ) -> enchufe.Server:
     return enchufe.Server(
         handler,  # type: ignore[arg-type]  # it is async def
-        address,
+        str(to_listen_on(address)),
         framing=framing,
         engine=engine,
         tls=secured.files(),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from enchufe.errors import LocalProtocolError
 
 _HINT = "Write host:port, :port (every interface), [v6 address]:port, unix:/path or shm:/path."
+_ON_ONE_LINK: Final = re.compile("fe[89ab][0-9a-f]:", re.IGNORECASE)  # fe80::/10, RFC 4291 section 2.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def parse_address(text: str) -> Address:
             )
         return UnixAddress(path) if kind == "unix" else SharedMemoryAddress(path)
     host, colon, port = text.rpartition(":")
-    if not colon:
+    if not colon or text.endswith("]"):
         raise LocalProtocolError(f"{text!r} has no port", hint=_HINT)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -74,3 +77,18 @@ def parse_address(text: str) -> Address:
     if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 65536):
         raise LocalProtocolError(f"{port!r} is no port (0 to 65535)", hint=_HINT)
     return TcpAddress(host, int(port))
+
+
+def to_listen_on(text: str) -> Address:
+    """Read an address that this machine is to listen on.
+
+    Raises:
+        LocalProtocolError: it is none, or one that holds on a single link.
+    """
+    address = parse_address(text)
+    if isinstance(address, TcpAddress) and _ON_ONE_LINK.match(address.host):
+        raise LocalProtocolError(
+            f"{address.host!r} holds on one link alone, and cannot be listened on by itself",
+            hint=f"Listen on :{address.port}, which is every address of this machine, this one too.",
+        )
+    return address

@@ -74,9 +74,10 @@ def send(
     manner = Manner(**options)
     shown = manner.screen(sending=True)
     listen = manner.where(to, listen)
-    run_transfer(
-        shown,
-        lambda: enchufe.send_files(
+
+    def run() -> events.Receipt:
+        manner.check(listen)
+        return enchufe.send_files(
             paths,
             to=to,
             listen=listen,
@@ -88,8 +89,9 @@ def send(
             limit=limit,
             on_event=shown.show,
             **manner.arguments(),
-        ),
-    )
+        )
+
+    run_transfer(shown, run)
 
 
 @click.command()
@@ -157,6 +159,8 @@ def receive(
     listen = manner.where(source, listen)
 
     def run() -> events.Receipt:
+        manner.check(listen, to)
+        manner.prepare(source)
         confined(output, listen, manner.state())
         return enchufe.receive_files(
             output,

@@ -74,6 +74,7 @@ class Sentences:
         self._plain = plain
         self._verbose = verbose
         self._sending = sending
+        self._socket = ""  # that we listen on: it is announced to nobody
 
     def show(self, event: events.Event) -> None:
         """Print what there is to say."""
@@ -85,6 +86,8 @@ class Sentences:
     def lines(self, event: events.Event) -> list[str]:
         """The lines for an event."""
         match event:
+            case events.Listening(address) if address.startswith("unix:"):
+                self._socket = shlex.quote(address)
             case events.Failed():
                 return failure(event)
             case events.File(action="refused" | "left out" | "started over"):
@@ -127,6 +130,8 @@ class Sentences:
 
     def _code(self, event: events.Code) -> list[str]:
         """What to do on the other side, by whoever is told the code; once."""
+        if self._socket:
+            return [f"on the other side: {self._at_socket(event.code)}"]
         lines = [f"on the other side: {self._secured(event.code)}"]
         if event.link:
             lines.append(f"or, from where it is not found: {self._secured(shlex.quote(event.link))}")
@@ -134,6 +139,11 @@ class Sentences:
 
     def _secured(self, target: str) -> str:
         return f"enchufe receive {target}" if self._sending else f"enchufe send PATH --to {target}"
+
+    def _at_socket(self, code: str) -> str:
+        if self._sending:
+            return f"enchufe receive {code} --to {self._socket}"
+        return f"enchufe send PATH --to {self._socket}, which asks for the code: {code}"
 
     def _receipt(self, event: events.Receipt) -> list[str]:
         done = "sent" if self._sending else "received"

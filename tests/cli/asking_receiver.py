@@ -6,11 +6,13 @@ import os
 import sys
 
 import enchufe
+from enchufe.cli import interruptions
 from enchufe.cli.commands.transfer import run_transfer
 from enchufe.cli.consent import asking
 from enchufe.cli.show import screen
 
 if __name__ == "__main__":
+    interruptions.heed()
     terminal, inbox, *options = sys.argv[1:]
     if terminal:
         os.close(os.open(terminal, os.O_RDWR))  # a session without a terminal takes the first one that it opens

@@ -15,7 +15,7 @@ import click
 import pytest
 
 from enchufe.cli.config import settings
-from enchufe.cli.main import cli
+from enchufe.cli.root import cli
 
 COMMAND = [sys.executable, "-m", "enchufe"]
 

@@ -52,8 +52,7 @@ def bench(
         return failed(error)
     except KeyboardInterrupt:
         _progress("")
-        output.tell("enchufe: interrupted\n")
-        return exits.INTERRUPTED
+        raise
     return exits.DONE
 
 

@@ -10,20 +10,32 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import enchufe
+from enchufe.cli import exits, output
 from enchufe.cli.show import in_bytes
+from enchufe.interruption import undivided
+from enchufe.store.faults import store_error
 
 _MIB: Final = 1 << 20
 _COMMAND: Final = [sys.executable, "-m", "enchufe"]
 
 
 def run(size: int) -> int:
-    """Send a generated file of `size` MiB and this program's own source; 0 if what landed is what was sent."""
-    with tempfile.TemporaryDirectory(prefix="enchufe-demo-") as folder:
-        return _run(Path(folder), size)
+    """Send a generated file of `size` MiB and this program's own source; 0 if what landed is what was sent.
+
+    Raises:
+        StoreError: there is no room for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="enchufe-demo-") as folder:
+            return _run(Path(folder), size)
+    except OSError as error:
+        raise store_error(error, "use", "the folder for temporary files (TMPDIR)") from error
 
 
 def _run(folder: Path, size: int) -> int:
@@ -33,26 +45,55 @@ def _run(folder: Path, size: int) -> int:
     shutil.copytree(Path(enchufe.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
 
     receive = [*_COMMAND, "receive", "--listen", "127.0.0.1:0", "-o", str(inbox), "--yes", "--json"]
-    receiver = subprocess.Popen(receive, stdout=subprocess.PIPE, text=True)
-    try:
-        assert receiver.stdout is not None
-        address = json.loads(receiver.stdout.readline())["address"]
-        code = json.loads(receiver.stdout.readline())["code"]
+    with _begun(receive, stdout=subprocess.PIPE, text=True) as receiver:
+        listening, shown = _said(receiver), _said(receiver)
+        if "code" not in shown:
+            return _failed("receiver", receiver.wait())
+        address: str = listening["address"]
+        code: str = shown["code"]
         _say(f"$ enchufe receive --listen {address} -o {inbox} --yes")
         _say(f"the code that it shows, to be said to whoever sends: {code}")
         _say(f"$ enchufe send {big} {tree} --to {address}")
         send = [*_COMMAND, "send", str(big), str(tree), "--to", address]
-        sender = subprocess.run(send, env={**os.environ, "ENCHUFE_CODE": code}, check=False)
-        told = [json.loads(line) for line in receiver.stdout]
-        ended = receiver.wait(timeout=60)
+        with _begun(send, env={**os.environ, "ENCHUFE_CODE": code}) as sender:
+            if ended := sender.wait():  # the receiver would wait for another
+                return _failed("sender", ended)
+        told: dict[str, Any] = {}
+        while event := _said(receiver):
+            told = event
+        if ended := receiver.wait():
+            return _failed("receiver", ended)
+    return _compare(told, [(big, inbox / big.name), (tree, inbox / tree.name)])
+
+
+@contextmanager
+def _begun(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process of ours, which is gone when the block is left, and has no word to say about that."""
+    process: subprocess.Popen[str] | None = None
+    try:
+        with undivided:  # in the middle of being started it belongs to nobody who would end it
+            # In a session of its own: Ctrl-C on the terminal is for us alone.
+            process = subprocess.Popen(command, start_new_session=True, **options)
+        yield process
     finally:
-        if receiver.poll() is None:
-            receiver.kill()
-            receiver.wait()
-    if sender.returncode or ended:
-        _say(f"it failed: the sender ended with {sender.returncode}, the receiver with {ended}")
-        return 1
-    return _compare(told[-1], [(big, inbox / big.name), (tree, inbox / tree.name)])
+        if process is not None:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The event that it tells next; empty where it has ended."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    event: dict[str, Any] = json.loads(line) if line else {}
+    return event
+
+
+def _failed(who: str, code: int) -> int:
+    _say(f"it failed: the {who} ended with {code}")
+    return exits.UNEXPECTED
 
 
 def _compare(receipt: dict[str, Any], pairs: list[tuple[Path, Path]]) -> int:
@@ -92,5 +133,4 @@ def _digest(path: Path) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + os.linesep)
-    sys.stderr.flush()
+    output.tell(f"{text}\n")

@@ -1,41 +1,84 @@
-"""The command line from its start to its end: all commands joined, and what happens around whichever runs."""
+"""The command line from its start to its end: what happens around whichever command runs.
+
+All that takes long to import is imported where an interruption is heeded already.
+"""
 
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from typing import Final
 
-import click
-
-import enchufe
-from enchufe.cli import exits
-from enchufe.cli.commands.groups import config, peers, store, token
-from enchufe.cli.commands.talk import connect, listen
-from enchufe.cli.commands.transfer import receive, send
-from enchufe.cli.commands.trials import bench, demo
-from enchufe.cli.config import Configured
+from enchufe.cli import exits, interruptions
+from enchufe.errors import EnchufeError
 
 # Objects after which to look for cycles: there are next to none, and Python's 700 cost a start a tenth of its time.
 _GARBAGE: Final = 100_000
 
 
-@click.group(
-    cls=Configured,
-    commands=[send, receive, connect, listen, bench, demo, store, peers, token, config],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.version_option(enchufe.__version__)
-def cli() -> None:
-    """Send files and folders from one machine to another.
+def main() -> None:
+    """Run the command line."""
+    interruptions.heed()
+    try:
+        _occupy_standard_streams()
+        gc.set_threshold(_GARBAGE)
+        code = _ended()
+        interruptions.over(code)
+    except KeyboardInterrupt:
+        code = exits.INTERRUPTED
+        interruptions.over(code)
+        from enchufe.cli import output  # noqa: PLC0415 (slow to import)
 
-    On one machine `enchufe send PATH`, which shows a code; on the other `enchufe receive CODE`.
+        output.tell("enchufe: interrupted\n")
+    gc.freeze()  # or all that was imported would be looked through before the end, which takes longer than the end
+    sys.exit(code)
 
-    Exit codes: 0 done, and on the other side's disk; 2 usage; 3 refused, or not who it claimed to be, or the other
-    side's disk is full; 4 not reached, cut or timed out; 5 verification failed; 6 this machine's disk; 7 done, but
-    some entries were left out; 130 interrupted; 1 a bug.
-    """
+
+def _ended() -> int:
+    """Run the command that is asked for, and tell what it did not tell itself: the exit code."""
+    from enchufe.cli import output  # noqa: PLC0415 (slow to import)
+
+    if sys.stdout is not None:
+        sys.stdout = output.printing()
+    try:
+        return _run()
+    except EnchufeError as error:
+        from enchufe.cli.short import failed  # noqa: PLC0415 (slow to import, and seldom needed)
+
+        return failed(error)
+    except Exception:  # noqa: BLE001 (whatever comes here is our fault, and is told whole)
+        import traceback  # noqa: PLC0415 (slow to import, and bugs are few)
+
+        told = "enchufe: this is a bug; please report it where you got enchufe, with the lines above\n"
+        output.tell(traceback.format_exc() + told)
+        return exits.UNEXPECTED
+
+
+def _run() -> int:
+    """As `_ended`, but whatever goes wrong is raised, other than a wrong usage."""
+    import click  # noqa: PLC0415 (slow to import)
+
+    from enchufe.cli.output import tell  # noqa: PLC0415 (slow to import)
+    from enchufe.cli.root import NAME, cli  # noqa: PLC0415 (slow to import)
+
+    if os.environ.get(f"_{NAME.upper()}_COMPLETE"):  # a shell asks what could be typed
+        cli.main(prog_name=NAME)
+    # Not by `cli.main`, which has ends of its own for interruptions and for a standard output that nobody reads.
+    try:
+        with cli.make_context(NAME, sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        told = io.StringIO()
+        error.show(told)
+        tell(told.getvalue())
+        return error.exit_code
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else exits.DONE
+    return exits.DONE
 
 
 def _occupy_standard_streams() -> None:
@@ -47,19 +90,3 @@ def _occupy_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (open for as long as we run)
-
-
-def main() -> None:
-    """Run the command line."""
-    _occupy_standard_streams()
-    gc.set_threshold(_GARBAGE)
-    try:
-        cli(prog_name="enchufe")
-    except Exception:  # noqa: BLE001 (whatever comes here is our fault, and is told whole)
-        import traceback  # noqa: PLC0415 (slow to import, and bugs are few)
-
-        traceback.print_exc()
-        sys.stderr.write("enchufe: this is a bug; please report it where you got enchufe, with the lines above\n")
-        sys.exit(exits.UNEXPECTED)
-    finally:
-        gc.freeze()  # or all that was imported would be looked through before the end, which takes longer than the end

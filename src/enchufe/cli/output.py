@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import stat
-from typing import Final
+import sys
+from typing import Any, Final
 
 from enchufe.errors import StoreError
 from enchufe.waiting import Doorbell
@@ -87,6 +89,32 @@ def tell(text: str, hurry: Hurry | None = None) -> None:
     """Write `text` to standard error; where that fails too there is nobody to be told."""
     with contextlib.suppress(StoreError):
         write(text.encode("utf-8", "backslashreplace"), STDERR, hurry)
+
+
+class _Printed(io.RawIOBase):
+    """Standard output, for what would print on `sys.stdout`: see `write`."""
+
+    name = "<stdout>"
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        write(whole)
+        return len(whole)
+
+    def fileno(self) -> int:
+        return STDOUT
+
+    def isatty(self) -> bool:
+        return os.isatty(STDOUT)
+
+
+def printing() -> io.TextIOWrapper:
+    """What takes the place of `sys.stdout`, so that what prints there fails as `write` does, and once."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(_Printed(), encoding, "backslashreplace", write_through=True)
 
 
 def _room(descriptor: int) -> select.poll:

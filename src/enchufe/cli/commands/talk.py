@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Any
 
 import click
 
 from enchufe.cli.options import believing, proving, talking
-from enchufe.interruption import interrupt
 
 
 @click.command()
@@ -27,7 +25,6 @@ def connect(
     from enchufe.cli import talk  # noqa: PLC0415 (slow to import)
     from enchufe.cli.secured import Believing  # noqa: PLC0415
 
-    signal.signal(signal.SIGTERM, interrupt)
     secured = Believing(tls=tls, ca=ca, server_name=server_name, fingerprint=fingerprint)
     sys.exit(talk.connect(address, talk.Manner(secured=tls, **manner), secured))
 

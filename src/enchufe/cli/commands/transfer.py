@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +13,6 @@ from enchufe import events
 from enchufe.cli import exits
 from enchufe.cli.options import Rate, Size, transferring
 from enchufe.errors import EnchufeError
-from enchufe.interruption import interrupt
 
 if TYPE_CHECKING:
     from enchufe.cli.show import Screen
@@ -181,8 +179,6 @@ def receive(
 
 def run_transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
     """Run a transfer, show how it ended, and exit accordingly."""
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
     try:
         receipt = run()
     except EnchufeError as error:

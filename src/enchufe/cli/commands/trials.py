@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import click
 
 from enchufe.cli.options import seconds
-from enchufe.interruption import interrupt
 
 
 @click.command()
@@ -40,12 +38,18 @@ def bench(
     """
     from enchufe.cli.bench import bench as run  # noqa: PLC0415 (slow to import)
 
-    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(run(address, seconds=seconds, only=only, as_json=as_json, html=html, svg=svg))
 
 
 @click.command()
-@click.option("--size", default=256, show_default=True, metavar="MIB", help="Size of the generated file.")
+@click.option(
+    "--size",
+    type=click.IntRange(0, 1 << 20),
+    default=256,
+    show_default=True,
+    metavar="MIB",
+    help="Size of the generated file.",
+)
 def demo(size: int) -> None:
     """Send a big file and a tree from one process to another, and compare what landed."""
     from enchufe.cli.demo import run  # noqa: PLC0415 (nobody else needs it)

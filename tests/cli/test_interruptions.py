@@ -1,0 +1,176 @@
+"""Ctrl-C at any moment of a command, and more of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from enchufe.cli import interruptions
+
+PATIENCE = 60.0
+
+# It comes three times where a module is about to be imported, which is the moment that is meant; and once more at the
+# very end, before which `main` has to be over with it. At first in an `exec`, as dataclasses are made by.
+AT_AN_IMPORT = """
+import atexit, signal, sys
+atexit.register(signal.raise_signal, signal.SIGINT)
+moment, number = sys.argv.pop(1), int(sys.argv.pop(1))
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            try:
+                exec("signal.raise_signal(number)")
+            finally:
+                signal.raise_signal(number)
+                signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from enchufe.cli.main import main
+main()
+"""
+
+
+def run(program: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run it as `python -m` does, which ends otherwise than a script."""
+    (cwd / "program.py").write_text(program)
+    return subprocess.run(
+        [sys.executable, "-m", "program", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "HOME": str(cwd), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""},
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("moment", "arguments"),
+    [
+        ("click", ["--version"]),
+        ("enchufe.cli.root", ["config", "show"]),
+        ("enchufe.cli.manner", ["receive", "--yes"]),
+        ("enchufe.cli.confined", ["receive", "--yes"]),
+        ("enchufe.cli.demo", ["demo"]),
+        ("enchufe.cli.token", ["token", "list"]),
+        ("enchufe.cli.peers", ["peers", "show"]),
+        ("enchufe.cli.store", ["store", "partials", "."]),
+        ("enchufe.cli.bench", ["bench"]),
+        ("enchufe.cli.talk", ["listen", ":0"]),
+        ("enchufe.cli.talk", ["connect", "127.0.0.1:9"]),
+    ],
+)
+def test_an_interrupted_command(moment: str, arguments: list[str], number: signal.Signals, tmp_path: Path) -> None:
+    done = run(AT_AN_IMPORT, moment, str(int(number)), *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "enchufe: interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_transfer(number: signal.Signals, tmp_path: Path) -> None:
+    moment = "enchufe.session.receiving"
+    done = run(AT_AN_IMPORT, moment, str(int(number)), "receive", "--yes", "--listen", "127.0.0.1:0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.splitlines()[0] == "enchufe: interrupted"
+    assert done.stderr.count("\n") == 2
+
+
+BEHIND_THE_END = """
+import os, signal, sys, threading
+def interrupt():
+    threading.main_thread().join()
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+from enchufe.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("nosuch", 2)])
+def test_what_comes_behind_the_end_changes_nothing(argument: str, code: int, tmp_path: Path) -> None:
+    done = run(BEHIND_THE_END, argument, cwd=tmp_path)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_who_insists_a_second_later_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(interruptions, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    interruptions.heed()
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        now[0] += 1.0
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 0.1
+
+
+# What the demo runs: the receiver shows a code, and both wait, and would say so if they were told to end.
+CHILD = """
+import json, os, signal, sys
+def complain(number, frame):
+    os.write(2, b"could not use its disk\\n")
+    os._exit(6)
+signal.signal(signal.SIGINT, complain)
+signal.signal(signal.SIGTERM, complain)
+signal.alarm(120)
+open(sys.argv[1], "w").write(str(os.getpid()))
+if sys.argv[1] == "receive":
+    for event in ({"event": "listening", "address": "127.0.0.1:9"}, {"event": "code", "code": "7-zoo-zoo-zoo"}):
+        print(json.dumps(event), flush=True)
+else:
+    os.write(2, b"both wait\\n")
+while True:
+    signal.pause()
+"""
+DEMO = """
+import sys
+from enchufe.cli import demo
+demo._COMMAND[1:] = ["-c", sys.argv.pop(1)]
+from enchufe.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_ends_its_children_without_a_word(
+    number: signal.Signals, whole: bool, tmp_path: Path
+) -> None:
+    """Also where all processes of its group are told, as by Ctrl-C on a terminal."""
+    command = [sys.executable, "-c", DEMO, CHILD, "demo", "--size", "1"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment, start_new_session=True
+    ) as demo:
+        assert demo.stderr is not None
+        for line in demo.stderr:
+            if line == "both wait\n":
+                break
+        if whole:
+            os.killpg(demo.pid, number)
+        else:
+            demo.send_signal(number)
+        told = demo.stderr.read()  # which the children have as well: all three have ended
+        assert demo.wait(PATIENCE) == 130
+    assert told == "enchufe: interrupted\n"
+    assert sorted(os.listdir(tmp_path)) == ["receive", "send"]
+    for name in ("receive", "send"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / name).read_text()), 0)

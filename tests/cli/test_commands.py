@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import socket
@@ -19,10 +20,12 @@ from typing import Any
 
 import pytest
 
+from enchufe.access.links import Link
 from enchufe.entry import NO_PARENT, Entry, Kind
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
+from enchufe.transports import TcpAddress
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import HELLO_SIZE
 from tests.until import until
@@ -404,13 +407,21 @@ def free_port() -> int:
         return port
 
 
+TOKEN_LINK = str(Link((TcpAddress("127.0.0.1", 9),), bytes(32), None, bytes(32)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
         (["send", "{file}", "--to", "127.0.0.1:9"], 2, "ENCHUFE_CODE"),
         (["receive", "127.0.0.1:9", "--yes", "--no-input"], 2, "ENCHUFE_CODE"),
         (["receive", "--listen", "127.0.0.1:0", "--plain", "--remember"], 2, "--remember"),
-        (["receive", "7-a-b-c", "--to", "nowhere", "--yes"], 2, "word"),
+        (["receive", "7-a-b-c", "--to", "127.0.0.1:9", "--yes"], 2, "word"),
+        (["receive", "7-zoo-zoo-zoo", "--to", "shm:/x", "--yes"], 2, "unix:/path"),
+        (["receive", "@ana", "--to", "nowhere", "--yes"], 2, "no port"),
+        (["receive", "7\u2013zoo\u2013zoo\u2013zoo", "--to", "127.0.0.1:{port}", "--yes"], 4, "could not reach"),
+        (["send", "{file}", "--to", TOKEN_LINK[:-3]], 2, "Copy the whole link again"),
+        (["send", "{file}", "--to", TOKEN_LINK.partition("&")[0], "--no-input"], 2, "the whole link"),
         (["receive", "--listen", "127.0.0.1:0", "--no-input"], 2, "say --yes"),
         (["receive", "127.0.0.1:{port}", "--json"], 2, "say --yes"),
         (["receive", "127.0.0.1:{port}", "--quiet"], 2, "say --yes"),
@@ -435,6 +446,14 @@ def free_port() -> int:
         (["receive", "--listen", "127.0.0.1:0", "--plain", "-o", "{file}"], 6, "file"),
         (["receive", "--listen", "192.0.2.1:0", "--plain"], 2, "not an address of this machine"),
         (["receive", "127.0.0.1:{port}", "--plain"], 4, "could not reach"),
+        (["receive", "[::1]", "--plain"], 2, "no port"),
+        (["receive", "--listen", "[fe80::1]:0", "--plain"], 2, "cannot be listened on"),
+        (["receive", "--listen", "[fe80::1%lo]:0", "--yes"], 2, "cannot be listened on"),
+        (["send", "{file}", "--listen", "[FE80::1]:0"], 2, "cannot be listened on"),
+        (["listen", "[fe80::1]:0"], 2, "cannot be listened on"),
+        (["receive", "127.0.0.1:9", "--plain", "--max-size", "9" * 400], 2, "9223372036854775807 bytes is the most"),
+        (["send", "{file}", "--to", "127.0.0.1:9", "--plain", "--limit", "9" * 400], 2, "is too much"),
+        (["connect", "127.0.0.1:9", "--max-size", "9" * 400], 2, "--max-size"),
         (["receive", "--listen", "127.0.0.1:0", "--plain", "--json", "-o", "-"], 2, "standard output"),
     ],
 )
@@ -771,6 +790,84 @@ def test_a_bug_says_that_it_is_one(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert b"ZeroDivisionError" in done.stderr
     assert b"this is a bug" in done.stderr
+
+
+@pytest.mark.parametrize("reader", ["gone", "full"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["send", "--help"],
+        ["config", "show"],
+        ["config", "show", "--json"],
+        ["peers", "--json"],
+        ["peers", "show"],
+        ["token", "list", "--json"],
+        ["store", "partials", ".", "--json"],
+        ["bench", "--only", "encode", "--seconds", "0.01", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_printed_is_told(arguments: list[str], reader: str, tmp_path: Path) -> None:
+    if reader == "full" and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    output = os.open("/dev/full", os.O_WRONLY) if reader == "full" else unread()
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": "", "XDG_CONFIG_HOME": ""},
+        )
+    finally:
+        os.close(output)
+    assert done.returncode == 6, done.stderr
+    assert done.stderr.startswith(b"enchufe: cannot write standard output")
+    assert done.stderr.count(b"\n") == 2
+
+
+def unread() -> int:
+    """The end to write to of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([], 2), (["nosuch"], 2), (["peers"], 0), (["demo", "--size", "x"], 2)]
+)
+def test_what_cannot_be_said_changes_no_exit_code(arguments: list[str], code: int, tmp_path: Path) -> None:
+    output = unread()
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stderr=output,
+            timeout=PATIENCE,
+            check=False,
+            env={**os.environ, "HOME": str(tmp_path), "XDG_STATE_HOME": ""},
+        )
+    finally:
+        os.close(output)
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize("command", ["send", "receive"])
+def test_who_listens_on_a_socket_names_it_to_the_other_side(command: str, tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    where = f"unix:{tmp_path}/a socket"
+    arguments = [tmp_path / "f"] if command == "send" else ["--yes", "-o", tmp_path / "inbox"]
+    with subprocess.Popen([*COMMAND, command, *arguments, "--listen", where], stderr=subprocess.PIPE) as listener:
+        assert listener.stderr is not None
+        line = listener.stderr.readline().decode()
+        listener.terminate()
+        listener.stderr.read()
+    assert line.startswith("on the other side: ")
+    words = shlex.split(line)
+    assert words[words.index("--to") + 1].removesuffix(",") == where
 
 
 def test_the_demo() -> None:

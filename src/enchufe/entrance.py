@@ -77,7 +77,7 @@ class Entrance:
         self._lock = threading.Lock()
         self._code: LiveCode | None = None
         self._told_dead = False
-        self._failure: EnchufeError | None = None
+        self._failure: Exception | None = None  # of a guest's thread, which ends the command
         self._knocking = 0  # who may be at a guess
         self._listening: Sequence[str] = ()
         self._dead_since: float | None = None  # as far as was seen
@@ -85,6 +85,14 @@ class Entrance:
         self._announcement = ExitStack()
         self._announced = False
         self._guests: list[Admitted] = []  # that are not inside yet
+
+    def _tell(self, event: events.Event) -> None:
+        """Tell it, in whatever thread; where that cannot be done nobody hears of anything, so we do not go on."""
+        try:
+            self._on_event(event)
+        except Exception as error:
+            self._failure = error
+            raise
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
         """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
@@ -97,10 +105,11 @@ class Entrance:
                 self._guests = [admitted, *self._guests[: _GUESTS - 1]]
         except WrongCode:
             if self._code is not None:
-                self._on_event(events.WrongCode(self._code.guesses))
+                self._tell(events.WrongCode(self._code.guesses))
             raise
         except StoreError as error:  # ours, and nobody else is told of it
-            self._on_event(events.Failed.of(error))
+            if error is not self._failure:
+                self._tell(events.Failed.of(error))
             raise
         finally:
             with self._lock:
@@ -110,7 +119,7 @@ class Entrance:
     async def _acquaint(self, admitted: Admitted, deadline: float) -> None:
         """Get to know who was let in; else it is not in any more, and hears so where it expects HELLO."""
         try:
-            acquaint(admitted, None, remember=self._remember, on_event=self._on_event)
+            acquaint(admitted, None, remember=self._remember, on_event=self._tell)
         except EnchufeError as error:
             self.gate.forget(admitted.secret)
             if isinstance(error, ChangedKey):
@@ -140,7 +149,7 @@ class Entrance:
         self._code = self.gate.code = LiveCode(code, _now)
         link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
         self._announce(code)
-        self._on_event(events.Code(str(code), link))
+        self._tell(events.Code(str(code), link))
 
     def _announce(self, code: Code) -> None:
         self._announcement.close()
@@ -154,12 +163,13 @@ class Entrance:
         )
 
     def _tell_trouble(self, sentence: str) -> None:
-        self._on_event(events.Unannounced(sentence))
+        self._tell(events.Unannounced(sentence))
 
     def check(self) -> None:
         """Go on waiting, as long as there is somebody to wait for; by a new code, where the last one brought nobody.
 
         Raises:
+            Exception: what `on_event` has raised where it was told of a guest.
             Refused: somebody has guessed wrong three times.
             ChangedKey: somebody has the name of a machine that is known, and not its key.
             DeadlineExceeded: the code is too old, and nobody else could come.
@@ -181,7 +191,7 @@ class Entrance:
         if self._lasting:
             if not self._told_dead:
                 self._told_dead = True
-                self._on_event(events.CodeGone())
+                self._tell(events.CodeGone())
             return
         if code.guesses == 0:
             raise Refused(

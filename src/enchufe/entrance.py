@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from enchufe import events
-from enchufe.access import Admitted, Code, Gate, LiveCode, WrongCode, listener_certificate, listening_context
+from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate, listening_context
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
@@ -73,6 +73,7 @@ class Entrance:
             identity=Identity.mine() if machines.all() else None,
             tokens=_Scoped(scope) if tokens else None,
             introduction=introduction() if remember else None,
+            lost=self._tell_lost_guess,
         )
         self._lock = threading.Lock()
         self._code: LiveCode | None = None
@@ -84,6 +85,7 @@ class Entrance:
         self._addresses: tuple[TcpAddress, ...] = ()
         self._announcement = ExitStack()
         self._announced = False
+        self._closed = False
         self._guests: list[Admitted] = []  # that are not inside yet
 
     def _tell(self, event: events.Event) -> None:
@@ -103,10 +105,6 @@ class Entrance:
             await self._acquaint(admitted, deadline)
             with self._lock:
                 self._guests = [admitted, *self._guests[: _GUESTS - 1]]
-        except WrongCode:
-            if self._code is not None:
-                self._tell(events.WrongCode(self._code.guesses))
-            raise
         except StoreError as error:  # ours, and nobody else is told of it
             if error is not self._failure:
                 self._tell(events.Failed.of(error))
@@ -162,6 +160,10 @@ class Entrance:
             announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
         )
 
+    def _tell_lost_guess(self, code: LiveCode) -> None:
+        if not self._closed:  # else it was us who cut it
+            self._tell(events.WrongCode(code.guesses))
+
     def _tell_trouble(self, sentence: str) -> None:
         self._tell(events.Unannounced(sentence))
 
@@ -213,6 +215,7 @@ class Entrance:
 
     def close(self) -> None:
         """Nobody else is to come."""
+        self._closed = True
         self._announcement.close()
 
 

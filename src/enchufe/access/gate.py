@@ -17,7 +17,7 @@ from enchufe.access.codes import LiveCode
 from enchufe.access.exchange import Exchange
 from enchufe.access.pairing import ListenerPairing
 from enchufe.access.refusals import AnotherMachine, CodeGone, Denial, TokenRefused, UnknownMachine, WrongCode
-from enchufe.errors import RemoteProtocolError
+from enchufe.errors import EnchufeError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 
 PASSES: Final = 16  # connections that may come again; older ones prove themselves anew
@@ -25,6 +25,10 @@ PASSES: Final = 16  # connections that may come again; older ones prove themselv
 
 def _nobody(_public: bytes) -> None:
     """No machine is known."""
+
+
+def _unheeded(_code: LiveCode) -> None:
+    """Nobody asks about guesses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Gate:
         identity: this machine's key, for those that know it.
         tokens: those that were given out.
         introduction: how this machine introduces itself to those it lets in, if it is to.
+        lost: is told of a code with a guess less, by which nobody came in, whatever became of it.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Gate:
         identity: Identity | None = None,
         tokens: Tokens | None = None,
         introduction: Introduction | None = None,
+        lost: Callable[[LiveCode], None] = _unheeded,
     ) -> None:
         self.code = code
         self._certificate = certificate.sha256
@@ -68,6 +74,7 @@ class Gate:
         self._identity = identity
         self._tokens = tokens
         self._introduction = introduction
+        self._lost = lost
         self._passes: OrderedDict[bytes, _Guest] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -132,19 +139,27 @@ class Gate:
         code = self.code
         if code is None or not code.guess():
             raise CodeGone(f"somebody at {talk.transport.peer} tried a code where none lives")
+        try:
+            mac, secret = await self._guessed(talk, binding, code, spake)
+        except EnchufeError:
+            self._lost(code)
+            raise
+        if not code.burn():
+            raise CodeGone(f"somebody at {talk.transport.peer} had the code, but too late")
+        return _Guest("code", secret), mac
+
+    async def _guessed(self, talk: Exchange, binding: Binding, code: LiveCode, spake: bytes) -> tuple[bytes, bytes]:
+        """A guess that was debited is right: what to confirm with, and the secret."""
         pairing = ListenerPairing(code.code, binding)
         pairing.hear(spake)
         await talk.say(m.Code(pairing.message))
         confirm = await talk.hear(m.Confirm)
         try:
-            mac, secret = pairing.finish(confirm.mac)
+            return pairing.finish(confirm.mac)
         except WrongCode:
             raise WrongCode(
                 f"somebody at {talk.transport.peer} had a wrong code", hint=f"{code.guesses} guesses are left."
             ) from None
-        if not code.burn():
-            raise CodeGone(f"somebody at {talk.transport.peer} had the code, but too late")
-        return _Guest("code", secret), mac
 
     async def _by_key(self, talk: Exchange, binding: Binding, mac: bytes) -> _Guest:
         ours = self._identity

@@ -22,8 +22,25 @@ def introduction() -> Introduction:
     return Introduction(Identity.mine(), socket.gethostname()[:64] or "machine")
 
 
+def meet(admitted: Admitted, *, remember: bool, on_event: OnEvent) -> None:
+    """Tell who is there, and make sure that it is nobody else than it says.
+
+    Raises:
+        ChangedKey: a machine of that name is known by another key.
+        StoreError: what is known cannot be read.
+    """
+    if admitted.way == "again":
+        return
+    on_event(events.Paired(admitted.way, admitted.name))
+    if remember and admitted.way == "code" and admitted.introduced is not None:
+        KnownMachines().check(admitted.introduced.name, admitted.introduced.public)
+
+
 def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_event: OnEvent) -> None:
-    """Tell who is there, and pin its key where both sides want that.
+    """Note that a known machine was met, and pin the key of a new one where both sides want that.
+
+    To be called once the other side has said HELLO, after it met us: it may know another machine by our name, and then
+    neither is to know the other.
 
     Args:
         address: where it listens; None: it dialed us.
@@ -32,10 +49,7 @@ def acquaint(admitted: Admitted, address: str | None, *, remember: bool, on_even
         ChangedKey: a machine of that name is known by another key.
         StoreError: it cannot be written down.
     """
-    if admitted.way == "again":
-        return
-    on_event(events.Paired(admitted.way, admitted.name))
-    if admitted.way == "key" and address is not None and admitted.name is not None:
+    if admitted.way == "key" and admitted.name is not None:
         with suppress(StoreError):  # a receiver that confines itself may not write it down, and need not
             KnownMachines().met(admitted.name, address)
     if not remember or admitted.way != "code":

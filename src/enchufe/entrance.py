@@ -17,7 +17,7 @@ from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, own_addresses
 from enchufe.access.tokens import Tokens
-from enchufe.acquaintance import acquaint, introduction
+from enchufe.acquaintance import acquaint, introduction, meet
 from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Options
@@ -25,8 +25,10 @@ from enchufe.transfer.machine import told_to_peer
 from enchufe.transfer.messages import frame
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
+from enchufe.waiting import drive
 
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
+_FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 _ENTERING: Final = 10.0  # seconds from a guess to HELLO at the most: docs/access.md, Limits
 
 
@@ -87,6 +89,7 @@ class Entrance:
         self._announced = False
         self._closed = False
         self._guests: list[Admitted] = []  # that are not inside yet
+        self._met: dict[object, Admitted] = {}  # by party, who said a code, and has not said HELLO
 
     def _tell(self, event: events.Event) -> None:
         """Tell it, in whatever thread; where that cannot be done nobody hears of anything, so we do not go on."""
@@ -97,12 +100,12 @@ class Entrance:
             raise
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
-        """Let in who proves it; from any thread. Raises as `Gate.admit` and `acquaint`."""
+        """Let in who proves it; from any thread. Raises as `Gate.admit` and `meet`."""
         with self._lock:
             self._knocking += 1
         try:
             admitted = await self.gate.admit(transport, deadline)
-            await self._acquaint(admitted, deadline)
+            await self._meet(admitted, deadline)
             with self._lock:
                 self._guests = [admitted, *self._guests[: _GUESTS - 1]]
         except StoreError as error:  # ours, and nobody else is told of it
@@ -114,24 +117,36 @@ class Entrance:
                 self._knocking -= 1
         return admitted
 
-    async def _acquaint(self, admitted: Admitted, deadline: float) -> None:
-        """Get to know who was let in; else it is not in any more, and hears so where it expects HELLO."""
+    async def _meet(self, admitted: Admitted, deadline: float) -> None:
+        """See who was let in; whoever is not to be is not in any more, and hears so where it expects HELLO."""
         try:
-            acquaint(admitted, None, remember=self._remember, on_event=self._tell)
+            meet(admitted, remember=self._remember, on_event=self._tell)
         except EnchufeError as error:
-            self.gate.forget(admitted.secret)
             if isinstance(error, ChangedKey):
                 self._failure = error
-            with suppress(EnchufeError):
-                await admitted.transport.send(frame(told_to_peer(error)), deadline)
+            await self._turn_away(admitted, error, deadline)
             raise
+        if admitted.way == "code":
+            self._met[admitted.party] = admitted
+
+    async def _turn_away(self, admitted: Admitted, error: EnchufeError, deadline: float) -> None:
+        self.gate.forget(admitted.secret)
+        with suppress(EnchufeError):
+            await admitted.transport.send(frame(told_to_peer(error)), deadline)
 
     def suit(self, options: Options, admitted: Admitted) -> Options:
-        """The options for whoever was let in, and is inside now."""
+        """The options for whoever was let in, has said HELLO, and is inside now. Raises as `acquaint`."""
         self._announcement.close()  # until this one is gone, there is nothing for others here
         self._announced = False
         with self._lock:
             self._guests = [guest for guest in self._guests if guest is not admitted]
+        try:
+            # Whoever was cut before HELLO has come again by now, by what says nothing of him.
+            met = self._met.pop(admitted.party, admitted)
+            acquaint(met, None, remember=self._remember, on_event=self._tell)
+        except EnchufeError as error:
+            drive(self._turn_away(admitted, error, admitted.transport.waiter.now() + _FAREWELL))
+            raise
         allowance = admitted.grant if isinstance(admitted.grant, _Granted) else None
         return replace(options, name=admitted.name, party=admitted.party, allowance=allowance)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -29,7 +29,7 @@ from enchufe.access.known import ChangedKey, KnownMachines, Machine
 from enchufe.access.links import SCHEME, Link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
-from enchufe.acquaintance import acquaint, introduction
+from enchufe.acquaintance import acquaint, introduction, meet
 from enchufe.errors import (
     BrokenError,
     BusyError,
@@ -84,6 +84,7 @@ class Secured:
         self._on_event = on_event
         self._context = dialing_context()
         self._said = 0  # how often the code was, to whomever
+        self._met: Admitted | None = None  # whom we do not know yet whether he goes on with us
         self.met = False
 
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
@@ -121,16 +122,20 @@ class Secured:
                 certificate=self._certificate,
             )
             admitted = replace(admitted, name=self._name)
-            acquaint(admitted, str(there), remember=self._remember, on_event=self._on_event)
+            meet(admitted, remember=self._remember, on_event=self._on_event)
         except BaseException:
             transport.close()
             raise
         self._settle(there, admitted)
-
-        def dial() -> Transport:
-            return drive(transports.connect(there, waiter, waiter.now() + timeout))
-
+        if admitted.way != "again":
+            self._met = admitted
+        dial = _Dial(there, waiter, timeout, partial(self._acquaint, str(there)))
         return Reached(transport, dial, admitted.secret, self._name)
+
+    def _acquaint(self, address: str) -> None:
+        met, self._met = self._met, None
+        if met is not None:
+            acquaint(met, address, remember=self._remember, on_event=self._on_event)
 
     def _count_guess(self) -> None:
         """Say the code to no more than may hear it: who stands between can guess once, each time that it is said."""
@@ -149,6 +154,19 @@ class Secured:
         self._fixed = True
         if admitted.way in ("code", "again"):
             self._proof = ByPass(admitted.secret)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dial:
+    """Opens another connection to where somebody was reached: a `Dial` that is told when he goes on with us."""
+
+    there: Address
+    waiter: Waiter
+    timeout: float
+    greeted: Callable[[], None]
+
+    def __call__(self) -> Transport:
+        return drive(transports.connect(self.there, self.waiter, self.waiter.now() + self.timeout))
 
 
 async def _shake(transport: tls.TlsTransport, deadline: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enchufe import events
-from enchufe.access import Admitted, ByCode, ByToken, Code, Introduction, dialing_context, knock
+from enchufe.access import Admitted, ByCode, ByPass, ByToken, Code, Introduction, dialing_context, knock
 from enchufe.access.links import Link
 from enchufe.entrance import Entrance
 from enchufe.errors import EnchufeError
@@ -62,7 +62,7 @@ class Place:
             transport.close()
             return error
 
-    def meet(self, proof: ByCode | ByToken, key: Key | None = None) -> tuple[Admitted | EnchufeError, ...]:
+    def meet(self, proof: ByCode | ByPass | ByToken, key: Key | None = None) -> tuple[Admitted | EnchufeError, ...]:
         """What becomes of a dialer, and of the listener."""
         admitting = Beside(self.admit)
         introduction = None if key is None else Introduction(key, "laptop")

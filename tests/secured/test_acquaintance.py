@@ -16,7 +16,7 @@ from enchufe.access import Admitted, Introduction
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.messages import NAME_SIZE
-from enchufe.acquaintance import acquaint, introduction
+from enchufe.acquaintance import acquaint, introduction, meet
 from enchufe.errors import StoreError
 from tests.access.meeting import CERTIFICATE, House, Key, Place, close
 
@@ -44,8 +44,9 @@ def met(way: str, *, introductions: bool = True) -> Iterator[tuple[House, Admitt
 
 
 def told(admitted: Admitted, address: str | None, *, remember: bool) -> list[events.Event]:
-    """What is told while we get to know whoever that is."""
+    """What is told while we get to know whoever that is, who goes on with us."""
     found: list[events.Event] = []
+    meet(admitted, remember=remember, on_event=found.append)
     acquaint(admitted, address, remember=remember, on_event=found.append)
     return found
 
@@ -102,12 +103,22 @@ def test_by_key_it_is_noted_where_a_known_machine_listens(remember: bool) -> Non
     assert (machine.name, machine.addresses) == ("desk", (ADDRESS, "192.0.2.1:1"))
 
 
-def test_where_a_known_machine_dialed_from_is_not_noted() -> None:
+def test_of_a_known_machine_that_dialed_it_is_noted_when_and_not_from_where() -> None:
     with met("key") as (house, _, far):
-        KnownMachines().add("laptop", house.guest.public, "192.0.2.1:1")
+        KnownMachines(now=lambda: 1000.0).add("laptop", house.guest.public, "192.0.2.1:1")
         assert told(far, None, remember=True) == [events.Paired("key", "laptop")]
     (machine,) = KnownMachines().all()
-    assert machine.addresses == ("192.0.2.1:1",)
+    assert (machine.added, machine.addresses) == (1000, ("192.0.2.1:1",))
+    assert machine.met > 1000
+
+
+def test_nobody_is_pinned_before_he_goes_on_with_us() -> None:
+    with met("code") as (_, near, far):
+        for admitted in (near, far):
+            found: list[events.Event] = []
+            meet(admitted, remember=True, on_event=found.append)
+            assert found == [events.Paired("code", None)]
+    assert KnownMachines().all() == []
 
 
 def test_whoever_may_not_write_it_down_goes_on_by_key(state: Path) -> None:
@@ -140,6 +151,8 @@ def test_another_key_behind_a_known_name_stops_it() -> None:
     before = KnownMachines().add("house", Key().public, "192.0.2.1:1")
     with met("code") as (_, near, _):
         found: list[events.Event] = []
+        with pytest.raises(ChangedKey, match="house"):
+            meet(near, remember=True, on_event=found.append)
         with pytest.raises(ChangedKey, match="house"):
             acquaint(near, ADDRESS, remember=True, on_event=found.append)
     assert found == [events.Paired("code", None)]

@@ -9,13 +9,13 @@ import pytest
 
 from enchufe import entrance as module
 from enchufe import events
-from enchufe.access import Admitted, ByCode, ByToken, LiveCode
+from enchufe.access import Admitted, ByCode, ByPass, ByToken, LiveCode
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link
 from enchufe.access.refusals import CodeGone, TokenRefused, WrongCode
 from enchufe.access.tokens import Tokens
-from enchufe.errors import DeadlineExceeded, Refused
+from enchufe.errors import DeadlineExceeded, Refused, StoreError
 from enchufe.session import Options
 from enchufe.testing import ManualClock
 from enchufe.waiting import drive
@@ -170,8 +170,36 @@ def test_both_remember(places: list[Place]) -> None:
     assert isinstance(far, Admitted)
     assert near.introduced is not None
     assert near.introduced.public == Identity.mine().public
+    assert place.told[1:] == [events.Paired("code")]
+    assert KnownMachines().name_of(key.public) is None  # he has not said HELLO: he may know another by our name
+    place.entrance.suit(Options(), far)
+    assert KnownMachines().name_of(key.public) == "laptop"
+    assert place.told[2:] == [events.Remembered("laptop")]
+
+
+def test_who_is_cut_before_hello_is_remembered_when_he_comes_again(places: list[Place]) -> None:
+    place = begun(places, remember=True)
+    key = Key()
+    near, _ = place.meet(ByCode(place.code), key)
+    assert isinstance(near, Admitted)
+    _, again = place.meet(ByPass(near.secret), key)
+    assert isinstance(again, Admitted)
+    for _ in range(2):
+        place.entrance.suit(Options(), again)
     assert KnownMachines().name_of(key.public) == "laptop"
     assert place.told[1:] == [events.Paired("code"), events.Remembered("laptop")]
+
+
+def test_who_cannot_be_remembered_hears_so(places: list[Place], state: Path) -> None:
+    place = begun(places, remember=True)
+    near, far = place.meet(ByCode(place.code), Key())
+    assert isinstance(near, Admitted)
+    assert isinstance(far, Admitted)
+    state.chmod(0o755)
+    with pytest.raises(StoreError, match="open to others"):
+        place.entrance.suit(Options(), far)
+    assert drive(near.transport.receive(4096, soon()))
+    assert not place.entrance.gate._passes
 
 
 @pytest.mark.parametrize("listener", [True, False])
@@ -179,6 +207,7 @@ def test_one_alone_remembers_nobody(places: list[Place], listener: bool) -> None
     place = begun(places, remember=listener)
     _, far = place.meet(ByCode(place.code), None if listener else Key())
     assert isinstance(far, Admitted)
+    place.entrance.suit(Options(), far)
     assert not KnownMachines().all()
     assert place.told[1:] == [events.Paired("code"), *([events.Remembered(None)] if listener else [])]
 

@@ -186,7 +186,7 @@ def test_a_changed_key_ends_the_search(places: list[Place], monkeypatch: pytest.
         def changed(admitted: Admitted, *_more: object, **_how: object) -> None:
             raise ChangedKey("casa")
 
-        monkeypatch.setattr(reaching, "acquaint", changed)
+        monkeypatch.setattr(reaching, "meet", changed)
         assert isinstance(reach(aimed(str(place.code), remember=True), place), ChangedKey)
     finally:
         place.close()

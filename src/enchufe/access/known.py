@@ -79,6 +79,14 @@ class KnownMachines:
         machine = _holding(self._book.read(), public)
         return machine.name if machine is not None else None
 
+    def check(self, name: str, public: bytes) -> None:
+        """Make sure that nothing here speaks against knowing a machine that calls itself so.
+
+        Raises:
+            ChangedKey: that name belongs to another key.
+        """
+        _check(self._book.read(), suggested_name(name), public)
+
     def add(self, name: str, public: bytes, address: str | None = None) -> Machine:
         """Know a machine from now on; what it has become. One that is known keeps the name that it has.
 
@@ -94,11 +102,8 @@ class KnownMachines:
             raise ValueError(f"{len(public)} bytes are no public key")
         name = suggested_name(name)
         with self._book.changing() as machines:
-            machine = _holding(machines, public)
+            machine = _check(machines, name, public)
             if machine is None:
-                taken = _called(machines, name)
-                if taken is not None:
-                    raise ChangedKey(taken.name)
                 now = int(self._now())
                 machine = Machine(name, public, (), now, now)
             machines[machine.name] = machine = self._seen(machine, address)
@@ -190,6 +195,19 @@ def _folded(name: str) -> str:
 
 def _holding(machines: dict[str, Machine], public: bytes) -> Machine | None:
     return next((machine for machine in machines.values() if machine.public == public), None)
+
+
+def _check(machines: dict[str, Machine], name: str, public: bytes) -> Machine | None:
+    """The machine with this key, if it is known.
+
+    Raises:
+        ChangedKey: it is not, and that name belongs to another.
+    """
+    machine = _holding(machines, public)
+    taken = _called(machines, name)
+    if machine is None and taken is not None:
+        raise ChangedKey(taken.name)
+    return machine
 
 
 def _existing(machines: dict[str, Machine], name: str) -> Machine:

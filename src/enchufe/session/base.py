@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE
@@ -59,12 +59,21 @@ class Allowance(Protocol):
         """
 
 
+@runtime_checkable
+class Told(Protocol):
+    """A `dial` that is told once the other side has said HELLO: it goes on with whom it let in."""
+
+    @property
+    def greeted(self) -> Callable[[], None]:
+        """To be called then; what it raises ends the transfer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a transfer goes.
 
     Attributes:
-        dial: opens another connection to where the first one went; None: this side listened.
+        dial: opens another connection to where the first one went, and may be `Told`; None: this side listened.
         session, epoch: what the dialer is about, and which attempt at it this is.
         origin: where a sender has its files from: 16 bytes that nobody else can say. What is kept of a cut transfer is
             for the same one.
@@ -260,6 +269,8 @@ class Session(ABC, Generic[M]):
                 if self.waiter.now() >= deadline:
                     raise _mute(options.timeout)
         assert machine.peer is not None
+        if isinstance(options.dial, Told):
+            options.dial.greeted()
         self._most = min(streams, machine.peer.streams)
         trip = self.trip = tcp.tune(self.link.transport)
         self.tell(events.Connected(self.link.transport.peer))

@@ -268,8 +268,7 @@ class Door(Generic[M]):
             return await self._hear_tls(guest, deadline)
         if first == _STREAM:
             return await self._hear_stream(guest, deadline)
-        guest.told = True
-        await hello_of(Plain(guest.transport), guest.machine, deadline)
+        guest.told = True  # without a look at what it says, or the answer would tell what is done here
         raise Refused("this side encrypts, and takes no plain text: leave out --plain")
 
     async def _hear_plain(self, guest: _Guest[M], deadline: float) -> bool:

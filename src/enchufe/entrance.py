@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from enchufe import events
@@ -16,7 +15,7 @@ from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, own_addresses
-from enchufe.access.tokens import Tokens
+from enchufe.access.tokens import Tokens, UsedUp
 from enchufe.acquaintance import acquaint, introduction, meet
 from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
 from enchufe.events import OnEvent
@@ -29,6 +28,10 @@ from enchufe.waiting import drive
 
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
+_AHEAD: Final = (
+    4 << 20
+)  # bytes of a token that are taken before they cross, at first; then as many as were taken so far
+_FAR_AHEAD: Final = 64 << 20  # at the most
 _ENTERING: Final = 10.0  # seconds from a guess to HELLO at the most: docs/access.md, Limits
 
 
@@ -234,19 +237,52 @@ class Entrance:
         self._announcement.close()
 
 
-@dataclass(frozen=True, slots=True)
 class _Granted:
-    """What a token allows, and how much of it is left: an `Allowance`."""
+    """What a token allows of one transfer: an `Allowance`.
 
-    name: str
-    left: int | None
-    most: int | None
-    _public: bytes
-    _scoped: _Scoped
+    What is to cross is taken from the token before it does, and some more with it, since that is written down each
+    time. So no more crosses than there was, and what cannot be written down is known before anything has crossed.
+    """
+
+    most: int | None = None  # a store cannot tell what of an offer was kept
+
+    def __init__(self, name: str, public: bytes, tokens: Tokens) -> None:
+        self.name = name
+        self._public = public
+        self._tokens = tokens
+        self._lock = threading.Lock()
+        self._expected = 0
+        self._taken = 0
+        self._crossed = 0
+
+    def expect(self, total: int) -> None:
+        """As `Allowance.expect`."""
+        with self._lock:
+            self._expected = total
+            if total <= self._taken:
+                return
+            grant = self._tokens.check(self._public)
+            left = 0 if grant is None else grant.left
+            if left is not None and left < total - self._taken:
+                most = left + self._taken
+                raise UsedUp(f"that is more than the token lets through: {total} bytes, and {most} are left")
 
     def spend(self, size: int) -> None:
         """As `Allowance.spend`."""
-        self._scoped.spend(self._public, size)
+        with self._lock:
+            crossed = self._crossed + size
+            lacking = max(crossed - self._taken, 0)
+            if lacking or (self._expected > 0 and not self._taken):
+                ahead = min(max(self._taken, _AHEAD), _FAR_AHEAD)
+                due = self._expected - self._taken
+                most = min(due, ahead) if due > 0 else ahead
+                self._taken += self._tokens.take(self._public, lacking, max(lacking, most))
+            self._crossed = crossed
+
+    def settle(self, *, finished: bool) -> None:
+        """As `Allowance.settle`."""
+        with self._lock:
+            self._tokens.settle(self._public, self._taken - self._crossed, finished=finished)
 
 
 class _Scoped:
@@ -255,20 +291,13 @@ class _Scoped:
     def __init__(self, scope: str) -> None:
         self._tokens = Tokens()
         self._scope = scope
-        self._spent: Counter[bytes] = Counter()  # by token, since we run: for one transfer, that is
 
     def check(self, public: bytes) -> _Granted | None:
         """What a token allows; None: nothing here."""
         grant = self._tokens.check(public)
         if grant is None or self._scope not in grant.scope:
             return None
-        most = None if grant.left is None else grant.left + self._spent[public]
-        return _Granted(grant.name, grant.left, most, public, self)
-
-    def spend(self, public: bytes, size: int) -> None:
-        """As `Allowance.spend`."""
-        self._spent[public] += size
-        self._tokens.spend(public, size, crossed=True)
+        return _Granted(grant.name, public, self._tokens)
 
 
 def _is_here_only(host: str) -> bool:

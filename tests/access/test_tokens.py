@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from enchufe.access.state import Folder
+from enchufe.access.state import Folder, packed, unpacked
 from enchufe.access.tokens import FILE, Grant, Token, Tokens, UsedUp
 from enchufe.errors import LocalProtocolError, Refused, StoreError
 from tests.access.conftest import Clock
@@ -35,7 +35,7 @@ def test_a_token_that_says_nothing_else_has_no_end(tokens: Tokens, clock: Clock)
     token, record = tokens.new()
     clock.now = 1e12
     assert tokens.check(token.public) == Grant("token-1", frozenset({"drop"}), None)
-    assert tokens.spend(token.public, 1 << 60) is None
+    assert tokens.take(token.public, 1 << 60, 1 << 60) == 1 << 60
     assert tokens.all()[0].used == 1 << 60
     assert (record.quota, record.expires) == (None, None)
 
@@ -61,7 +61,7 @@ def test_an_unknown_or_revoked_token_is_good_for_nothing(tokens: Tokens) -> None
     assert tokens.revoke("ana").public == token.public
     assert tokens.check(token.public) is None
     with pytest.raises(UsedUp, match="not good any more"):
-        tokens.spend(token.public, 0)
+        tokens.take(token.public, 0, 0)
     assert tokens.all() == []
     with pytest.raises(LocalProtocolError, match="no token called"):
         tokens.revoke("ana")
@@ -75,32 +75,61 @@ def test_it_expires_by_the_clock_on_the_wall(tokens: Tokens, clock: Clock) -> No
     assert tokens.check(token.public) is None
     assert tokens.all()[0].state(clock.now) == "expired"
     with pytest.raises(UsedUp):
-        tokens.spend(token.public, 1)
+        tokens.take(token.public, 1, 1)
     clock.now = 1400.0  # whoever sets the clock back has it back
     assert tokens.check(token.public) is not None
 
 
-def test_what_has_crossed_is_paid_as_far_as_there_is_anything_left(tokens: Tokens) -> None:
+def test_what_was_taken_and_not_needed_is_given_back(tokens: Tokens) -> None:
     token, _ = tokens.new("ana", quota=100)
-    assert tokens.spend(token.public, 60, crossed=True) == 40
-    with pytest.raises(UsedUp, match="good for 40 bytes more, and 41 have crossed"):
-        tokens.spend(token.public, 41, crossed=True)
-    assert tokens.check(token.public) is None
-    assert tokens.all()[0].used == 100
+    assert tokens.take(token.public, 10, 60) == 60
+    tokens.settle(token.public, 25, finished=True)
+    assert tokens.all()[0].used == 35
+    with pytest.raises(ValueError, match="cannot be given back"):
+        tokens.settle(token.public, -1, finished=True)
+    tokens.revoke("ana")
+    tokens.settle(token.public, 1, finished=True)
+    assert tokens.all() == []
 
 
-def test_a_quota_is_spent_and_never_overspent(tokens: Tokens, clock: Clock) -> None:
+def test_a_quota_is_taken_and_never_more(tokens: Tokens, clock: Clock) -> None:
     token, _ = tokens.new("ana", quota=100)
-    assert tokens.spend(token.public, 60) == 40
+    assert tokens.take(token.public, 60, 60) == 60
     with pytest.raises(UsedUp, match="40 bytes more, not for 41") as caught:
-        tokens.spend(token.public, 41)
+        tokens.take(token.public, 41, 41)
     assert isinstance(caught.value, Refused)
     assert tokens.check(token.public) == Grant("ana", frozenset({"drop"}), 40)
-    assert tokens.spend(token.public, 40) == 0
-    assert tokens.check(token.public) is None
+    assert tokens.take(token.public, 1, 1000) == 40
     assert tokens.all()[0].state(clock.now) == "used up"
-    with pytest.raises(ValueError, match="cannot be spent"):
-        tokens.spend(token.public, -1)
+    for least, most in ((-1, 0), (2, 1)):
+        with pytest.raises(ValueError, match="cannot be taken"):
+            tokens.take(token.public, least, most)
+
+
+def test_whoever_used_it_up_may_come_back_until_that_is_finished(tokens: Tokens, folder: Folder, clock: Clock) -> None:
+    token, _ = tokens.new("ana", quota=100, expires=2000.0)
+    tokens.take(token.public, 100, 100)
+    tokens.settle(token.public, 0, finished=False)
+    assert Tokens(folder, clock).check(token.public) == Grant("ana", frozenset({"drop"}), 0)
+    with pytest.raises(UsedUp, match="0 bytes more"):
+        tokens.take(token.public, 1, 1)
+    clock.now = 2000.0
+    assert tokens.check(token.public) is None
+    clock.now = 1000.0
+    tokens.settle(token.public, 0, finished=True)
+    assert tokens.check(token.public) is None
+
+
+def test_tokens_that_an_older_version_kept_are_read(tokens: Tokens, folder: Folder) -> None:
+    token, record = tokens.new("ana", quota=100)
+    whole = folder.read(FILE)
+    assert whole is not None
+    content = unpacked(whole, FILE)
+    del content["ana"]["unfinished"]
+    with folder.locked() as opened:
+        opened.write(FILE, packed(content))
+    assert tokens.all() == [record]
+    assert tokens.take(token.public, 100, 100) == 100
 
 
 SPENDING = """
@@ -110,7 +139,7 @@ from enchufe.access.tokens import Tokens, UsedUp
 tokens, spent = Tokens(Folder(sys.argv[1])), 0
 for _ in range(40):
     try:
-        tokens.spend(bytes.fromhex(sys.argv[2]), 7)
+        tokens.take(bytes.fromhex(sys.argv[2]), 7, 7)
         spent += 7
     except UsedUp:
         pass
@@ -192,7 +221,7 @@ def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, f
     for content in (b"", whole[:-20], whole.replace(b'"quota": 100', b'"quota": 900')):
         with folder.locked() as opened:
             opened.write(FILE, content)
-        for use in (lambda: tokens.check(token.public), lambda: tokens.spend(token.public, 1), tokens.new):
+        for use in (lambda: tokens.check(token.public), lambda: tokens.take(token.public, 1, 1), tokens.new):
             with pytest.raises(StoreError, match="damaged"):
                 use()
         assert folder.read(FILE) == content

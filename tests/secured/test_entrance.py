@@ -224,13 +224,20 @@ def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
     options = place.entrance.suit(Options(), far)
     assert options.name == "scanner"
     assert options.allowance is not None
-    assert (options.allowance.left, options.allowance.most) == (1000, 1000)
+    options.allowance.expect(1000)
+    with pytest.raises(Refused, match="1001 bytes, and 1000 are left"):
+        options.allowance.expect(1001)
+    options.allowance.expect(400)
     options.allowance.spend(400)
+    options.allowance.settle(finished=True)
     _, far = place.meet(ByToken(token))
     assert isinstance(far, Admitted)
     again = place.entrance.suit(Options(), far).allowance
     assert again is not None
-    assert (again.left, again.most) == (600, 1000)
-    with pytest.raises(Refused, match="600 bytes more, and 601"):
-        again.spend(601)
+    again.spend(600)
+    with pytest.raises(Refused, match="0 bytes more, not for 1"):
+        again.spend(1)
+    again.settle(finished=False)
+    assert isinstance(place.meet(ByToken(token))[0], Admitted)  # to end what was cut
+    again.settle(finished=True)
     assert isinstance(place.meet(ByToken(token))[0], TokenRefused)

@@ -174,10 +174,15 @@ def test_more_pieces_than_anybody_remembers(tmp_path: Path, monkeypatch: pytest.
 
 def test_who_came_by_a_token_is_not_told_how_anything_begins(file: Path) -> None:
     class Quota:
-        left: int | None = None
         most: int | None = None
 
+        def expect(self, total: int) -> None:
+            pass
+
         def spend(self, size: int) -> None:
+            pass
+
+        def settle(self, *, finished: bool) -> None:
             pass
 
     assert arrived(update(file, allowance=Quota()), file) > len(NEW) // 2

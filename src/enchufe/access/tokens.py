@@ -79,9 +79,10 @@ class Record:
         public: the public half of its key, 32 bytes.
         scope: some of `drop`, `read` and `list`.
         quota: bytes that may cross in all; None: any number.
-        used: bytes that have crossed.
+        used: bytes that have crossed, or were taken for what is about to.
         made: when, in seconds since 1970.
         expires: when it stops being good, in seconds since 1970; None: never.
+        unfinished: whether a transfer that took some has not come to its end, and may come back with nothing left.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Record:
     used: int
     made: int
     expires: int | None
+    unfinished: bool = False
 
     @property
     def left(self) -> int | None:
@@ -107,7 +109,7 @@ class Record:
 class UsedUp(Refused):
     """A token is not good for that much, or for anything any more."""
 
-    hint = "Ask whoever gave you the link for another."
+    hint = "For more, give out another: `enchufe token new`."
 
 
 class Tokens:
@@ -170,34 +172,42 @@ class Tokens:
     def check(self, public: bytes) -> Grant | None:
         """What the bearer of this token may do; None where it is unknown, revoked, expired or used up."""
         record = self._good(self._book.read(), public)
-        return Grant(record.name, record.scope, record.left) if record is not None else None
+        if record is None or (record.left == 0 and not record.unfinished):
+            return None
+        return Grant(record.name, record.scope, record.left)
 
-    def spend(self, public: bytes, size: int, *, crossed: bool = False) -> int | None:
-        """Take `size` bytes from what may cross, whatever other processes do; what is left, None: any number.
+    def take(self, public: bytes, least: int, most: int) -> int:
+        """Take from what may cross before it does, whatever other processes do; how many bytes. To be settled.
 
         Args:
-            crossed: whether they have crossed already: where there is not so much left, all of it is taken.
+            least: bytes without which nothing is taken.
+            most: bytes to take where there are so many.
 
         Raises:
-            UsedUp: there is not so much left, and nothing was taken, unless they have crossed; or it is unknown,
-                revoked or expired by now.
+            UsedUp: there is not so much left; or it is unknown, revoked or expired by now.
         """
-        if size < 0:
-            raise ValueError(f"{size} bytes cannot be spent")
+        if not 0 <= least <= most:
+            raise ValueError(f"{least} to {most} bytes cannot be taken")
         with self._book.changing() as records:
             record = self._good(records, public)
             if record is None:
                 raise UsedUp("the token is not good any more")
-            before = record.left
-            lacks = before is not None and before < size
-            if lacks and not crossed:
-                raise UsedUp(f"the token is good for {before} bytes more, not for {size}")
-            taken = before if before is not None and lacks else size
-            record = replace(record, used=record.used + taken)
-            records[record.name] = record
-        if lacks:
-            raise UsedUp(f"the token was good for {before} bytes more, and {size} have crossed")
-        return record.left
+            left = record.left
+            if left is not None and left < least:
+                raise UsedUp(f"the token is good for {left} bytes more, not for {least}")
+            taken = most if left is None else min(most, left)
+            records[record.name] = replace(record, used=record.used + taken, unfinished=True)
+        return taken
+
+    def settle(self, public: bytes, unused: int, *, finished: bool) -> None:
+        """Give back what was taken and has not crossed, of a transfer that was finished or cut."""
+        if unused < 0:
+            raise ValueError(f"{unused} bytes cannot be given back")
+        with self._book.changing() as records:
+            record = _bearing(records, public)
+            if record is not None:  # else it was revoked meanwhile
+                unfinished = record.unfinished and not finished
+                records[record.name] = replace(record, used=max(record.used - unused, 0), unfinished=unfinished)
 
     def revoke(self, name: str) -> Record:
         """Have a token be good for nothing from now on, and forget it; what it was.
@@ -213,8 +223,12 @@ class Tokens:
             return records.pop(name)
 
     def _good(self, records: dict[str, Record], public: bytes) -> Record | None:
-        record = next((record for record in records.values() if record.public == public), None)
-        return record if record is not None and record.state(self._now()) == "good" else None
+        record = _bearing(records, public)
+        return record if record is not None and record.state(self._now()) != "expired" else None
+
+
+def _bearing(records: dict[str, Record], public: bytes) -> Record | None:
+    return next((record for record in records.values() if record.public == public), None)
 
 
 def _scope(scope: Iterable[str]) -> frozenset[str]:
@@ -230,7 +244,8 @@ def _parse(name: str, record: dict[str, Any]) -> Record:
     public, scope = bytes.fromhex(record["public"]), frozenset(record["scope"])
     if len(public) != _KEY or not scope <= frozenset(SCOPES):
         raise ValueError("no token")
-    return Record(name, public, scope, record["quota"], record["used"], record["made"], record["expires"])
+    unfinished = bool(record.get("unfinished", False))  # older versions did not say
+    return Record(name, public, scope, record["quota"], record["used"], record["made"], record["expires"], unfinished)
 
 
 def _pack(record: Record) -> dict[str, Any]:
@@ -241,4 +256,5 @@ def _pack(record: Record) -> dict[str, Any]:
         "used": record.used,
         "made": record.made,
         "expires": record.expires,
+        "unfinished": record.unfinished,
     }

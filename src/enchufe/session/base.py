@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, runtime_che
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError, Refused, RemoteProtocolError
+from enchufe.errors import (
+    BrokenError,
+    ClosedError,
+    DeadlineExceeded,
+    EnchufeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
@@ -37,25 +44,35 @@ _NEAR_SEALED: Final = 3  # of which stream 0, in TLS, leaves the blocks to the o
 _FAR_STREAMS: Final = 8
 _FARTHER_STREAMS: Final = 16  # also where each loss slows a connection down
 _FARTHER: Final = 0.2  # seconds of round trip: 8 connections have too little under way there to fill 1 Gbit/s
-_SPENT_AT_ONCE: Final = 64 << 20  # bytes of an allowance: it is written down each time
 
 
 class Allowance(Protocol):
-    """How much content may cross, over all transfers that it is for."""
-
-    @property
-    def left(self) -> int | None:
-        """Bytes that may still cross; None: any number."""
+    """How much content one transfer may have cross. From any thread."""
 
     @property
     def most(self) -> int | None:
-        """Bytes that may be offered: those that are left, and what crossed of the same before a cut; None: any."""
+        """Bytes that may be in what is offered, whatever of it was kept; None: any number."""
 
-    def spend(self, size: int) -> None:
-        """Take from it what has crossed; where there is not so much left, all of it.
+    def expect(self, total: int) -> None:
+        """So many bytes are to cross, as far as that is known: in all, those included that have.
 
         Raises:
-            Refused: there is not so much left.
+            Refused: there are not so many.
+        """
+
+    def spend(self, size: int) -> None:
+        """So many bytes cross now; before the first, 0 of them do.
+
+        Raises:
+            Refused: there are not so many left.
+            StoreError: it cannot be written down.
+        """
+
+    def settle(self, *, finished: bool) -> None:
+        """The transfer is over: its end has come, or it may come back for that.
+
+        Raises:
+            StoreError: it cannot be written down.
         """
 
 
@@ -214,41 +231,31 @@ class Session(ABC, Generic[M]):
         self._failure: BaseException | None = None
         self._most = 1
         self._closed = False
-        self._spent = 0  # bytes taken from the allowance
         self.trip: float | None = None  # seconds of a round trip, where it is known
 
     async def complete(self) -> events.Receipt:
         """Do all of it, over a connection that the caller closes; what each kind of session raises it says itself."""
+        finished = False
         try:
             async with self.ending_well():
-                return await self.run()
+                receipt = await self.run()
+                finished = True
+                return receipt
         finally:
-            with suppress(Refused):  # the last bytes have crossed, come what may
-                self._spend(0)
+            if self.options.allowance is not None:
+                # What is not given back now is lost to who has the allowance, and how it ended counts for more.
+                with suppress(EnchufeError):
+                    self.options.allowance.settle(finished=finished)
 
-    def _spend(self, step: int) -> None:
-        """Take what has crossed from the allowance, if it is more than so many bytes, or all there was.
+    def expect(self, total: int) -> None:
+        """As `Allowance.expect`, where there is one."""
+        if self.options.allowance is not None:
+            self.options.allowance.expect(total)
 
-        Raises:
-            Refused: it is more than there was.
-        """
-        allowance, crossed = self.options.allowance, self.crossed
-        if allowance is None:
-            return
-        all_gone = allowance.left is not None and crossed > allowance.left
-        if crossed - self._spent > (0 if all_gone else step):
-            size, self._spent = crossed - self._spent, crossed
-            allowance.spend(size)
-
-    def check_offered(self, size: int) -> None:
-        """Nothing crosses of an offer that is more than the other side was let in for.
-
-        Raises:
-            Refused: it is.
-        """
-        allowance = self.options.allowance
-        if allowance is not None and allowance.most is not None and size > allowance.most:
-            raise Refused(f"that is more than the token lets through: {size} bytes, and {allowance.left} are left")
+    def spend(self, size: int) -> None:
+        """As `Allowance.spend`, where there is one."""
+        if self.options.allowance is not None:
+            self.options.allowance.spend(size)
 
     @abstractmethod
     async def run(self) -> events.Receipt:
@@ -409,7 +416,6 @@ class Session(ABC, Generic[M]):
 
     def tell_progress(self, stored: int, total: int, files: int) -> None:
         """Tell how far we are."""
-        self._spend(_SPENT_AT_ONCE)
         rate = self._rates.rate(self.waiter.now(), stored)
         self.tell(events.Progress(stored, total, files, rate))
 

@@ -113,6 +113,7 @@ class ReceivingSession(Session[Receiver]):
         self._may_grow: int | None = None  # bytes that files may have more than was shown
         self._held: list[_Answers] = []  # until somebody has said yes
         self._held_size = 0
+        self._missing = 0  # bytes that were offered, are wanted and not here
         self._question: Question | None = None
         self._readers: dict[str, _Reader] = {}
         self._looks = False  # stream 0 will, by itself and soon; to wake it for each block costs more than the block
@@ -228,6 +229,8 @@ class ReceivingSession(Session[Receiver]):
                 self._ask()
             case LeftOut(reason=reason):
                 entry = self.machine.left_out
+                if entry is not None and entry.size != UNKNOWN_SIZE:  # it may be offered again
+                    self._missing = max(0, self._missing - entry.size)
                 if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
             case Block() | Batch() | Same() | Hole() | Patch() | Packed():
@@ -271,7 +274,20 @@ class ReceivingSession(Session[Receiver]):
             answers.append((entry, Answer.TOO_BIG if too_big else self.delivery.admit(entry)))
             if entry.listing is not None and self.waiter.now() >= until:
                 break
+        if self.options.allowance is not None:
+            self._missing += sum(self._missing_of(entry, answer) for entry, answer in answers)
+            self.expect(self._missing)
         return answers
+
+    def _missing_of(self, entry: Entry, answer: Answer) -> int:
+        """Bytes of an entry that are to come, as far as that is known; one that replaces another counts in whole."""
+        if entry.size == UNKNOWN_SIZE or answer not in (Answer.ALL, Answer.REST, Answer.DELTA):
+            return 0
+        here = 0
+        for first, digests in self.delivery.kept(entry) if answer is Answer.REST else ():
+            start, stop = first * BLOCK_SIZE, (first + len(digests) // DIGEST_SIZE) * BLOCK_SIZE
+            here += min(stop, entry.size) - start
+        return entry.size - here
 
     def _hold(self, answers: _Answers) -> None:
         """Say nothing of it before somebody was asked."""
@@ -318,6 +334,7 @@ class ReceivingSession(Session[Receiver]):
             self._answer(answers)
 
     def _answer(self, answers: _Answers) -> None:
+        self.spend(0)
         self.say(self.machine.answer(answers))
         while self.delivery.restarted:
             path = self.delivery.restarted.pop()
@@ -414,6 +431,8 @@ class ReceivingSession(Session[Receiver]):
         """Verify and write what came on a stream."""
         if isinstance(message, Packed):
             message = message.opened()
+        if self.options.allowance is not None:
+            self.spend(_content(message))
         match message:
             case Block():
                 self._store_block(message)
@@ -561,6 +580,16 @@ class ReceivingSession(Session[Receiver]):
             await self.link.flush()
             await self.link.await_end()
         return self.tell_receipt(receipt, self.machine.received_bytes, self.machine.skipped)
+
+
+def _content(message: Message) -> int:
+    """Bytes of files in a message."""
+    match message:
+        case Block() | Patch():
+            return len(message.payload)
+        case Batch():
+            return sum(len(payload) for _, _, payload in message.files)
+    return 0
 
 
 class _Reader:

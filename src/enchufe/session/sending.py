@@ -25,7 +25,7 @@ from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
-from enchufe.transfer.messages import FOLDERS, PATCHES, ZSTD, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
+from enchufe.transfer.messages import FOLDERS, PATCHES, ZSTD, Have, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.offers import Offer, offered_size
 from enchufe.transfer.patches import along
@@ -127,6 +127,9 @@ class SendingSession(Session[Sender]):
                 self._refused_told += 1
                 self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
             self._look_inside()
+        if isinstance(message, Want | Have):
+            self.expect(self.machine.missing_bytes)
+            self.spend(0)
         elif isinstance(message, Progress):
             self._tell_progress()
         elif isinstance(message, Lost):
@@ -191,7 +194,6 @@ class SendingSession(Session[Sender]):
         entries = await self.waiter.offload(self._next_entries)
         if entries:
             self._total += sum(entry.size for entry in entries if entry.size != UNKNOWN_SIZE)
-            self.check_offered(self._total + self.machine.same_bytes)
             self.say(Offer(entries))
         if not self._has_more:
             self._end_offer()
@@ -246,7 +248,6 @@ class SendingSession(Session[Sender]):
             assert folder.listing is not None
             self._differing_entries += folder.listing.entries
             self._insides.append(self._lister.inside(folder))
-        self.check_offered(self._total + self.machine.same_bytes)
         self._list_where_it_pays()
 
     def _list_where_it_pays(self) -> None:
@@ -368,6 +369,7 @@ class SendingSession(Session[Sender]):
             except EnchufeError:
                 self.machine.give_back(said)
                 raise
+        self.spend(sum(len(content) for _, _, content in files))
         if self.options.each_file:
             for (entry, _), (_, root, _) in zip(said, files, strict=True):
                 self.tell_file(self.source.path(entry), entry.size, "sent", digest=root)
@@ -416,6 +418,8 @@ class SendingSession(Session[Sender]):
             except EnchufeError:
                 self.machine.give_back((going, number, count))
                 raise
+        if pieces and isinstance(message, Block | Patch):
+            self.spend(len(message.payload))
         if going.ended:  # lost or damaged there, or left out: nobody comes to close it
             self._files.close(entry)
         return pieces

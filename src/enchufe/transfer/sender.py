@@ -80,6 +80,8 @@ class Sender(Machine):
         differing: those of them that were answered, and not as the same: what is in them is to be offered.
         same_entries, same_bytes: what is in the others, and never offered.
         sent_bytes: payload bytes that were sent.
+        missing_bytes: that the receiver has not got of what it wants, as far as it has said so: at least that many,
+            for in files of which it has another version none are counted.
         unwanted_bytes: in files that were offered, and skipped, refused or left out.
         stored_bytes: payload bytes that the receiver has verified and written, or had.
         files: how many files were sent whole.
@@ -98,6 +100,7 @@ class Sender(Machine):
         self.same_entries = 0
         self.same_bytes = 0
         self.sent_bytes = 0
+        self.missing_bytes = 0
         self.unwanted_bytes = 0
         self.stored_bytes = 0
         self.files = 0
@@ -342,6 +345,8 @@ class Sender(Machine):
         self._tree.add(entry, outcome)
         if entry.size != UNKNOWN_SIZE:
             self.unwanted_bytes += entry.size
+            if outcome is Outcome.LEFT_OUT:  # it may be offered again
+                self.missing_bytes -= entry.size
 
     def _link(self, number: int, to: int) -> None:
         end = self._ends[to]
@@ -434,11 +439,14 @@ class Sender(Machine):
                 raise RemoteProtocolError(f"the peer links entry {entry.id} to what it did not take")
         elif answer is _ALL and travels_in_batch(entry):
             self._small.append((entry, None))
+            self.missing_bytes += entry.size
         elif entry.size == UNKNOWN_SIZE and answer is not _ALL:
             raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, of which nobody knows the size")
         else:
             going = self._going[entry.id] = Going(entry, answer)
             self._queue(going)
+            if answer is _ALL and entry.size != UNKNOWN_SIZE:
+                self.missing_bytes += entry.size
 
     def _had(self, have: Have) -> None:
         going = self._going.get(have.id)
@@ -452,8 +460,13 @@ class Sender(Machine):
             going.own_known = have.last
         else:
             fits = going.digests.add(have.first, have.digests)
-            going.vouch(have.first, len(have.digests) // DIGEST_SIZE)
+            count = len(have.digests) // DIGEST_SIZE
+            going.vouch(have.first, count)
             going.ready = have.last
+            stop = min((have.first + count) * BLOCK_SIZE, going.entry.size)
+            self.missing_bytes -= stop - have.first * BLOCK_SIZE
+            if have.last:
+                self.missing_bytes += going.entry.size
         if not fits:
             raise RemoteProtocolError(f"the peer's blocks of entry {have.id} do not add up")
         self._look(going)

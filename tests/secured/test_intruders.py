@@ -41,7 +41,7 @@ from enchufe.transfer.message import Role
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import parse_address, tls
 from enchufe.waiting import BlockingWaiter, drive
-from tests.sessions.transfers import PATIENCE, Side
+from tests.sessions.transfers import PATIENCE, Side, visible
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,10 @@ def test_who_has_others_come_and_go_does_not_lose_the_limits_of_his_token(tmp_pa
         first = come()
         for _ in range(70):
             come().transport.close()
-        send(first, tmp_path / "big")
-    assert not (inbox / "big").exists()
+        assert isinstance(send(first, tmp_path / "big"), Refused)
+        (tmp_path / "little").write_bytes(bytes(1000))
+        assert isinstance(send(come(), tmp_path / "little"), events.Receipt)  # which ends the waiting
+    assert visible(inbox) == ["little"]
 
 
 def code_of(side: Side, number: int = 1) -> Code:

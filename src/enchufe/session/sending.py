@@ -120,6 +120,15 @@ class SendingSession(Session[Sender]):
         finally:
             self._files.close_all()
 
+    def next_event(self) -> Message | None:
+        """As `Session.next_event`; what is wanted too much of, no stream can take meanwhile."""
+        with self.lock:
+            message = super().next_event()
+            if isinstance(message, Want | Have):
+                self.expect(self.machine.missing_bytes)
+                self.spend(0)
+            return message
+
     def _heed(self, message: Message) -> None:
         if isinstance(message, Want):
             while self._refused_told < len(self.machine.refused):
@@ -127,9 +136,6 @@ class SendingSession(Session[Sender]):
                 self._refused_told += 1
                 self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
             self._look_inside()
-        if isinstance(message, Want | Have):
-            self.expect(self.machine.missing_bytes)
-            self.spend(0)
         elif isinstance(message, Progress):
             self._tell_progress()
         elif isinstance(message, Lost):

@@ -244,8 +244,6 @@ class _Granted:
     time. So no more crosses than there was, and what cannot be written down is known before anything has crossed.
     """
 
-    most: int | None = None  # a store cannot tell what of an offer was kept
-
     def __init__(self, name: str, public: bytes, tokens: Tokens) -> None:
         self.name = name
         self._public = public

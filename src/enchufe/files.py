@@ -222,7 +222,7 @@ def receive_files(
     from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     on_event = _in_turn(on_event)
-    begin: Callable[[bytes, int | None], Receiving]
+    begin: Callable[[bytes], Receiving]
     about = os.path.abspath(os.fsencode(folder))
     into_pipe = _is_pipe([folder])
     compares = if_exists == "update" and not checksum
@@ -237,12 +237,7 @@ def receive_files(
     options = Options(timeout=timeout, each_file=each_file, streams=streams, ask=asking)
 
     def make(over: Transport | Greeted[Receiver], options: Options) -> ReceivingSession:
-        most = None if options.allowance is None else options.allowance.most
-
-        def into(origin: bytes) -> Receiving:
-            return begin(origin, most)
-
-        return ReceivingSession(over, into, options, on_event, into_pipe=into_pipe, compares=compares)
+        return ReceivingSession(over, begin, options, on_event, into_pipe=into_pipe, compares=compares)
 
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
@@ -250,7 +245,7 @@ def receive_files(
     return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
 
 
-def _into_pipe(descriptor: int, _origin: bytes, _most: int | None) -> Receiving:
+def _into_pipe(descriptor: int, _origin: bytes) -> Receiving:
     from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     return PipeDelivery(descriptor)

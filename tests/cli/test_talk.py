@@ -402,7 +402,7 @@ def test_what_was_typed_before_anybody_came_is_for_the_first(start: Stage) -> No
 
 
 def test_one_who_takes_nothing_does_not_hold_up_the_others_for_ever(start: Stage) -> None:
-    host = start("listen", "127.0.0.1:0", "--raw", "--timeout", "0.5")
+    host = start("listen", "127.0.0.1:0", "--raw", "--timeout", "2")
     name, _, port = host.address().rpartition(":")
     data = bytes(20_000_000)
     with socket.create_connection((name, int(port))):

@@ -49,10 +49,6 @@ _FARTHER: Final = 0.2  # seconds of round trip: 8 connections have too little un
 class Allowance(Protocol):
     """How much content one transfer may have cross. From any thread."""
 
-    @property
-    def most(self) -> int | None:
-        """Bytes that may be in what is offered, whatever of it was kept; None: any number."""
-
     def expect(self, total: int) -> None:
         """So many bytes are to cross, as far as that is known: in all, those included that have.
 

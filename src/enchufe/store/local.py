@@ -62,7 +62,7 @@ class LocalStore:
         except OSError as error:
             raise store_error(error, "make the folder", self._path) from error
 
-    def begin(self, origin: bytes = b"", most: int | None = None) -> Delivery:
+    def begin(self, origin: bytes = b"") -> Delivery:
         """Start a delivery, with a staging area of its own.
 
         What it can take over from one of the same origin that was cut it will; areas of dead owners with nothing to
@@ -70,7 +70,6 @@ class LocalStore:
 
         Args:
             origin: where the files come from: whoever knows it is taken for the one that sent before.
-            most: bytes that this one may bring, if that is less than `max_size`; None: any number.
 
         Raises:
             StoreError: the folder cannot be written to.
@@ -92,7 +91,7 @@ class LocalStore:
                     if_exists=self._if_exists,
                     links=self._links,
                     checksum=self._checksum,
-                    max_size=min((size for size in (most, self._max_size) if size is not None), default=None),
+                    max_size=self._max_size,
                 )
             except BaseException:
                 for area in staging.dead:

@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ import pytest
 from enchufe import transports
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.testing import CHECKS, check_transport, contract
-from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, parse_address, tcp
+from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, tcp, unix
 from enchufe.transports.stream import advance
-from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
+from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
+from tests.until import until
 
 WAITER = BlockingWaiter()
 V6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists() and bool(Path("/proc/net/if_inet6").read_text())
@@ -337,3 +339,16 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
     with pytest.raises(BrokenError):
         dial(f"127.0.0.1:{closed_port()}")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Turns, ends, and what is to be done before a wait
+
+
+def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
+    ours, theirs = socket.socketpair()
+    done: list[bool] = []
+    with theirs, unix.transport(ours, BlockingWaiter()) as near:
+        theirs.send(b"x")
+        BlockingWaiter().before_waiting(lambda: done.append(True))
+        assert drive(near.receive(1)) == b"x"
+    assert done == [True]

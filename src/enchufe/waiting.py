@@ -46,7 +46,7 @@ class Waiter(Protocol):
     Attributes:
         blocks: waiting blocks the thread, and nobody but that thread: a call that blocks in the kernel does as well,
             after `settle` where there is anything to settle.
-        unsettled: `before_waiting` was called, ever: there may be something.
+        unsettled: `before_waiting` was called, ever, on any waiter that blocks: there may be something.
     """
 
     blocks: bool
@@ -118,10 +118,11 @@ class BlockingWaiter:
     """
 
     blocks = True
+    # Of all of them: what a thread has to do first it has to do whichever of them it waits by.
+    unsettled = False
 
     def __init__(self, bell: Doorbell | None = None) -> None:
         self._bell = bell
-        self.unsettled = False
 
     def now(self) -> float:
         """Seconds of `time.monotonic()`."""
@@ -174,7 +175,7 @@ class BlockingWaiter:
     def before_waiting(self, action: Callable[[], None]) -> None:
         """Call `action` before this thread waits through any BlockingWaiter."""
         _ACTIONS.due.append(action)
-        self.unsettled = True
+        BlockingWaiter.unsettled = True
 
     me = staticmethod(threading.get_ident)
 

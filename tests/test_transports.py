@@ -344,6 +344,43 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
 # Turns, ends, and what is to be done before a wait
 
 
+class Counting(BlockingWaiter):
+    """As an event loop's: it counts the turns that the others are given, and nobody blocks in the kernel."""
+
+    blocks = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses = 0
+
+    async def pause(self) -> None:
+        self.pauses += 1
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_the_others_have_their_turn_though_there_is_always_more(into: bool) -> None:
+    waiter = Counting()
+    ours, theirs = socket.socketpair()
+    with theirs, unix.transport(ours, waiter) as near:
+        for _ in range(100):
+            theirs.send(bytes(1000))  # as much as is asked for below: nothing tells that it was all
+            if into:
+                assert drive(near.receive_into(bytearray(1000))) == 1000
+            else:
+                assert len(drive(near.receive(1000))) == 1000
+    assert waiter.pauses >= 3
+
+
+def test_the_others_have_their_turn_while_what_comes_is_dropped() -> None:
+    waiter = Counting()
+    ours, theirs = socket.socketpair()
+    with theirs, unix.transport(ours, waiter) as near:
+        theirs.send(bytes(100_000))
+        theirs.shutdown(socket.SHUT_WR)
+        drive(near.drop(0.0, waiter.now() + 20))
+    assert waiter.pauses >= 1
+
+
 def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
     ours, theirs = socket.socketpair()
     done: list[bool] = []

@@ -318,7 +318,9 @@ class SharedMemoryTransport(Transport):
         bells: list[Interest] = [(self._sock, READ)]
         with contextlib.suppress(DeadlineExceeded):
             while (data := self.try_receive(65536)) != b"" and (now := self.waiter.now()) < deadline:
-                if data is None:
+                if data is not None:
+                    await self.waiter.pause()  # there may be more, without an end
+                else:
                     self._open_rings().reader_sleeps(1)
                     if not self._ready(READ):
                         await self.waiter.wait(bells, min(deadline, now + quiet))

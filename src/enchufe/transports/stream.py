@@ -18,7 +18,7 @@ from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError
 from enchufe.waiting import READ, WRITE, Waiter
 
-_TURN: Final = 32  # calls of 64 KiB at the most, mostly
+_TURN: Final = 8  # calls of 64 KiB at the most, mostly
 _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
 
 # Where waiting blocks the thread anyway, a receive that blocks in the kernel saves a poll() for each message. It
@@ -247,6 +247,11 @@ class Transport:
                     raise self._translated(error) from error
         elif self._drained and not (self._stopped or self._closed):
             await self.waiter.wait_one(self._sock, READ, deadline)
+        else:
+            self._turn -= 1
+            if not self._turn:
+                self._turn = _TURN
+                await self.waiter.pause()
         # An end is asked for once more: it may be close() that woke us.
         while (data := self.try_receive(size)) is None:
             await self.wait(READ, deadline)
@@ -384,7 +389,9 @@ class Transport:
                 now = self.waiter.now()
                 if now >= deadline:
                     return
-                if data is None:
+                if data is not None:
+                    await self.waiter.pause()  # there may be more, without an end
+                else:
                     # Not by wait_one, which a bell for all that receive may end at once.
                     await self.waiter.wait([(self, READ)], min(deadline, now + quiet))
 

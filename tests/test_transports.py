@@ -389,3 +389,18 @@ def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
         BlockingWaiter().before_waiting(lambda: done.append(True))
         assert drive(near.receive(1)) == b"x"
     assert done == [True]
+
+
+def test_who_is_not_there_is_named_as_it_was_called(tmp_path: Path) -> None:
+    with pytest.raises(BrokenError, match="could not reach shm:"):
+        dial(f"shm:{tmp_path / 'nobody'}")
+    with pytest.raises(LocalProtocolError, match="cannot listen on shm:"):
+        Listener(parse_address(f"shm:{tmp_path / 'missing' / 'folder'}"))
+
+
+def test_a_descriptor_that_was_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inherited, "_FIRST", 1_000_000)  # no process has so many
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    with pytest.raises(LocalProtocolError, match="is no socket"):
+        inherited.listeners()

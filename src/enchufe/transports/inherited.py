@@ -36,8 +36,14 @@ def listeners(*, tls: ssl.SSLContext | None = None) -> list[Listener]:
         )
     found: list[Listener] = []
     for descriptor in range(_FIRST, _FIRST + int(count)):
-        os.set_inheritable(descriptor, False)
-        sock = socket.socket(fileno=descriptor)
+        try:
+            os.set_inheritable(descriptor, False)
+            sock = socket.socket(fileno=descriptor)
+        except OSError as error:
+            raise LocalProtocolError(
+                f"descriptor {descriptor}, which was to be handed over, is no socket: {error.strerror}",
+                hint="LISTEN_FDS says how many there are, from 3 on: see the socket unit.",
+            ) from error
         if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise LocalProtocolError(
                 f"descriptor {descriptor}, which was handed over, is no listening stream socket",

@@ -28,7 +28,7 @@ from enchufe.errors import (
     RemoteProtocolError,
 )
 from enchufe.transports import ring, unix
-from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
+from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, WRITE, Interest, Waiter
@@ -65,7 +65,7 @@ async def connect(address: SharedMemoryAddress, waiter: Waiter, deadline: float 
         RemoteProtocolError: who listens there speaks something else.
     """
     _check_system()
-    plain = await unix.connect(UnixAddress(address.path), waiter, deadline)
+    plain = await unix.connect(address, waiter, deadline)
     transport = _over(plain, listening=False)
     try:
         await transport.handshake(deadline)
@@ -87,7 +87,7 @@ def listen(address: SharedMemoryAddress, backlog: int) -> list[socket.socket]:
         LocalProtocolError: this processor or system cannot, or the path cannot be used.
     """
     _check_system()
-    return unix.listen(UnixAddress(address.path), backlog)
+    return unix.listen(address, backlog)
 
 
 def written(sock: socket.socket) -> str:

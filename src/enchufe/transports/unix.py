@@ -11,7 +11,7 @@ from typing import Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
 from enchufe.printable import printable
-from enchufe.transports.addresses import UnixAddress
+from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import Waiter
 
@@ -27,7 +27,9 @@ def transport(sock: socket.socket, waiter: Waiter) -> Transport:
     return Transport(sock, waiter, name=NAME, local=local, peer=peer)
 
 
-async def connect(address: UnixAddress, waiter: Waiter, deadline: float | None = None) -> Transport:
+async def connect(
+    address: UnixAddress | SharedMemoryAddress, waiter: Waiter, deadline: float | None = None
+) -> Transport:
     """Dial.
 
     Raises:
@@ -57,7 +59,7 @@ async def connect(address: UnixAddress, waiter: Waiter, deadline: float | None =
         raise
 
 
-def listen(address: UnixAddress, backlog: int) -> list[socket.socket]:
+def listen(address: UnixAddress | SharedMemoryAddress, backlog: int) -> list[socket.socket]:
     """One listening socket; a socket file that nobody listens on any more is replaced.
 
     Raises:
@@ -85,7 +87,7 @@ def listen(address: UnixAddress, backlog: int) -> list[socket.socket]:
     return [sock]
 
 
-def _remove_dead(address: UnixAddress) -> None:
+def _remove_dead(address: UnixAddress | SharedMemoryAddress) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(address.path)

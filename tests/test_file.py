@@ -6,14 +6,21 @@ import csv
 import io
 import pickle
 import shutil
+import socket
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import enchufe
 from enchufe import BlockingConnection, Connection, framing
-from enchufe.errors import LocalProtocolError
+from enchufe.buffer import ReceiveBuffer
+from enchufe.errors import DeadlineExceeded, LocalProtocolError
+from enchufe.file import ConnectionFile
+from enchufe.transports import unix
+from enchufe.waiting import BlockingWaiter, drive
 
 LINES = framing.Lines()
 
@@ -118,3 +125,81 @@ def test_reading_in_every_way() -> None:
         with pytest.raises(LocalProtocolError):
             file.read()
         file.close()
+
+
+class Full:
+    """A file whose other side, in our hand, has taken nothing for so long that nothing fits any more."""
+
+    def __init__(self) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(0.1)
+        self.file = ConnectionFile(unix.transport(ours, BlockingWaiter()), ReceiveBuffer(), timeout=0.01)
+        self.before = 0
+        while count := self.file.transport.try_send([bytes(65536)]):
+            self.before += count
+
+    def heard(self) -> bytes:
+        """What was written since."""
+        got = b""
+        try:
+            while data := self.theirs.recv(1 << 20):
+                got += data
+        except TimeoutError:
+            pass
+        new, self.before = got[self.before :], 0
+        return new
+
+    def close(self) -> None:
+        self.file.transport.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def full() -> Iterator[Full]:
+    with closing(Full()) as full:
+        yield full
+
+
+def test_what_could_not_be_sent_in_time_is_sent_later(full: Full) -> None:
+    file = full.file
+    drive(file.write(b"first "))
+    with pytest.raises(DeadlineExceeded):
+        drive(file.flush())
+    drive(file.write(b"second "))
+    with pytest.raises(DeadlineExceeded):
+        drive(file.write(b"not written" * 10_000))
+    drive(file.write(b"third"))
+    assert full.heard() == b""
+    drive(file.flush())
+    assert full.heard() == b"first second third"
+
+
+def test_a_file_ends_with_its_connection() -> None:
+    ours, theirs = socket.socketpair()
+    waiter = BlockingWaiter()
+    file = ConnectionFile(unix.transport(ours, waiter), ReceiveBuffer(), None, deadline=waiter.now() + 0.01)
+    with theirs, file.transport, pytest.raises(DeadlineExceeded):
+        drive(file.read())
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_what_was_written_and_is_lost_is_no_orderly_end(blocking: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        connection = enchufe.connect(address, framing=LINES, timeout=0.05)
+        peer, _ = listening.accept()
+        with peer:
+            transport = connection._connection.transport
+            while transport.try_send([bytes(65536)]):
+                pass
+            file = connection.file() if blocking else connection._connection.file()
+            with pytest.raises(DeadlineExceeded):
+                if isinstance(file, ConnectionFile):
+                    drive(file.write(b"lost"))
+                    drive(file.close())
+                else:
+                    file.write(b"lost")
+                    file.close()
+            with pytest.raises(ConnectionResetError):
+                while peer.recv(1 << 20):
+                    pass

@@ -31,6 +31,7 @@ class ConnectionFile:
         timeout: seconds that any one call may take; None: no limit.
         written: what is to be sent first.
         at_end: the end has arrived behind what is in the buffer.
+        deadline: when the connection ends at the latest, on the waiter's clock; None: never.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class ConnectionFile:
         *,
         written: bytes = b"",
         at_end: bool = False,
+        deadline: float | None = None,
     ) -> None:
         self.transport = transport
         self.timeout = timeout
+        self.deadline = deadline
         self._buffer = buffer
         self._held = bytearray(written)
         self.at_end = at_end
@@ -87,15 +90,13 @@ class ConnectionFile:
         if len(self._held) + len(view) < _HELD:
             self._held += view
         else:
-            held, self._held = self._held, bytearray()
-            await self.transport.send([held, view], self._deadline())
+            await self._send(view)
         return len(view)
 
     async def flush(self) -> None:
         """Send what is buffered. Raises as `write`."""
         if self._held:
-            held, self._held = self._held, bytearray()
-            await self.transport.send([held], self._deadline())
+            await self._send()
 
     async def end(self) -> None:
         """Flush, and half-close: "I am done writing, still reading". Raises as `write`."""
@@ -107,7 +108,13 @@ class ConnectionFile:
         try:
             await self.flush()
         finally:
-            self.transport.close()
+            self.leave()
+
+    def leave(self) -> None:
+        """Close without waiting. Where written bytes are lost by it, the other side learns that this is no end."""
+        if self._held:
+            self.transport.abort()
+        self.transport.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -127,7 +134,17 @@ class ConnectionFile:
         if kind is None:
             await self.close()
         else:
-            self.transport.close()
+            self.leave()
+
+    async def _send(self, *more: Buffer) -> None:
+        """Send what is held, and `more` behind it."""
+        held, self._held = self._held, bytearray()
+        try:
+            await self.transport.send([held, *more], self._deadline())
+        except BaseException:
+            # Nothing of it went, so it can go later; or some did, and the transport sends no more.
+            self._held = held + self._held
+            raise
 
     async def _more(self) -> bool:
         """Have more bytes in hand: False at the end."""
@@ -142,7 +159,10 @@ class ConnectionFile:
         return not self.at_end
 
     def _deadline(self) -> float | None:
-        return None if self.timeout is None else self.transport.waiter.now() + self.timeout
+        if self.timeout is None:
+            return self.deadline
+        soon = self.transport.waiter.now() + self.timeout
+        return soon if self.deadline is None else min(soon, self.deadline)
 
 
 class BlockingFile(io.BufferedIOBase):
@@ -204,7 +224,7 @@ class BlockingFile(io.BufferedIOBase):
             try:
                 super().close()  # flushes
             finally:
-                self._file.transport.close()
+                self._file.leave()
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self.closed:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import enchufe
 from enchufe import BlockingConnection, Connection, aio, events, framing
@@ -475,6 +476,31 @@ def test_a_cancelled_receive_loses_nothing() -> None:
                 assert await connection.ask(b"hola") == b"hola"
 
     asyncio.run(main())
+
+
+def test_whoever_was_cancelled_waits_no_longer() -> None:
+    """Though it did not run since."""
+
+    async def under_asyncio() -> None:
+        async with aio.Server(echo, "127.0.0.1:0", framing=PREFIXED) as server:
+            async with aio.connect(server.addresses[0], framing=PREFIXED) as connection:
+                waiting = asyncio.create_task(connection.receive())
+                await asyncio.sleep(0.01)
+                waiting.cancel()
+                assert await connection.ask(b"hola") == b"hola"
+                assert waiting.cancelled()
+
+    async def under_trio() -> None:
+        async with aio.Server(echo, "127.0.0.1:0", framing=PREFIXED) as server:
+            async with aio.connect(server.addresses[0], framing=PREFIXED) as connection, trio.open_nursery() as nursery:
+                nursery.start_soon(connection.receive)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    assert await connection.ask(b"hola") == b"hola"
+
+    asyncio.run(under_asyncio())
+    trio.run(under_trio)
 
 
 def test_a_server_under_asyncio_drains_when_it_is_cancelled() -> None:

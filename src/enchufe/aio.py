@@ -62,6 +62,10 @@ class Host(ABC):
         """Have who waits by it go on; again does nothing."""
 
     @abstractmethod
+    def _waits(self, parked: Any) -> bool:
+        """Whether somebody waits by it, whom nothing has woken yet."""
+
+    @abstractmethod
     async def pause(self) -> None:
         """As `Waiter.pause`."""
 
@@ -178,7 +182,7 @@ class Host(ABC):
                 "this system has neither epoll nor kqueue, which enchufe.aio needs",
                 hint="Use the engine threads or events.",
             )
-        self._slots = Slots(poller, self._resume)
+        self._slots = Slots(poller, self._resume, self._waits)
         self._watch(fileno())
         return self._slots
 
@@ -259,6 +263,9 @@ class AsyncioHost(Host):
     def _resume(self, parked: asyncio.Future[None]) -> None:
         if not parked.done():
             parked.set_result(None)
+
+    def _waits(self, parked: asyncio.Future[None]) -> bool:
+        return not parked.done()
 
     async def pause(self) -> None:
         """As `Waiter.pause`."""
@@ -355,6 +362,9 @@ class TrioHost(Host):
         if parked.waits:
             parked.waits = False
             self._trio.lowlevel.reschedule(parked.task)
+
+    def _waits(self, parked: _TrioTask) -> bool:
+        return parked.waits
 
     async def pause(self) -> None:
         """As `Waiter.pause`."""

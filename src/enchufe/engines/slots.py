@@ -33,12 +33,16 @@ class Slots(Generic[W]):
     Args:
         poller: this owns it.
         resume: has somebody go on whose descriptor is ready; it was removed from there.
+        waits: whether somebody still waits: one that was cancelled does not, and is removed only when it runs.
     """
 
-    def __init__(self, poller: Poller, resume: Callable[[W], None]) -> None:
+    def __init__(
+        self, poller: Poller, resume: Callable[[W], None], waits: Callable[[W], bool] = lambda _: True
+    ) -> None:
         self.poller = poller
         self.by_descriptor: dict[int, Slot[W]] = {}
         self._resume = resume
+        self._waits = waits
 
     def park(self, descriptor: int, interest: int, who: W) -> None:
         """Note that `who` waits there for one thing, READ or WRITE.
@@ -51,7 +55,8 @@ class Slots(Generic[W]):
             if descriptor < 0:
                 raise LocalProtocolError("waiting for something that is closed")
             slot = self.by_descriptor[descriptor] = Slot()
-        if (slot.reader if interest == READ else slot.writer) not in (None, who):
+        other = slot.reader if interest == READ else slot.writer
+        if other is not None and other is not who and self._waits(other):
             raise LocalProtocolError(
                 "two tasks wait for the same end of one connection", hint="One may receive while another sends."
             )

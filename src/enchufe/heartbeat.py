@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import contextlib
+import threading
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
+from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.framing.base import Framing
-from enchufe.transports import Transport
+from enchufe.transports import Transport, advance
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Both sides send `message` when they have said nothing for `every` seconds, and never see it come.
 
-    It is sent while a side waits to receive or to send: one that computes for longer than `patience` counts as dead.
-    A side that has ended sends no more, and is not missed.
+    It is sent while a side receives, and not where a message is on its way just then: one that computes for longer than
+    `patience` counts as dead, and so does one that takes no byte of a message and says nothing for as long. A side that
+    has ended sends no more, and is not missed.
 
     Args:
         message: what is never said otherwise; the framing must be able to carry it.
@@ -45,26 +48,46 @@ class BeatingConnection(Connection):
 
     _beats = True
 
-    __slots__ = ("_allowed", "_counted", "_ended", "_heard", "_said", "heartbeat")
+    __slots__ = ("_allowed", "_beat", "_counted", "_ended", "_heard", "_lock", "_said", "_sending", "heartbeat")
 
     def __init__(self, *args: Any, heartbeat: Heartbeat, **options: Any) -> None:
         super().__init__(*args, **options)
         self.heartbeat = heartbeat
+        self.transport.patience = heartbeat.patience
         self._heard = self._said = self.transport.waiter.now()
         self._allowed: float | None = None
         self._counted = 0
         self._ended = False
+        # Messages that are on their way, from their first byte to their last, and what is left of a beat of which not
+        # all went at once. One thread may receive, and beat, while another sends.
+        self._lock = threading.Lock()
+        self._sending = 0
+        self._beat: Sequence[Buffer] = ()
 
     async def send(self, *messages: Buffer) -> None:
         """As `Connection.send`; BrokenError where the peer takes nothing for as long as it may be silent."""
-        allowed = super()._deadline()
+        with self._lock:
+            self._sending += 1
         try:
+            if self._beat:
+                await self._finish_beat()
             await super().send(*messages)
-        except DeadlineExceeded as error:
-            if allowed is not None and self.transport.waiter.now() >= allowed:
-                raise
-            raise self._silent() from error
+        finally:
+            with self._lock:
+                self._sending -= 1
         self._said = self.transport.waiter.now()
+
+    async def flush(self) -> None:
+        """As `Connection.flush`."""
+        with self._lock:
+            self._sending += 1
+        try:
+            if self._beat:
+                await self._finish_beat()
+            await super().flush()
+        finally:
+            with self._lock:
+                self._sending -= 1
 
     def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None]:
         """As `Connection.begin`."""
@@ -97,11 +120,6 @@ class BeatingConnection(Connection):
         self._ended = True
         await super().end()
 
-    def _deadline(self) -> float | None:
-        allowed = super()._deadline()
-        dead = self.transport.waiter.now() + self.heartbeat.patience
-        return dead if allowed is None or dead < allowed else allowed
-
     def _patience(self) -> float | None:
         allowed = self._allowed
         beat = self._heard + self.heartbeat.patience
@@ -112,28 +130,49 @@ class BeatingConnection(Connection):
     async def _refill(self) -> bool:
         allowed = self._allowed
         # Silence counts from when we listen: what came while nobody did waits in the kernel.
-        self._heard = self.transport.waiter.now()
+        self._heard = now = self.transport.waiter.now()
         while True:
+            if not self._ended and now >= self._said + self.heartbeat.every:
+                self._say_alive()
+                self._said = now
             try:
                 return await super()._refill()
             except DeadlineExceeded:
                 now = self.transport.waiter.now()
                 if allowed is not None and now >= allowed:
                     raise
-                if self._counted != self.transport.bytes_received:
+                # Of whoever is being sent something the sender knows more.
+                if self._sending or self._counted != self.transport.bytes_received:
                     self._counted = self.transport.bytes_received
                     self._heard = now
                 elif now >= self._heard + self.heartbeat.patience:
-                    raise self._silent() from None
-                if not self._ended and now >= self._said + self.heartbeat.every:
-                    await self.send(self.heartbeat.message)
-                    self._sent -= 1
+                    raise self.transport.silent() from None
 
-    def _silent(self) -> BrokenError:
-        return BrokenError(
-            f"{self.peer} gave no sign of life for {self.heartbeat.patience:g} s",
-            hint="It is gone, stopped, or sends no heartbeat: both sides must agree on one.",
-        )
+    def _say_alive(self) -> None:
+        """Beat, as far as that goes without waiting; while something else is on its way, that is a sign of life."""
+        with self._lock:
+            if not (self._sending or self._held):
+                self._beat = self._beat or self.framing.encode(self.heartbeat.message)
+                self._try_beat()
+
+    def _try_beat(self) -> None:
+        with contextlib.suppress(EnchufeError):  # it is for whoever receives to find that the other side is gone
+            self._beat = advance(self._beat, self.transport.try_send(self._beat))
+
+    async def _finish_beat(self) -> None:
+        beat, self._beat = self._beat, ()
+        try:
+            await self.transport.send(beat, self._deadline())
+        except BaseException:
+            self.transport.poison("a heartbeat was cut in the middle")
+            raise
+
+    def _flush_now(self) -> None:
+        with self._lock:
+            if self._beat and not self._sending:
+                self._try_beat()
+            if not (self._beat or self._sending):
+                super()._flush_now()
 
 
 def connection_over(

@@ -463,6 +463,21 @@ class SharedMemoryTransport(Transport):
             raise LocalProtocolError("shared memory comes with the handshake")
         return rings
 
+    def _pulse(self) -> tuple[int, ...]:
+        rings = self._open_rings()
+        return self.bytes_received, rings.waiting(), rings.room()
+
+    def _arrived_by_now(self) -> int:
+        rings = self._rings
+        return 0 if rings is None else rings.waiting()
+
+    def _wake_all(self) -> None:
+        for bell in (self._sock, self._room_bell):
+            if bell is not None:
+                self.waiter.forget(bell)
+                with contextlib.suppress(OSError):
+                    bell.shutdown(socket.SHUT_RDWR)
+
     def _leave(self, state: int) -> None:
         if self._closed:
             return

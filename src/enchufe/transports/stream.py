@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import socket
 import struct
 import sys
+import termios
 import warnings
 from collections.abc import Sequence
 from functools import reduce
@@ -55,6 +57,8 @@ class Transport:
     Attributes:
         encrypts: whether nobody between the two ends can read or change what crosses.
         bytes_received, bytes_sent: so far.
+        patience: seconds for which the other side may take nothing and say nothing while a send waits for it, where
+            both have agreed on signs of life; None: no limit.
     """
 
     encrypts: ClassVar[bool] = False
@@ -72,6 +76,7 @@ class Transport:
         "bytes_sent",
         "local",
         "name",
+        "patience",
         "peer",
         "waiter",
     )
@@ -83,6 +88,7 @@ class Transport:
         self.waiter = waiter
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.patience: float | None = None
         self._sock = sock
         self._closed = False
         self._broken: str | None = None
@@ -318,11 +324,47 @@ class Transport:
                 if not rest:
                     break
                 if not count:
-                    await self.wait(WRITE, deadline)
+                    await self._until_room(deadline)
         except BaseException:
             if begun:
                 self.poison("an earlier send was cut in the middle of a message")
             raise
+
+    async def _until_room(self, deadline: float | None) -> None:
+        """Wait for room to send, until `deadline`, or until the other side was silent for as long as it may be."""
+        if self.patience is None:
+            await self.wait(WRITE, deadline)
+            return
+        now, pulse = self.waiter.now(), self._pulse()
+        while True:
+            silent = now + self.patience
+            try:
+                await self.wait(WRITE, silent if deadline is None else min(silent, deadline))
+                return
+            except DeadlineExceeded:
+                if deadline is not None and (now := self.waiter.now()) >= deadline:
+                    raise
+            before, pulse, now = pulse, self._pulse(), self.waiter.now()
+            if pulse == before:
+                raise self.silent()
+
+    def _pulse(self) -> tuple[int, ...]:
+        """What does not stay the same, while a send waits, where the other side takes or says anything."""
+        return self.bytes_received, self._queued(termios.FIONREAD), self._queued(termios.TIOCOUTQ)
+
+    def _queued(self, which: int) -> int:
+        """Bytes in the kernel that we have not received, or that the other side has not taken."""
+        told = bytearray(4)
+        with contextlib.suppress(OSError, ValueError):  # closed; or a system that does not say
+            fcntl.ioctl(self._sock.fileno(), which, told)
+        return int.from_bytes(told, sys.byteorder)
+
+    def silent(self) -> BrokenError:
+        """What to raise where the other side gives no signs of life."""
+        return BrokenError(
+            f"{self.peer} gave no sign of life for {self.patience:g} s",
+            hint="It is gone, stopped, or sends no heartbeat: both sides must agree on one.",
+        )
 
     def poison(self, told: str) -> None:
         """Something that was to be sent is lost: have every later send raise BrokenError, saying why."""

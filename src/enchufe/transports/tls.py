@@ -30,7 +30,7 @@ from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.certificates import client_context, server_context
 from enchufe.transports.stream import _NOW, _TURN, Transport, advance
 from enchufe.transports.tls_machine import PLAIN, RECORD, SLICE, TlsMachine
-from enchufe.waiting import READ, WRITE, Waiter
+from enchufe.waiting import READ, Waiter
 
 __all__ = ["NAME", "TlsTransport", "client_context", "connect", "over", "server_context", "server_side"]
 
@@ -467,7 +467,7 @@ class TlsTransport(Transport):
             with self._sending:
                 if self._flush():
                     return
-            await self.wait(WRITE, deadline)
+            await self._until_room(deadline)
 
     def close(self) -> None:
         """As `Transport.close`; the other side is told that this is an end, where it is one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections import deque
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, BusyError, ClosedError, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BusyError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, connection_over
@@ -102,7 +101,9 @@ class ServerOptions:
         if self.on_event is not None:
             try:
                 self.on_event(event)
-            except Exception:
+            except BaseException as error:
+                if _concerns_all(error):
+                    raise
                 log.exception("on_event failed on %r", event)
 
 
@@ -111,7 +112,7 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
     waiter = transport.waiter
     started = waiter.now()
     connection: Connection | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         await transport.handshake(started + options.handshake_timeout)
         connection = options.connection(transport)
@@ -123,43 +124,86 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
     except EnchufeError as caught:
         error = caught
         log.info("connection to %s ended: %s", transport.peer, caught)
-    except Exception as caught:  # a handler's bug must not take the others' server down
+    except BaseException as caught:  # a handler's bug, or its sys.exit(), must not take the others' server down
         error = caught
+        if _concerns_all(caught):
+            transport.abort()
+            raise
         log.exception("the handler failed on its connection to %s", transport.peer)
     finally:
-        if connection is not None and not isinstance(error, BrokenError):
-            await _part(connection, error)
-        transport.close()
-        if options.on_event is not None:
-            options.tell(
-                Finished(
-                    transport.peer,
-                    waiter.now() - started,
-                    connection.received if connection else 0,
-                    connection.sent if connection else 0,
-                    transport.bytes_received,
-                    transport.bytes_sent,
-                    None if error is None else f"{type(error).__name__}: {error}",
+        try:
+            if connection is not None and not _concerns_all(error):
+                error = await _part(connection, error)
+        finally:
+            transport.close()
+            if options.on_event is not None:
+                options.tell(
+                    Finished(
+                        transport.peer,
+                        waiter.now() - started,
+                        connection.received if connection else 0,
+                        connection.sent if connection else 0,
+                        transport.bytes_received,
+                        transport.bytes_sent,
+                        None if error is None else f"{type(error).__name__}: {error}",
+                    )
                 )
-            )
 
 
-async def _part(connection: Connection, error: Exception | None) -> None:
+def _concerns_all(error: BaseException | None) -> bool:
+    """Whether it is not for one connection to end by: the program is interrupted, or nobody runs us any more."""
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    return isinstance(error, GeneratorExit)
+
+
+async def _part(connection: Connection, error: BaseException | None) -> BaseException | None:
     """See to it that the other side can read everything that it was sent; where we failed it, not as an orderly end.
 
-    Raises nothing of the connection's.
+    Returns what went wrong, here or before.
     """
     transport = connection.transport
     connection.deadline = deadline = transport.waiter.now() + _LINGER
-    with contextlib.suppress(EnchufeError):
-        await connection.flush()
-        if error is not None and not isinstance(error, (RemoteProtocolError, ClosedError)):
-            # A timeout, a bug in the handler: whoever waits for an answer must not take it for "that was all".
+    if connection._file is not None:
+        connection._file.deadline = deadline
+    try:
+        try:
+            await connection.flush()
+        except EnchufeError as caught:
+            error = error or caught
+            transport.abort()
+        if error is None or await _misspoke(connection, error):
+            if not connection.at_end or transport.stopped:
+                await transport.end(deadline)
+                await transport.drop(_QUIET, deadline)
+        else:
+            # A timeout, a bug in the handler, another connection of its that broke: whoever waits for an answer must
+            # not take it for "that was all".
             await transport.drop(0.0, deadline)
             transport.abort()
-        elif not connection.at_end or transport.stopped:
-            await transport.end(deadline)
-            await transport.drop(_QUIET, deadline)
+    except EnchufeError:
+        transport.abort()  # the other side is gone: nobody is left to be told
+    except BaseException:
+        transport.abort()
+        raise
+    return error
+
+
+async def _misspoke(connection: Connection, error: BaseException) -> bool:
+    """Whether `error` says that the other side broke the framing. It does on another connection of the handler's too.
+
+    A fault in what came is found again, for as long as one looks.
+    """
+    if not isinstance(error, RemoteProtocolError) or connection._file is not None:
+        return False
+    connection.deadline = connection.transport.waiter.now()
+    try:
+        await connection.receive()
+    except RemoteProtocolError:
+        return True
+    except EnchufeError:
+        pass
+    return False
 
 
 class Acceptor:

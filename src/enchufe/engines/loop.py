@@ -246,12 +246,14 @@ class Loop:
                 )
         except StopIteration as stop:
             self._end(task, stop.value, None)
-        except Exception as caught:  # noqa: BLE001 (told to whoever waits for the task)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as caught:  # noqa: BLE001 (told to whoever waits for the task)
             self._end(task, None, caught)
         if self._actions:
             self.settle()
 
-    def _end(self, task: Task, result: Any, error: Exception | None) -> None:
+    def _end(self, task: Task, result: Any, error: BaseException | None) -> None:
         task.done, task.result, task.error = True, result, error
         if task.finish is not None:
             task.finish(error, task.about)

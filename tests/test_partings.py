@@ -78,3 +78,83 @@ def test_whoever_breaks_the_framing_gets_its_answers_and_an_end(engine: str) -> 
             while data := raw.recv(100):
                 got += data
     assert got == b"1:a,1:b,"
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_a_drain_ends_though_somebody_goes_on_sending(engine: str) -> None:
+    told: list[events.Event] = []
+
+    async def back(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    server = enchufe.Server(back, "127.0.0.1:0", framing=PREFIXED, engine=engine, drain=20, on_event=told.append)
+    blob = framed(b"12345678") * 5000
+    with socket.create_connection(("127.0.0.1", int(server.addresses[0].rpartition(":")[2])), 30) as raw:
+
+        def push() -> None:
+            with suppress(OSError):
+                while True:
+                    raw.sendall(blob)
+
+        pushing = threading.Thread(target=push)
+        pushing.start()
+        got = len(raw.recv(1 << 20))
+        closing = threading.Thread(target=server.close)
+        closing.start()
+        while data := raw.recv(1 << 20):
+            got += len(data)
+        closing.join()
+        pushing.join()
+    (finished,) = [event for event in told if isinstance(event, events.Finished)]
+    assert finished.sent * 12 == got
+    assert finished.seconds < 15
+
+
+@pytest.mark.parametrize("engine", KINDS)
+def test_whoever_is_late_is_cut_off(engine: str, tmp_path: Path) -> None:
+    """Its other side learns that this is no end, and `on_event` what it was."""
+    told = tmp_path / "told"
+
+    async def stubborn(connection: Connection) -> None:
+        with suppress(EnchufeError):  # it takes no hint
+            while True:
+                await connection.send(bytes(1 << 20))
+        await connection.send(b"more")
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Finished):
+            told.write_text(str(event.error))
+
+    with ENGINES[engine](stubborn, "127.0.0.1:0", PREFIXED, drain=0.2, on_event=tell) as (address, *_):
+        client = enchufe.connect(address, framing=PREFIXED, timeout=20)
+        assert client.receive()
+    with client, pytest.raises(BrokenError):
+        while client.receive() is not None:
+            pass
+    until(told.exists)
+    until(lambda: "did not finish in 0.2 s" in told.read_text())
+
+
+@pytest.mark.parametrize("engine", KINDS)
+def test_a_lifetime_is_over_however_busy(engine: str) -> None:
+    async def ticking(connection: Connection) -> None:
+        while True:  # there always is room
+            await connection.send(b"tick")
+            await connection.transport.waiter.offload(time.sleep, 0.001)
+
+    with ENGINES[engine](ticking, "127.0.0.1:0", PREFIXED, max_lifetime=0.3, drain=0.2) as (address, *_):
+        with connected(address, PREFIXED) as client, pytest.raises(BrokenError):
+            limit = time.monotonic() + 5
+            while client.receive() == b"tick":
+                assert time.monotonic() < limit
+
+
+@pytest.mark.parametrize("engine", KINDS)
+def test_a_lifetime_is_over_for_a_file_too(engine: str) -> None:
+    async def reading(connection: Connection) -> None:
+        await connection.file().read()
+
+    with ENGINES[engine](reading, "127.0.0.1:0", PREFIXED, max_lifetime=0.3, drain=0.2) as (address, *_):
+        with connected(address, PREFIXED) as client, pytest.raises(BrokenError):
+            client.receive()

@@ -570,3 +570,36 @@ def test_addresses() -> None:
             parse_address(wrong)
     with pytest.raises(EnchufeError):
         enchufe.connect("shm:/run/x", framing=framing.Lines(), tls=True)
+
+
+def test_what_comes_after_a_stop_is_not_received() -> None:
+    with pair() as (near, far):
+        drive(far.send([b"before"]))
+        near.stop_receiving()
+        drive(far.send([b"after"]))
+        view = bytearray(4)
+        assert [drive(near.receive(4)), drive(near.receive_into(view)), drive(near.receive(4))] == [b"befo", 2, b""]
+
+
+@pytest.mark.parametrize("sending", [False, True])
+def test_whoever_is_cut_off_is_woken_and_closes_as_cut(sending: bool) -> None:
+    outcome: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            while True:
+                drive(near.send([bytes(1 << 20)]) if sending else near.receive_into(bytearray(1)))
+        except ClosedError as error:
+            outcome.append(error)
+
+    with pair() as (near, far):
+        user = threading.Thread(target=use)
+        user.start()
+        near.cut_off("its time was over")
+        user.join(20)
+        assert not user.is_alive()
+        near.close()
+        with pytest.raises(BrokenError):
+            while drive(far.receive(1 << 20)):
+                pass
+    assert "its time was over" in str(outcome[0])

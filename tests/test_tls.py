@@ -43,6 +43,7 @@ from enchufe.transports.tls import TlsTransport
 from enchufe.transports.tls_machine import PLAIN, RECORD, TlsMachine, records
 from enchufe.waiting import READ, BlockingWaiter, Waiter, drive
 from tests.beside import Beside
+from tests.until import until
 
 WAITER = BlockingWaiter()
 ADDRESSES = ["127.0.0.1:0", "unix"]
@@ -212,6 +213,33 @@ def test_an_end_said_over_unread_bytes_loses_none(pair: tuple[TlsTransport, TlsT
     assert receive(near) == b""
     assert got + receive_all(far, 1000) == data
     sending.result()
+
+
+def test_what_comes_after_a_stop_is_not_received(pair: tuple[TlsTransport, TlsTransport]) -> None:
+    near, far = pair
+    drive(far.send([b"before"]))
+    assert drive(near.receive(2)) == b"be"
+    drive(far.send([b", and before"]))
+    until(near._arrived_by_now)
+    near.stop_receiving()
+    drive(far.send([b"after"]))
+    got = b""
+    while data := drive(near.receive(4)):
+        got += data
+    assert got == b"fore, and before"
+
+
+def test_whoever_is_cut_off_gets_nothing_more(pair: tuple[TlsTransport, TlsTransport]) -> None:
+    near, far = pair
+    drive(far.send([b"decrypted"]))
+    assert drive(near.receive(1)) == b"d"
+    near.cut_off("its time was over")
+    for call in (lambda: near.receive(1), lambda: near.send([b"x"])):
+        with pytest.raises(ClosedError, match="its time was over"):
+            drive(call())
+    near.close()
+    with pytest.raises(BrokenError):
+        drive(far.receive(1))
 
 
 def test_a_message_of_small_pieces_is_one_record(pair: tuple[TlsTransport, TlsTransport]) -> None:

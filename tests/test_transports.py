@@ -381,6 +381,57 @@ def test_the_others_have_their_turn_while_what_comes_is_dropped() -> None:
     assert waiter.pauses >= 1
 
 
+@pytest.mark.parametrize("bell", [False, True], ids=["shut", "bell"])
+@pytest.mark.parametrize("into", [False, True])
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "unix"])
+def test_what_comes_after_a_stop_is_not_received(address: str, into: bool, bell: bool, tmp_path: Path) -> None:
+    def receive() -> bytes:
+        view = bytearray(4)
+        return bytes(view[: drive(near.receive_into(view))]) if into else drive(near.receive(4))
+
+    with connected(address, tmp_path) as (near, far), near, far:
+        doorbell = Doorbell()
+        near.waiter = BlockingWaiter(doorbell if bell else None)
+        drive(far.send([b"before"]))
+        drive(near.wait(READ))
+        near.stop_receiving()
+        for _ in range(3):
+            if bell or address != "unix":  # a Unix socket that is shut takes no more
+                drive(far.send([b"after"]))
+            near.stop_receiving()
+        assert [receive(), receive(), receive(), receive()] == [b"befo", b"re", b"", b""]
+        doorbell.close()
+
+
+@pytest.mark.parametrize("sending", [False, True])
+def test_whoever_is_cut_off_is_woken_and_closes_as_cut(sending: bool, tmp_path: Path) -> None:
+    outcome: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            while True:
+                drive(near.send([bytes(1 << 20)]) if sending else near.receive_into(bytearray(1)))
+        except ClosedError as error:
+            outcome.append(error)
+
+    with connected("127.0.0.1:0", tmp_path) as (near, far), far:
+        user = threading.Thread(target=use)
+        user.start()
+        until(lambda: near._full) if sending else None
+        near.cut_off("its time was over")
+        user.join(20)
+        assert not user.is_alive()
+        for call in (lambda: near.try_receive(1), lambda: near.try_send([b"x"]), lambda: drive(near.wait(WRITE))):
+            with pytest.raises(ClosedError, match="its time was over"):
+                call()
+        near.close()
+        near.close()
+        with pytest.raises(BrokenError):
+            while drive(far.receive(1 << 20)):
+                pass
+    assert "its time was over" in str(outcome[0])
+
+
 def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
     ours, theirs = socket.socketpair()
     done: list[bool] = []

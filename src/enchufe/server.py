@@ -29,6 +29,8 @@ _FULL_PAUSE: Final = 1.0  # seconds
 # read and dropped, until the other side ends or is quiet, and not for ever (nginx: lingering_close).
 _QUIET: Final = 0.1  # seconds
 _LINGER: Final = 2.0  # seconds
+# Whoever waits ends by itself when its lifetime is over; so much later it is ended whatever it does.
+OVERTIME: Final = 0.5  # seconds
 
 
 class Limits(TypedDict, total=False):
@@ -222,6 +224,7 @@ class Acceptor:
         self.listeners = tuple(listeners)
         self._turns = deque(range(len(listeners)))
         self._hosts: dict[str, int] = {}
+        self._ends: dict[Transport, float] = {}  # when their lifetimes do, the first first
         self._lock = threading.Lock()  # connections end in threads of their own
         self._full = False
         # Made where it is waited for, since a fork would share it; but before descriptors may have run out.
@@ -262,10 +265,16 @@ class Acceptor:
 
     def retry_at(self, now: float) -> float | None:
         """When to try again though nothing of `interests` is ready; None: never."""
-        return now + _FULL_PAUSE if self._full else None
+        with self._lock:
+            moments = [next(iter(self._ends.values()))] if self._ends else []
+        if self._full:
+            moments.append(now + _FULL_PAUSE)
+        return min(moments, default=None)
 
     def try_accept(self, waiter: Waiter) -> Transport | None:
-        """A connection that is there already and may come in, or None."""
+        """A connection that is there already and may come in, or None. And those go whose time is over."""
+        if self._ends:
+            self._end_overdue(waiter.now())
         if self._room is not None:
             self._room.clear()
         while self._has_room():
@@ -273,7 +282,7 @@ class Acceptor:
             if found is None:
                 return None
             transport, origin = found
-            if self._admit(transport, origin):
+            if self._admit(transport, origin, waiter.now()):
                 self.options.tell(Accepted(transport.peer, len(self.open)))
                 return transport
             transport.abort()
@@ -285,6 +294,7 @@ class Acceptor:
         """A connection that came in has ended."""
         with self._lock:
             del self.open[transport]
+            self._ends.pop(transport, None)
             if (host := _host(transport)) in self._hosts:
                 self._hosts[host] -= 1
                 if not self._hosts[host]:
@@ -317,7 +327,16 @@ class Acceptor:
         limit = self.options.max_connections
         return limit is None or len(self.open) < limit
 
-    def _admit(self, transport: Transport, origin: int) -> bool:
+    def _end_overdue(self, now: float) -> None:
+        while True:
+            with self._lock:
+                transport, end = next(iter(self._ends.items()), (None, now))
+                if transport is None or end > now:
+                    return
+                del self._ends[transport]
+            transport.cut_off(f"it lasted for more than {self.options.max_lifetime:g} s")
+
+    def _admit(self, transport: Transport, origin: int, now: float) -> bool:
         host, limit = _host(transport), self.options.max_per_address
         with self._lock:
             if limit is not None and host:
@@ -325,6 +344,8 @@ class Acceptor:
                     return False
                 self._hosts[host] = self._hosts.get(host, 0) + 1
             self.open[transport] = origin
+            if self.options.max_lifetime is not None:
+                self._ends[transport] = now + self.options.max_lifetime + OVERTIME
         return True
 
     def _next(self, waiter: Waiter) -> tuple[Transport, int] | None:

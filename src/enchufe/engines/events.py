@@ -96,9 +96,11 @@ class Engine:
             transport.stop_receiving()
         await self._all_ended(loop, ended, options.drain)
         for transport in list(self._acceptor.open):
-            log.warning("%s did not finish in %g s and is closed", transport.peer, options.drain)
-            transport.close()
+            log.warning("%s did not finish in %g s and is cut off", transport.peer, options.drain)
+            transport.cut_off(f"it did not finish in {options.drain:g} s")
         await self._all_ended(loop, ended, 1.0)
+        for transport in list(self._acceptor.open):  # it awaits something else: its other side is to know
+            transport.abort()
 
     async def _all_ended(self, loop: Spawner, ended: Doorbell, seconds: float) -> None:
         deadline = loop.now() + seconds

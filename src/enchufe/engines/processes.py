@@ -25,7 +25,7 @@ from enchufe.engines import threads
 from enchufe.engines.handover import Handover, channel, ended, give
 from enchufe.engines.signals import run_until
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError
-from enchufe.server import Acceptor, Handler, log, serve_connection
+from enchufe.server import OVERTIME, Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive
 
@@ -278,8 +278,16 @@ class Supervisor:
             # It waits by a bell of its own, which stop_receiving() rings.
             bell = Doorbell()
             transport.waiter = BlockingWaiter(bell)
-            serving = serve_connection(self._handler, transport, self._acceptor.options)
-            run_until([signal.SIGTERM], lambda: drive(serving), transport.stop_receiving)
+            options = self._acceptor.options
+            serving = serve_connection(self._handler, transport, options)
+
+            def stop() -> None:
+                transport.stop_receiving()
+                _cut_off_in(options.drain, transport, f"it did not finish in {options.drain:g} s")
+
+            if (lifetime := options.max_lifetime) is not None:
+                _cut_off_in(lifetime + OVERTIME, transport, f"it lasted for more than {lifetime:g} s")
+            run_until([signal.SIGTERM], lambda: drive(serving), stop)
 
         try:
             pid = self._fork(serve)
@@ -363,6 +371,12 @@ def _work(handler: Handler, acceptor: Acceptor, make_engine: MakeEngine, taker: 
     engine = make_engine(handler, arrivals)
     arrivals.gone = engine.stop
     run_until([signal.SIGTERM], engine.run, engine.stop)
+
+
+def _cut_off_in(seconds: float, transport: Transport, why: str) -> None:
+    timer = threading.Timer(seconds, transport.cut_off, [why])
+    timer.daemon = True
+    timer.start()
 
 
 def _one_after_the_other(handler: Handler, acceptor: Acceptor) -> AnyEngine:

@@ -87,7 +87,10 @@ class Engine:
         with self._lock:
             late = dict(self._threads)
             for transport in late:
-                log.warning("%s did not finish in %g s and is closed", transport.peer, drain)
-                transport.close()
+                log.warning("%s did not finish in %g s and is cut off", transport.peer, drain)
+                transport.cut_off(f"it did not finish in {drain:g} s")
         for thread in late.values():
             thread.join(1.0)
+        with self._lock:  # whoever is busy with something else: its other side is to know
+            for transport in self._threads:
+                transport.abort()

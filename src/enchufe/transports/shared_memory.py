@@ -314,6 +314,8 @@ class SharedMemoryTransport(Transport):
 
     async def drop(self, quiet: float, deadline: float) -> None:
         """As `Transport.drop`."""
+        if self._late:
+            raise self._closed_error()
         self._stopped = False
         bells: list[Interest] = [(self._sock, READ)]
         with contextlib.suppress(DeadlineExceeded):
@@ -330,7 +332,7 @@ class SharedMemoryTransport(Transport):
         """As `Transport.end`."""
         rings = self._open_rings()
         if self._broken is not None:
-            raise BrokenError(self._broken)
+            raise self._poisoned()
         if self._gone:
             raise BrokenError(f"the other side is gone ({self.peer})")
         if not self._ended:
@@ -353,8 +355,12 @@ class SharedMemoryTransport(Transport):
         rings = self._rings or self._open_rings()
         state = rings.state()  # in this order: what was written before an end is there when the end is seen
         count = rings.waiting()
+        if self._stopped:
+            count = min(count, self._left)
         if count:
             return rings, min(count, most)
+        if self._late:
+            raise self._closed_error()
         if state == ring.ENDED or self._stopped:
             return None, 0
         if state != ring.OPEN or self._gone:
@@ -366,7 +372,7 @@ class SharedMemoryTransport(Transport):
 
     def _takes_no_more(self) -> EnchufeError:
         if self._broken is not None:
-            return BrokenError(self._broken)
+            return self._poisoned()
         self._open_rings()
         if self._ended:
             return BrokenError("sending after end()")
@@ -374,6 +380,8 @@ class SharedMemoryTransport(Transport):
 
     def _skip(self, rings: Rings, count: int) -> None:
         self.bytes_received += count
+        if self._stopped:  # before they go: what came last may be counted twice, and nothing is lost
+            self._left -= count
         rings.skip(count)
         if rings.wakes_writer() and self._room_bell is not None:
             self._ring(self._room_bell)
@@ -385,7 +393,7 @@ class SharedMemoryTransport(Transport):
             rings.waiting() >= self._need or rings.state() != ring.OPEN or self._stopped or self._gone
         ):
             ready = READ
-        if interest & WRITE and (rings.room() >= self._room or self._gone):
+        if interest & WRITE and (rings.room() >= self._room or self._gone or self._late):
             ready |= WRITE
         return ready
 

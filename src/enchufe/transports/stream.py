@@ -68,7 +68,10 @@ class Transport:
         "_broken",
         "_closed",
         "_drained",
+        "_full",
         "_kernel_waits",
+        "_late",
+        "_left",
         "_sock",
         "_stopped",
         "_turn",
@@ -92,8 +95,13 @@ class Transport:
         self._sock = sock
         self._closed = False
         self._broken: str | None = None
-        # stop_receiving() was called: what has arrived is all there is.
+        # cut_off() was called, and why.
+        self._late: str | None = None
+        # stop_receiving() was called: what had arrived is all there is, so many bytes by now.
         self._stopped = False
+        self._left = 0
+        # Somebody waits for room to send.
+        self._full = False
         # The last receive took all there was: another would find nothing.
         self._drained = False
         # Calls until the others have their turn, however fast the other side is.
@@ -164,6 +172,8 @@ class Transport:
             BrokenError: the connection was cut, not ended.
             ClosedError: this end was closed.
         """
+        if stopped := self._stopped:
+            size = min(size, self._left)
         try:
             data = self._sock.recv(size, _NOW)
         except (BlockingIOError, InterruptedError):
@@ -171,14 +181,18 @@ class Transport:
             return b"" if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
-        if not data and self._closed:
+        if not data and (self._closed or self._late):
             raise self._closed_error()
+        if stopped:
+            self._left -= len(data)
         self._drained = 0 < len(data) < size
         self.bytes_received += len(data)
         return data
 
     def try_receive_into(self, view: Buffer) -> int | None:
         """As `try_receive`, into `view`: how many bytes, 0 at the end, None where it would block."""
+        if stopped := self._stopped:
+            view = memoryview(view)[: self._left]
         try:
             count = self._sock.recv_into(view, 0, _NOW)
         except (BlockingIOError, InterruptedError):
@@ -186,8 +200,10 @@ class Transport:
             return 0 if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
-        if not count and self._closed:
+        if not count and (self._closed or self._late):
             raise self._closed_error()
+        if stopped:
+            self._left -= count
         self._drained = 0 < count < len(view)
         self.bytes_received += count
         return count
@@ -200,7 +216,7 @@ class Transport:
             ClosedError: this end was closed.
         """
         if self._broken is not None:
-            raise BrokenError(self._broken)
+            raise self._poisoned()
         try:
             if len(pieces) == 1:
                 count = self._sock.send(pieces[0], _NOW)
@@ -223,11 +239,23 @@ class Transport:
             raise self._closed_error()
         if self._stopped and interest & READ:
             return READ
-        if interest in (READ, WRITE):
-            await self.waiter.wait_one(self, interest, deadline)
-            return interest
-        # Without locals: a thousand idle connections wait in the line above, each with its own.
-        return reduce(or_, [got for _, got in await self.waiter.wait([(self, interest)], deadline)], 0)
+        if interest == READ:
+            await self.waiter.wait_one(self, READ, deadline)
+            return READ
+        # Apart, without locals here: a thousand idle connections wait in the line above, each with its own.
+        return await self._wait_for_room(interest, deadline)
+
+    async def _wait_for_room(self, interest: int, deadline: float | None) -> int:
+        self._full = True
+        try:
+            if self._late:  # after the word that we wait, which cut_off() looks for in the other order
+                raise self._closed_error()
+            if interest == WRITE:
+                await self.waiter.wait_one(self, WRITE, deadline)
+                return WRITE
+            return reduce(or_, [got for _, got in await self.waiter.wait([(self, interest)], deadline)], 0)
+        finally:
+            self._full = False
 
     # The verbs.
 
@@ -386,6 +414,8 @@ class Transport:
 
     def close(self) -> None:
         """Close both directions, waking whoever waits here (ClosedError). Closing again does nothing."""
+        if self._late:
+            self.abort()
         if self._closed:
             return
         # In this order: poll() in another thread does not notice a bare close.
@@ -405,11 +435,37 @@ class Transport:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def stop_receiving(self) -> None:
-        """Read what has arrived, then an end: how a drain tells a handler, from another thread, to finish."""
+        """Read what has arrived by now, then an end: how a drain tells a handler, from another thread, to finish."""
+        if self._stopped:
+            return
+        self._left = self._arrived_by_now()
         self._stopped = True
         if not self.waiter.wake(self):
             with contextlib.suppress(OSError):  # as in close()
                 self._sock.shutdown(socket.SHUT_RD)
+
+    def cut_off(self, why: str) -> None:
+        """From outside, where its time is over: whoever uses this gets ClosedError, and to close it is to `abort`.
+
+        As with `hang_up` the descriptor stays until then.
+        """
+        if self._closed:
+            return
+        self._late = why
+        self._left = 0
+        self._stopped = True
+        self.poison(why)
+        self._wake_all()
+
+    def _arrived_by_now(self) -> int:
+        return self._queued(termios.FIONREAD)
+
+    def _wake_all(self) -> None:
+        """Wake whoever waits here, in another thread too, and do not tell the other side that it were an end."""
+        self.waiter.forget(self)
+        with contextlib.suppress(OSError):  # as in close()
+            # Who waits to send hears of nothing less; and what waits to be sent stands before the end.
+            self._sock.shutdown(socket.SHUT_RDWR if self._full else socket.SHUT_RD)
 
     def abandon(self) -> None:
         """Close this process' copy only: another, to which it was handed over, goes on with the connection."""
@@ -425,6 +481,8 @@ class Transport:
         Raises:
             BrokenError, ClosedError: as `receive`.
         """
+        if self._late:
+            raise self._closed_error()
         self._stopped = False
         with contextlib.suppress(DeadlineExceeded):
             while (data := self.try_receive(65536)) != b"":
@@ -469,7 +527,11 @@ class Transport:
             self.close()
 
     def _closed_error(self) -> ClosedError:
-        return ClosedError(f"the connection to {self.peer} is closed at this end")
+        why = f": {self._late}" if self._late else ""
+        return ClosedError(f"the connection to {self.peer} is closed at this end{why}")
+
+    def _poisoned(self) -> EnchufeError:
+        return self._closed_error() if self._late or self._broken is None else BrokenError(self._broken)
 
     def _translated(self, error: OSError) -> EnchufeError:
         if self._closed:

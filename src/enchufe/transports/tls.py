@@ -288,8 +288,12 @@ class TlsTransport(Transport):
         # Lent for the moment of the call: there are only as many as there are threads that receive at once.
         scratch = _SCRATCH.pop() if _SCRATCH else memoryview(bytearray(_STEP * RECORD))
         asked = _asked(len(view))
+        if stopped := self._stopped:
+            asked = min(asked, self._left)
         try:
-            count = self._sock.recv_into(scratch, asked, _NOW)
+            count = self._sock.recv_into(scratch[:asked], 0, _NOW)
+            if stopped:
+                self._left -= count
             self._arrived(scratch[: min(count, SLICE * RECORD)], asked, count)
             filled = self._machine.decrypt(view)
             for start in range(SLICE * RECORD, count, SLICE * RECORD):
@@ -324,7 +328,7 @@ class TlsTransport(Transport):
         last byte is counted later, when everything before has left: the same bytes must be tried again until then.
         """
         if self._broken is not None:
-            raise BrokenError(self._broken)
+            raise self._poisoned()
         self._check_open()
         if not self._shaken:
             raise _too_early()
@@ -452,7 +456,7 @@ class TlsTransport(Transport):
         """
         self._check_open()
         if self._broken is not None:
-            raise BrokenError(self._broken)
+            raise self._poisoned()
         if not self._shaken:
             raise _too_early()
         self._say_end()
@@ -481,7 +485,7 @@ class TlsTransport(Transport):
         super().close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self._late:
             raise self._closed_error()
 
 

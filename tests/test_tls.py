@@ -41,7 +41,7 @@ from enchufe.transports import Listener, TcpAddress, Transport, parse_address, t
 from enchufe.transports.certificates import CertificateError, fingerprint
 from enchufe.transports.tls import TlsTransport
 from enchufe.transports.tls_machine import PLAIN, RECORD, TlsMachine, records
-from enchufe.waiting import READ, BlockingWaiter, Waiter, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, Waiter, drive
 from tests.beside import Beside
 from tests.until import until
 
@@ -217,6 +217,8 @@ def test_an_end_said_over_unread_bytes_loses_none(pair: tuple[TlsTransport, TlsT
 
 def test_what_comes_after_a_stop_is_not_received(pair: tuple[TlsTransport, TlsTransport]) -> None:
     near, far = pair
+    bell = Doorbell()
+    near.waiter = BlockingWaiter(bell)
     drive(far.send([b"before"]))
     assert drive(near.receive(2)) == b"be"
     drive(far.send([b", and before"]))
@@ -227,6 +229,10 @@ def test_what_comes_after_a_stop_is_not_received(pair: tuple[TlsTransport, TlsTr
     while data := drive(near.receive(4)):
         got += data
     assert got == b"fore, and before"
+    received = near.bytes_received
+    drive(near.drop(0.0, soon()))
+    assert near.bytes_received == received + len(b"after"), "to close over unread bytes would reset the connection"
+    bell.close()
 
 
 def test_whoever_is_cut_off_gets_nothing_more(pair: tuple[TlsTransport, TlsTransport]) -> None:

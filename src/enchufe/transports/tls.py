@@ -286,6 +286,8 @@ class TlsTransport(Transport):
     def _fetch(self, view: memoryview) -> int | None:
         """Receive ciphertext and decrypt it into `view`: how many bytes; None where nothing came."""
         # Lent for the moment of the call: there are only as many as there are threads that receive at once.
+        if self._stopped and not self._left:
+            return None  # and no end: who drops what still comes goes on
         scratch = _SCRATCH.pop() if _SCRATCH else memoryview(bytearray(_STEP * RECORD))
         asked = _asked(len(view))
         if stopped := self._stopped:

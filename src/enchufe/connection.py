@@ -268,10 +268,13 @@ class Connection:
         """Send one message and receive one answer.
 
         Raises:
-            BrokenError: the other side ended instead of answering. And whatever `send` and `receive` raise.
+            BrokenError: the other side ended instead of answering. ClosedError: this end is stopping. And whatever
+                `send` and `receive` raise.
         """
         await self.send(message)
         answer = await self.receive()
+        if answer is None and self.transport.stopped:
+            raise ClosedError("this end is stopping, and waits for no answer")
         if answer is None:
             raise BrokenError(f"{self.peer} ended the conversation without an answer")
         return answer
@@ -319,7 +322,9 @@ class Connection:
         self.reframe(self.framing)
         held = b"".join((*self._rest, *self._framed(self._kept[:])))
         self._rest, self._kept = (), []
-        self._file = ConnectionFile(self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end)
+        self._file = ConnectionFile(
+            self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end, deadline=self.deadline
+        )
         return self._file
 
     def close(self) -> None:
@@ -571,7 +576,8 @@ class Connection:
 
     def _end_now(self) -> None:
         if self.unsent:
-            self.transport.poison("it was closed before all was sent")  # so that it is no orderly end
+            self.transport.poison("it was closed before all was sent")
+            self.transport.abort()  # that is no orderly end
         self.transport.close()
 
     async def _flushed(self, lock: threading.Lock) -> None:

@@ -151,7 +151,7 @@ class BeatingConnection(Connection):
     def _say_alive(self) -> None:
         """Beat, as far as that goes without waiting; while something else is on its way, that is a sign of life."""
         with self._lock:
-            if not (self._sending or self._held):
+            if not (self._sending or self._kept or self._rest):
                 self._beat = self._beat or self.framing.encode(self.heartbeat.message)
                 self._try_beat()
 
@@ -167,12 +167,20 @@ class BeatingConnection(Connection):
             self.transport.poison("a heartbeat was cut in the middle")
             raise
 
-    def _flush_now(self) -> None:
+    @property
+    def unsent(self) -> bool:
+        """As `Connection.unsent`, or half a beat."""
+        return bool(self._beat) or super().unsent
+
+    def _flush_some(self) -> bool:
         with self._lock:
-            if self._beat and not self._sending:
+            if self._sending:
+                return False
+            if self._beat:
                 self._try_beat()
-            if not (self._beat or self._sending):
-                super()._flush_now()
+            if self._beat:
+                return True
+        return super()._flush_some()
 
 
 def connection_over(

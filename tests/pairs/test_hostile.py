@@ -339,7 +339,7 @@ def test_a_listed_folder_after_the_end_of_the_offer_is_found() -> None:
     pair.get(wire(m.OfferEnd(1, BIG, 0)))
     folder = pair.folder(1)
     folder.name = b"f0"
-    with pytest.raises(RemoteProtocolError, match="entry 1 is listed, and must not be"):
+    with pytest.raises(RemoteProtocolError, match="entry 1 is another thing than what was to come again"):
         pair.get(wire(Offer([folder])))
 
 

@@ -40,14 +40,23 @@ NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 SIZE: Final = struct.Struct("=I")  # of what is said, in bytes
 BODY: Final = struct.Struct(">16sII32sI")  # a record of the journal (docs/protocol.md, "What is kept"), and its check
 CRC: Final = struct.Struct(">I")
+_EARLIEST: Final = -1 << 63
+_LATEST: Final = (1 << 63) - 1
 _LENGTH: Final = struct.Struct(">H")
 _VERSION: Final = struct.Struct(">Qq")
 _DAMAGED: Final = 0  # in place of an errno: the content is of another digest
 _CHANGED: Final = 0  # the file is not what was offered
 
 
+def told_time(mtime_ns: int) -> int:
+    """A file's time as offers and journals tell it, in 64 bits: nothing before 1677, nothing after 2262."""
+    if _EARLIEST <= mtime_ns <= _LATEST:
+        return mtime_ns
+    return _LATEST if mtime_ns > 0 else _EARLIEST
+
+
 def read_small(descriptor: int, size: int, mtime_ns: int) -> bytes | None:
-    """All of a file that is open; None where it is not a file of this size and modification time.
+    """All of a file that is open; None where it is not a file of this size and modification time, as told.
 
     Raises:
         OSError: it cannot be read.
@@ -58,8 +67,8 @@ def read_small(descriptor: int, size: int, mtime_ns: int) -> bytes | None:
         data += more
     # After reading, which also tells that it was right before.
     info = os.fstat(descriptor)
-    right = len(data) == size == info.st_size and info.st_mtime_ns == mtime_ns and info.st_mode & 0o170000 == 0o100000
-    return data if right else None
+    right = len(data) == size == info.st_size and info.st_mode & 0o170000 == 0o100000
+    return data if right and told_time(info.st_mtime_ns) == mtime_ns else None
 
 
 def write_small(directory: int, name: bytes, mode: int, mtime_ns: int, data: bytes | bytearray | memoryview) -> int:

@@ -24,7 +24,7 @@ from enchufe.printable import printable
 from enchufe.store.attributes import Attributes
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
-from enchufe.store.hand import identity, packed
+from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
 from enchufe.store.shared_folders import SharedFolders
@@ -339,4 +339,5 @@ def _same(entry: Entry, found: os.stat_result, descriptor: int) -> bool:
     """Whether the destination has this version of a file or symlink already, as far as a look at it can tell."""
     if entry.kind is _SYMLINK:
         return stat.S_ISLNK(found.st_mode) and os.readlink(entry.name, dir_fd=descriptor) == entry.target
-    return stat.S_ISREG(found.st_mode) and found.st_size == entry.size and found.st_mtime_ns == entry.mtime_ns
+    same = found.st_size == entry.size and told_time(found.st_mtime_ns) == entry.mtime_ns
+    return same and stat.S_ISREG(found.st_mode)

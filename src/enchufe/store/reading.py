@@ -15,6 +15,7 @@ from enchufe.entry import Entry, Reason
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store.faults import OUT_OF_MEANS, store_error
+from enchufe.store.hand import told_time
 from enchufe.store.sparse import zeros_ahead
 
 _REASONS: Final = {
@@ -70,7 +71,8 @@ def reason_for(error: OSError, path: tuple[bytes, ...]) -> Reason:
 
 def is_as_offered(entry: Entry, info: os.stat_result) -> bool:
     """Whether a file still is what was offered, by size and modification time."""
-    return info.st_size == entry.size and info.st_mtime_ns == entry.mtime_ns and info.st_mode & 0o170000 == stat.S_IFREG
+    same = info.st_size == entry.size and told_time(info.st_mtime_ns) == entry.mtime_ns
+    return same and info.st_mode & 0o170000 == stat.S_IFREG
 
 
 class SourceFile:

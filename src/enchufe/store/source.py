@@ -15,7 +15,7 @@ from enchufe.printable import printable
 from enchufe.store.attributes import LIMIT, Attributes, get_attributes
 from enchufe.store.exclude import Exclude
 from enchufe.store.faults import check_path, store_error
-from enchufe.store.hand import READ, read_small
+from enchufe.store.hand import READ, read_small, told_time
 from enchufe.store.hands import Hands, Hiring, Places
 from enchufe.store.interface import Contents
 from enchufe.store.listing import in_order, listed
@@ -49,6 +49,7 @@ class Source:
 
     A file that has several names is offered once as a file, then as linked to that, wherever the names are; beyond
     `LINKS_LIMIT` such files the next ones are files of their own. One of which less is on disk than its size is sparse.
+    A time that cannot be told (`told_time`) is offered as the nearest that can.
 
     `open()`, `read_whole()` and `path()` may be called from several threads at once, also while another walks.
     `walk()`, `inside()` and `again()` number entries: only one of them goes on at a time. Each thread that reads keeps
@@ -214,7 +215,7 @@ class Source:
         if kind == stat.S_IFLNK:
             target = os.readlink(name, dir_fd=here)
             mode = info.st_mode & 0o7777
-            yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, info.st_mtime_ns, target)
+            yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, told_time(info.st_mtime_ns), target)
         else:
             told = Reason.CHANGED.told if kind == stat.S_IFDIR else _TOLD[kind]
             self.left_out.append(((*self._folders.path(parent), name), told))
@@ -222,7 +223,7 @@ class Source:
     def _file(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
         """The next entry, which is a file."""
         size = info.st_size
-        entry = Entry(self._count, parent, name, _FILE, size, info.st_mode & 0o7777, info.st_mtime_ns)
+        entry = Entry(self._count, parent, name, _FILE, size, info.st_mode & 0o7777, told_time(info.st_mtime_ns))
         if info.st_blocks * 512 < size:
             entry.sparse = True
         if info.st_nlink > 1:
@@ -234,7 +235,7 @@ class Source:
 
     def _folder(self, parent: int, name: bytes, info: os.stat_result, listing: Listing | None) -> Entry:
         """The next entry, which is a folder that was added."""
-        entry = Entry(self._count, parent, name, _DIRECTORY, 0, info.st_mode & 0o7777, info.st_mtime_ns)
+        entry = Entry(self._count, parent, name, _DIRECTORY, 0, info.st_mode & 0o7777, told_time(info.st_mtime_ns))
         entry.listing = listing
         if self._attributes:
             entry.attributes = self._attributes_of(entry)

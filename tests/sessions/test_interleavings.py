@@ -22,6 +22,7 @@ from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Receiving, Source
 from enchufe.store.pipe import PipeDelivery, PipeSource
 from enchufe.store.reading import SourceFile
+from enchufe.store.sparse import zeros_ahead
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import FileEnd, Lost
 from enchufe.transfer.receiver import Arriving
@@ -258,15 +259,45 @@ def test_whoever_is_left_behind_at_a_pipe_leaves_nothing(tmp_path: Path, no_desc
     os.close(reading)
 
 
+class IntoPipe(ReceivingSession):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, into_pipe=True)
+
+
+@pytest.mark.parametrize("data", [(), (0,), (3_000_000,), (0, 5_242_880)])
+@pytest.mark.parametrize("size", [5 << 20, 5_500_000])
+def test_holes_go_into_a_pipe_as_zeros(place: Path, data: tuple[int, ...], size: int) -> None:
+    """A file of nothing but a hole, one that begins with it and one that ends so."""
+    path = place / "sparse"
+    with path.open("w+b") as file:
+        for offset in data:
+            os.pwrite(file.fileno(), b"hello", offset)
+        file.truncate(max(size, file.seek(0, os.SEEK_END)))
+        if not zeros_ahead(file.fileno(), 1 << 20, 2 << 20):
+            pytest.skip("this file system does not tell of holes")
+    reading, writing = os.pipe()
+    got = bytearray()
+
+    def read() -> None:
+        with open(reading, "rb", buffering=0) as file:
+            while piece := file.read(1 << 16):
+                got.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    ends = transfer(lambda: Source([path]), lambda: PipeDelivery(writing), streams=1, receiving=IntoPipe)
+    os.close(writing)
+    reader.join()
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert bytes(got) == path.read_bytes()
+    assert ends.sender.receipt.sent_bytes < size
+
+
 def test_whoever_reads_the_pipe_that_is_received_into_may_pause(big: Path) -> None:
     """For longer than either side would wait for a sign of life, in the middle of a block."""
     timeout = 4.0
     reading, writing = os.pipe()
     got = bytearray()
-
-    class IntoPipe(ReceivingSession):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, into_pipe=True)
 
     def read_later() -> None:
         with open(reading, "rb", buffering=0) as file:

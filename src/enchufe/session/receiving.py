@@ -29,7 +29,7 @@ from enchufe.store import Receiving
 from enchufe.store.faults import damaged
 from enchufe.store.interface import WritesTogether
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
-from enchufe.transfer.digests import block_digest
+from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     FOLDERS,
@@ -506,10 +506,19 @@ class ReceivingSession(Session[Receiver]):
         if isinstance(run, Same):
             each = [digests[at : at + DIGEST_SIZE] for at in range(0, len(digests), DIGEST_SIZE)]
             bad = self.delivery.same(arriving.entry, run.first, each)
+        elif self._into_pipe:  # where nothing can be left unwritten
+            self._write_zeros(arriving.entry, run)
         with self.lock:
             if bad:  # before it may be complete
                 self.post(*self.machine.damaged(arriving, bad))
             self.machine.stored(arriving, run.count * BLOCK_SIZE)
+
+    def _write_zeros(self, entry: Entry, run: Hole) -> None:
+        zeros = bytes(BLOCK_SIZE)
+        for number in range(run.first, run.first + run.count):
+            if self.over:
+                return
+            self.delivery.write(entry, number * BLOCK_SIZE, zeros, ZERO_BLOCK)
 
     def _store_patch(self, patch: Patch) -> None:
         with self.lock:

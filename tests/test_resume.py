@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import random
@@ -12,8 +13,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -21,8 +23,8 @@ from blake3 import blake3
 
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
-from enchufe.store import Delivery, LocalStore, linux, staging
-from enchufe.store.journal import Records
+from enchufe.store import Delivery, LocalStore, commit, linux, staging
+from enchufe.store.journal import Journal, Records
 from tests.test_delivery import Snapshot, T, snapshot
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
@@ -494,6 +496,147 @@ def test_after_a_failed_sync_nothing_is_kept(inbox: Path, monkeypatch: pytest.Mo
         begun.commit()
     begun.suspend()
     assert os.listdir(inbox) == []
+
+
+def test_after_a_failed_sync_before_the_commit_nothing_is_kept(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no syncfs, and one file more than descriptors are kept open for."""
+    monkeypatch.setattr(linux, "use_syncfs", False)
+    monkeypatch.setattr(os, "fsync", refuse)
+    begun = LocalStore(inbox).begin()
+    with pytest.raises(StoreError, match="No space left"):
+        receive(begun, {b"%d" % number: b"small" for number in range(100)})
+    begun.suspend()
+    assert os.listdir(inbox) == []
+
+
+# A commit that fails, but for a sync.
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_journal_that_cannot_be_written_any_more_fails_no_commit(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = LocalStore(inbox).begin()
+    receive(begun)
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "flush", refuse)
+        begun.commit()
+    assert snapshot(inbox, times=True) == expected()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_commit_that_fails_before_the_first_sync_keeps_all(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """A second link cannot be made; the first has given a file another name, under which it would not be taken over."""
+    begun = LocalStore(inbox).begin()
+    receive(begun)
+    to = next(entries())
+    for number in (8, 9):
+        entry = Entry(number, 0, b"link%d" % number, Kind.FILE, to.size, linked=to.id)
+        assert begun.admit(entry) is Answer.LINK
+        begun.link(entry, to)
+    link = os.link
+
+    def one(source: bytes, name: bytes, **how: Any) -> None:
+        if not links:
+            raise OSError(errno.EPERM, "no hard links here")
+        if name == b"link9":
+            refuse()
+        link(source, name, **how)
+
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="No space left"):
+        patched.setattr(os, "link", one)
+        if not links:
+            patched.setattr(os, "utime", refuse)
+        begun.commit()
+    begun.suspend()
+    assert finish(inbox) == 0
+
+
+def test_a_commit_that_cannot_rename_keeps_all(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = LocalStore(inbox).begin()
+    receive(begun)
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="cannot put in place"):
+        patched.setattr(linux, "rename_noreplace", refuse)
+        begun.commit()
+    begun.suspend()
+    assert finish(inbox) == 0
+
+
+def merge(inbox: Path, names: Sequence[bytes]) -> tuple[Delivery, list[Answer]]:
+    """Have files received into a folder that may be there, as far as they have not come yet."""
+    begun = LocalStore(inbox, if_exists="update").begin()
+    begun.admit(TREE)
+    answers = []
+    for number, name in enumerate(names, 1):
+        entry = Entry(number, 0, name, Kind.FILE, 5, mtime_ns=T)
+        answers.append(begun.admit(entry))
+        if answers[-1] is Answer.ALL:
+            begun.write_whole(entry, b"small", digest(b"small"))
+        elif answers[-1] is Answer.REST:
+            begun.complete(entry, 5)
+            assert begun.recheck(entry, lambda: False) == []
+    return begun, answers
+
+
+def test_a_folder_that_is_removed_meanwhile_costs_nothing(inbox: Path) -> None:
+    (inbox / "tree").mkdir()
+    names = [b"a", b"b", b"c"]
+    begun, _ = merge(inbox, names)
+    (inbox / "tree").rmdir()
+    with pytest.raises(StoreError, match="cannot put in place"):
+        begun.commit()
+    begun.suspend()
+    (inbox / "tree").mkdir()
+    begun, answers = merge(inbox, names)
+    assert answers == [Answer.REST] * 3
+    begun.commit()
+    assert sorted(os.listdir(inbox / "tree")) == ["a", "b", "c"]
+    assert areas(inbox) == []
+
+
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_a_commit_that_fails_between_two_renames_keeps_what_is_to_come(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    (inbox / "tree").mkdir()
+    begun, _ = merge(inbox, [b"a", b"b", b"c"])
+    rename, left = linux.rename_noreplace, renamed
+
+    def some(*places: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            refuse()
+        rename(*places)
+
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="in place already: 'tree/a'"):
+        patched.setattr(linux, "rename_noreplace", some)
+        begun.commit()
+    begun.suspend()
+    (inbox / "tree/a").unlink()  # what is not there any more is not taken from elsewhere
+    begun, answers = merge(inbox, [b"a", b"b", b"c"])
+    assert answers == [Answer.ALL, *[Answer.SKIP] * (renamed - 1), *[Answer.REST] * (3 - renamed)]
+    begun.commit()
+    assert sorted(os.listdir(inbox / "tree")) == ["a", "b", "c"]
+    assert areas(inbox) == []
+
+
+def test_a_commit_that_fails_after_the_last_rename_has_nothing_to_keep(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / "tree").mkdir()
+    begun, _ = merge(inbox, [b"a", b"b"])
+    with monkeypatch.context() as patched, pytest.raises(StoreError, match="in place already: 'tree/a', 'tree/b'"):
+        patched.setattr(commit, "dress_directory", refuse)
+        begun.commit()
+    begun.suspend()
+    assert areas(inbox) == []
+    assert sorted(os.listdir(inbox / "tree")) == ["a", "b"]
 
 
 def test_without_locks_nothing_is_kept(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:

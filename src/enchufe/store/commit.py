@@ -36,6 +36,7 @@ class Commit:
 
     Attributes:
         bare: path of each directory that did not get all of its attributes, and their names.
+        placed: paths of the grafts that are in place.
     """
 
     def __init__(self, plan: Plan, folders: Folders, written: Written, path: bytes, landed: dict[int, bytes]) -> None:
@@ -45,7 +46,7 @@ class Commit:
         self._path = path
         self._landed = landed
         self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
-        self._placed: list[bytes] = []
+        self.placed: list[bytes] = []
         self._parents = {graft.parent for graft in plan.grafts.values()}
         self._live = [folder for folder in plan.live() if folder.id in self._parents or self._is_dressed(folder)]
         directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
@@ -87,7 +88,7 @@ class Commit:
             if folder.id not in self._plan.grafts:
                 self._dress(descriptor, folder)
             if not at_once:
-                sync_directory(descriptor)
+                self._written.surely(sync_directory, descriptor)
         if at_once:
             self._written.sync(())
 
@@ -107,12 +108,12 @@ class Commit:
             self._note(graft, graft.put(area, parent))
             self._dress(directory, self._plan.folders[graft.id])
             if self._few:
-                sync_directory(directory)
+                self._written.surely(sync_directory, directory)
         finally:
             os.close(directory)
 
     def _note(self, graft: Graft, name: bytes) -> None:
-        self._placed.append(b"/".join((*self._folders.path(graft.parent), name)))
+        self.placed.append(b"/".join((*self._folders.path(graft.parent), name)))
         if graft.parent == TOP:
             self._landed[graft.id] = name
 
@@ -123,12 +124,12 @@ class Commit:
             if self._is_dressed(folder):
                 self._dress(descriptor, folder)
             if self._few:
-                sync_directory(descriptor)
+                self._written.surely(sync_directory, descriptor)
         for folder in self._plan.live():
             if folder.depth == 1:
                 self._landed[folder.id] = self._folders.path(folder.id)[0]
         if not self._few:
-            linux.syncfs(self._folders.descriptor(AREA))
+            self._written.surely(linux.syncfs, self._folders.descriptor(AREA))
 
     def _dress(self, descriptor: int, folder: Folder) -> None:
         if refused := dress_directory(descriptor, folder):
@@ -139,10 +140,10 @@ class Commit:
 
     def _partly(self, error: StoreError) -> StoreError:
         """The error, telling what is in place already."""
-        if not self._placed:
+        if not self.placed:
             return error
-        more = len(self._placed) - _NAMED
-        told = ", ".join(f"'{printable(path)}'" for path in self._placed[:_NAMED]) + (
+        more = len(self.placed) - _NAMED
+        told = ", ".join(f"'{printable(path)}'" for path in self.placed[:_NAMED]) + (
             f" and {more:,} more" if more > 0 else ""
         )
         return type(error)(f"{error}; in place already: {told}", hint=error.hint)

@@ -115,7 +115,7 @@ class Delivery:
         self._unchecked: set[int] = set()
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread
         self._failed = False
-        self._doubtful = False  # whether a sync has failed: then what reads well may not be on disk
+        self._commit: Commit | None = None
         self._over = False
         self._leftovers = Leftovers(staging.dead, staging.area.whose, self._folders)
         self._hiring = Hiring()
@@ -582,19 +582,24 @@ class Delivery:
             if self._unchecked:
                 raise LocalProtocolError(f"{len(self._unchecked)} files from before were not read again")
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
-            self._doubtful = True
-            try:
+            with contextlib.suppress(OSError):  # the disk is full, and all that is to come may fit
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived
-            except OSError as error:
-                raise store_error(error, "note what arrived in", self._path) from error
+            commit = self._commit = Commit(self._plan, self._folders, self._written, self._path, self.landed)
             try:
-                self._hard_links.make()
-            except OSError as error:
-                raise store_error(error, "link files in", self._path) from error
-            commit = Commit(self._plan, self._folders, self._written, self._path, self.landed)
-            commit.run()
+                self._link_files()
+                commit.run()
+            except StoreError:
+                if not commit.placed:
+                    self._hard_links.unmake()
+                raise
             self.bare += commit.bare
             self._end(keep=False, delivered=True)
+
+    def _link_files(self) -> None:
+        try:
+            self._hard_links.make()
+        except OSError as error:
+            raise store_error(error, "link files in", self._path) from error
 
     def suspend(self) -> None:
         """End, and keep what the next delivery can use; nothing where there is nothing, or where it is in doubt."""
@@ -603,7 +608,16 @@ class Delivery:
             if not self._over:
                 with contextlib.suppress(OSError):  # the disk is full: what was written before counts
                     self._journal.flush()
-                self._end(keep=self._staging.area.locked and not self._doubtful and not self._journal.empty)
+                self._end(keep=self._staging.area.locked and self._has_use)
+
+    @property
+    def _has_use(self) -> bool:
+        """Whether there is something that the next delivery can use.
+
+        What a commit has renamed is not where the journal says, and so not taken for what is still to come.
+        """
+        in_place = self._commit is not None and len(self._commit.placed) == len(self._plan.grafts)
+        return not (self._journal.empty or self._written.doubtful or in_place)
 
     def abandon(self) -> None:
         """Remove all that was received and not committed. What cannot be removed now, the next delivery will remove."""

@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from enchufe.store import linux
@@ -28,9 +28,13 @@ class Written:
 
     Args:
         file_system: a descriptor in the file system, opened before the first write to it.
+
+    Attributes:
+        doubtful: whether a sync has failed: then what reads well may not be on disk.
     """
 
     def __init__(self, file_system: int) -> None:
+        self.doubtful = False
         self._file_system = file_system
         self._kept: list[int] = []
         self._few = True
@@ -52,7 +56,7 @@ class Written:
                     return
         try:
             if not self.syncfs and not mode & stat.S_IRUSR:
-                os.fsync(descriptor)  # it could not be opened again
+                self.surely(os.fsync, descriptor)  # it could not be opened again
         finally:
             os.close(descriptor)
 
@@ -86,14 +90,39 @@ class Written:
         if self._few:
             self._sync_kept()
         elif self.syncfs:
-            linux.syncfs(self._file_system)
+            self.surely(linux.syncfs, self._file_system)
         else:
             for directory in directories:
-                _sync_files(directory)
+                self._sync_files(directory)
+
+    def surely(self, sync: Callable[[int], None], descriptor: int) -> None:
+        """Sync what a descriptor is of; where that fails, all is in doubt.
+
+        Raises:
+            OSError: it could not be written; never try again.
+        """
+        try:
+            sync(descriptor)
+        except OSError:
+            self.doubtful = True
+            raise
 
     def _sync_kept(self) -> None:
         for descriptor in self._kept:
-            os.fsync(descriptor)
+            self.surely(os.fsync, descriptor)
+
+    def _sync_files(self, directory: int) -> None:
+        with os.scandir(directory) as listing:
+            names = [os.fsencode(entry.name) for entry in listing if entry.is_file(follow_symlinks=False)]
+        for name in names:
+            try:
+                descriptor = os.open(name, _READ, dir_fd=directory)
+            except PermissionError:
+                continue  # not readable by its mode: synced when it was written
+            try:
+                self.surely(os.fsync, descriptor)
+            finally:
+                os.close(descriptor)
 
     def close(self) -> None:
         """Close what is kept."""
@@ -113,17 +142,3 @@ def sync_directory(descriptor: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-
-
-def _sync_files(directory: int) -> None:
-    with os.scandir(directory) as listing:
-        names = [os.fsencode(entry.name) for entry in listing if entry.is_file(follow_symlinks=False)]
-    for name in names:
-        try:
-            descriptor = os.open(name, _READ, dir_fd=directory)
-        except PermissionError:
-            continue  # not readable by its mode: synced when it was written
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

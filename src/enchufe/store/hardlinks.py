@@ -6,6 +6,7 @@ commit was killed over, and never taken for a part file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import Final
@@ -33,6 +34,7 @@ class HardLinks:
         self._plan = plan
         self._written = written
         self._wanted: list[tuple[Entry, Entry]] = []
+        self._begun = 0
 
     def add(self, entry: Entry, to: Entry) -> None:
         """`entry` is to be the same file as `to`."""
@@ -45,6 +47,7 @@ class HardLinks:
             OSError: one could not be made, nor a copy.
         """
         for entry, to in self._wanted:
+            self._begun += 1
             directory, source = self._plan.place(to)
             source_dir = os.dup(directory)  # the other place may cost us the descriptor
             try:
@@ -57,6 +60,13 @@ class HardLinks:
                     self._copy(source, source_dir, name, directory)
             finally:
                 os.close(source_dir)
+
+    def unmake(self) -> None:
+        """Take back what was made, as long as all is staged: the next delivery takes over files of one name only."""
+        for entry, _ in self._wanted[: self._begun]:
+            with contextlib.suppress(OSError):  # never made; or it stays, and costs that the file is sent again
+                directory, name = self._plan.place(entry)
+                os.unlink(name, dir_fd=directory)
 
     def _copy(self, source: bytes, source_dir: int, name: bytes, directory: int) -> None:
         # The mode that it has by now may keep us out.

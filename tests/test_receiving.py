@@ -296,6 +296,52 @@ def test_max_size(inbox: Path) -> None:
     begun.abandon()
 
 
+def test_what_is_left_out_gives_up_what_it_was_counted_for(inbox: Path) -> None:
+    """A link was counted for nothing, a pipe for what had come of it."""
+    begun = LocalStore(inbox, max_size=1000).begin()
+    assert begun.admit(a_file(0, b"file", 1, shared=True)) is Answer.ALL
+    for number in range(1, 6):
+        link = a_file(number, b"link%d" % number, 900, linked=0)
+        assert begun.admit(link) is Answer.LINK
+        begun.drop(link)
+    pipe = a_file(6, b"pipe", UNKNOWN_SIZE)
+    assert begun.admit(pipe) is Answer.ALL
+    for offset in (0, 250):
+        begun.write(pipe, offset, bytes(250), bytes(32))
+    assert begun.admit(a_file(7, b"too big", 500)) is Answer.TOO_BIG
+    begun.drop(pipe)
+    begun.drop(pipe)
+    assert begun.admit(a_file(8, b"too big too", 1000)) is Answer.TOO_BIG
+    assert begun.admit(a_file(9, b"fits", 999)) is Answer.ALL
+    begun.abandon()
+
+
+def test_no_space_by_leaving_out(small_disk: Path) -> None:  # noqa: F811
+    """As often as it likes: links that were counted for nothing, files that were here in part, and what has come."""
+    half = a_file(0, b"half", 3 << 20)
+    begun = LocalStore(small_disk).begin()
+    begun.admit(half)
+    for number, piece in enumerate(blocks(OLD[: 2 << 20])):
+        begun.write(half, number * BLOCK_SIZE, piece, digest(piece))
+    begun.suspend()
+    begun = LocalStore(small_disk).begin()
+    assert begun.admit(half) is Answer.REST
+    begun.drop(half)
+    begun.admit(a_file(1, b"file", 1, shared=True))
+    for number in range(2, 11, 3):
+        link = a_file(number, b"%d" % number, 3 << 20, linked=1)
+        assert begun.admit(link) is Answer.LINK
+        begun.drop(link)
+        for sparse in (False, True):
+            entry = a_file(number + 1 + sparse, b"%d" % (number + 1 + sparse), 2 << 20, sparse=sparse)
+            assert begun.admit(entry) is Answer.ALL
+            begun.write(entry, 0, OLD[:BLOCK_SIZE], digest(OLD[:BLOCK_SIZE]))
+            begun.drop(entry)
+    with pytest.raises(NoSpaceError, match="bytes more are needed"):
+        begun.admit(a_file(11, b"too much", 4 << 20))
+    begun.abandon()
+
+
 def test_no_space(small_disk: Path) -> None:  # noqa: F811
     """4 MiB, a tenth of it for others."""
     with delivery(small_disk) as begun:

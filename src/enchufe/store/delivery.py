@@ -53,6 +53,9 @@ _CANNOT_HOLD: Final = frozenset(
 _ALL, _DELTA, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.DELTA, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 _STAGED = Standing.STAGED
 
+_COMES: Final = 1
+_LINKED: Final = 2
+
 
 class Delivery:
     """What arrives in one transfer. `LocalStore.begin()` makes it; `Receiving` says what threads may do.
@@ -107,8 +110,8 @@ class Delivery:
         self._hard_links = HardLinks(self._plan, self._written)
         self._lock = threading.Lock()  # of all that follows, and of the plan
         self._size = 0  # bytes wanted
-        self._wanted = bytearray()  # by id, whether it is a file that was wanted
-        self._begun: set[int] = set()
+        self._wanted = bytearray()  # by id, of files that were wanted, whether they come or are linked
+        self._begun: dict[int, int] = {}  # of files that come in pieces, bytes written so far
         self._dropped: set[int] = set()
         self._files = DescriptorCache()
         self._kept: dict[int, Runs] = {}
@@ -165,15 +168,23 @@ class Delivery:
         wanted = self._wanted
         if len(wanted) <= entry.id:
             wanted.extend(bytes(entry.id + 1024 - len(wanted)))
-        wanted[entry.id] = 1
         if entry.linked != NO_LINK and entry.linked < entry.id and wanted[entry.linked]:
+            wanted[entry.id] = _LINKED
             return Answer.LINK
+        wanted[entry.id] = _COMES
         self._size += size
         if self._leftovers and entry.size != UNKNOWN_SIZE and self._take_over(entry):
             return Answer.REST
         if not entry.sparse:
             self._space.want(size)
         return answer
+
+    def _needed(self, entry: Entry) -> int:
+        """Bytes of the disk that are asked for in advance for a file: none that are here, none that may be a hole."""
+        if entry.sparse or entry.size == UNKNOWN_SIZE:
+            return 0
+        here = sum(len(digests) for _, digests in self._kept.get(entry.id, ())) // DIGEST_SIZE * BLOCK_SIZE
+        return max(entry.size - here, 0)
 
     def _take_over(self, entry: Entry) -> bool:
         """Whether some of a file is here from before; then it is in its place now."""
@@ -184,7 +195,7 @@ class Delivery:
             return False
         self._kept[entry.id] = runs
         self._unchecked.add(entry.id)
-        self._begun.add(entry.id)
+        self._begun[entry.id] = 0
         if entry.sparse:
             directory, name = self._plan.place(entry)
             descriptor = _opened(name, directory, _AGAIN)
@@ -192,9 +203,7 @@ class Delivery:
                 blank_rest(descriptor, runs)
             finally:
                 os.close(descriptor)
-        else:
-            here = sum(len(digests) for _, digests in runs) // DIGEST_SIZE * BLOCK_SIZE
-            self._space.want(max(entry.size - here, 0))
+        self._space.want(self._needed(entry))
         return True
 
     def _make(self, entry: Entry) -> Answer:
@@ -492,7 +501,7 @@ class Delivery:
                 raise
             with self._lock:
                 descriptor = self._files.release(entry.id, file)
-                self._begun.discard(entry.id)
+                self._begun.pop(entry.id, None)
             self._written.keep(descriptor, entry.mode)
         except OSError as error:
             raise self._error(error, "write", entry) from error
@@ -548,18 +557,23 @@ class Delivery:
                 if entry.id in self._begun:
                     directory, name = self._plan.place(entry)
                     os.unlink(name, dir_fd=directory)
-                    self._begun.discard(entry.id)
+                self._give_up(entry, self._begun.pop(entry.id, 0))
                 self._dropped.add(entry.id)
                 self._unchecked.discard(entry.id)
                 self._kept.pop(entry.id, None)
-                if self._is_wanted(entry):
-                    self._wanted[entry.id] = 0
-                    size = 0 if entry.size == UNKNOWN_SIZE else entry.size
-                    self._size -= size
-                    self._space.give_up(0 if entry.sparse else size)
                 self._plan.refuse(entry)
         except OSError as error:
             raise self._error(error, "remove", entry) from error
+
+    def _give_up(self, entry: Entry, written: int) -> None:
+        """Take back what was counted for a file that was dropped, so much of which was written: never more."""
+        if not self._is_wanted(entry):
+            return
+        if self._wanted[entry.id] == _COMES:
+            self._size -= written if entry.size == UNKNOWN_SIZE else entry.size
+            needed = self._needed(entry)
+            self._space.give_up(needed, min(written, needed))
+        self._wanted[entry.id] = 0
 
     def commit(self) -> None:
         """Have everything on disk, then make it visible, then have that on disk too. It may take long.
@@ -655,20 +669,25 @@ class Delivery:
                 self._size += more
                 if self._max_size is not None and self._size > self._max_size:
                     raise Refused(f"'{self._shown(entry)}' is bigger than {self._max_size:,} bytes")
-            self._space.stored += more
-            file = self._files.take(entry.id)
-            if file is not None:
-                return file
-            self._files.make_room()
-            directory, name = self._plan.place(entry)
-            if entry.id in self._begun or entry.id in self._kept:
-                return self._files.add(entry.id, _opened(name, directory, _AGAIN))
-            try:
-                descriptor = os.open(name, NEW, 0o600, dir_fd=directory)
-            except FileExistsError as error:
-                raise self._twice(entry) from error
-            self._begun.add(entry.id)
-            return self._files.add(entry.id, descriptor)
+            elif not entry.sparse:
+                self._space.stored += more
+            file = self._files.take(entry.id) or self._open_part(entry)
+            if entry.id in self._begun:
+                self._begun[entry.id] += more
+            return file
+
+    def _open_part(self, entry: Entry) -> OpenFile:
+        """A file that comes in pieces, made if it is the first."""
+        self._files.make_room()
+        directory, name = self._plan.place(entry)
+        if entry.id in self._begun or entry.id in self._kept:
+            return self._files.add(entry.id, _opened(name, directory, _AGAIN))
+        try:
+            descriptor = os.open(name, NEW, 0o600, dir_fd=directory)
+        except FileExistsError as error:
+            raise self._twice(entry) from error
+        self._begun[entry.id] = 0
+        return self._files.add(entry.id, descriptor)
 
     def _note(self, entry: Entry, offset: int, size: int, digest: bytes) -> None:
         """Remember a block, if it is one and the file can be known again."""

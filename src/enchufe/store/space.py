@@ -22,7 +22,7 @@ class Space:
         path: the destination, for messages.
 
     Attributes:
-        stored: bytes written so far; whoever writes adds to it.
+        stored: bytes written so far, of those that were wanted; whoever writes adds to it.
 
     Raises:
         OSError: the file system cannot be asked.
@@ -49,9 +49,10 @@ class Space:
             if missing > 0:
                 raise NoSpaceError(f"{missing:,} bytes more are needed on the disk of {printable(self._path)}")
 
-    def give_up(self, size: int) -> None:
-        """So many bytes will not come after all."""
+    def give_up(self, size: int, stored: int) -> None:
+        """So many bytes will not come after all, and those of them that were stored are removed."""
         self._wanted -= size
+        self.stored -= stored
 
     def _free(self) -> int:
         info = os.fstatvfs(self._folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,9 +24,10 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, NoSpaceError, RemoteProtocolError, StoreError, VerificationError
 from enchufe.session import SendingSession
-from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux
+from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux, local
 from enchufe.store.interface import Contents
 from enchufe.store.journal import RECORD_SIZE, Journal, Records
+from enchufe.store.shared_folders import SharedFolders
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.messages import frame
 from tests import handing
@@ -462,6 +465,139 @@ def test_room_in_the_journal_that_nobody_filled_tells_nothing(tmp_path: Path) ->
     os.close(area)
 
 
+# Stuck: stopped, or at a disk that is gone.
+
+
+def stop(them: hands.Hands | None) -> None:
+    """As a disk would that says nothing any more."""
+    assert them is not None
+    for one in them._hands:
+        os.kill(one._process, signal.SIGSTOP)
+
+
+def test_one_that_does_not_end_is_killed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "ending", 0.1)
+    source = Source([tree])
+    read(source, files_of(source))
+    stop(source.hands)
+    source.close()
+    assert not running()
+
+
+def test_an_interruption_ends_the_wait_for_its_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "ending", 60.0)
+    source = Source([tree])
+    read(source, files_of(source))
+    stop(source.hands)
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(time, "sleep", interrupted)
+        source.close()
+    monkeypatch.setattr(hands, "ending", 0.0)
+    source.close()
+    until(lambda: not running())
+
+
+def test_what_those_that_are_stuck_were_to_read_we_read(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "patience", 0.3)
+    source = Source([tree])
+    entries = files_of(source)
+    assert read(source, entries[:1]) == [whole(source, entries[0])]
+    stop(source.hands)
+    assert read(source, entries) == [whole(source, entry) for entry in entries]
+    source.close()
+
+
+def test_those_that_are_stuck_end_the_delivery_and_cost_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for memory waits no longer than whoever waits for them."""
+    monkeypatch.setattr(hands, "patience", 0.3)
+    delivery = begun(tmp_path)
+    files = offered(delivery)
+    write(delivery, files[:10])
+    stop(delivery.hands)
+    with pytest.raises(StoreError, match="is gone"):
+        for entry, data in files[10:]:
+            delivery.write_together([(entry, data, blake3(data).digest())], lambda: None)
+    delivery.suspend()
+    again = begun(tmp_path)
+    offer = Offer(again)
+    for folder in ("top", "other"):
+        offer.folder(folder)
+    offer.folder("inner", 0)
+    assert [again.admit(entry) is Answer.REST for entry, _ in files] == [True] * 10 + [False] * 20
+    again.abandon()
+
+
+def test_an_interruption_ends_the_wait_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hands, "ending", 0.1)
+    delivery = begun(tmp_path)
+    files = offered(delivery)
+    write(delivery, files[:10])
+    stop(delivery.hands)
+
+    def interrupt() -> None:
+        them = delivery.hands
+        assert them is not None
+        until(lambda: not them._slots)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        for entry, data in files[10:]:
+            delivery.write_together([(entry, data, blake3(data).digest())], lambda: None)
+    thread.join()
+    delivery.suspend()
+
+
+def test_one_that_hears_nothing_any_more(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is said than it has room to hear."""
+    monkeypatch.setattr(hands, "patience", 0.3)
+    them = hands.begin(1)
+    assert them is not None
+    stop(them)
+    answers: list[Any] = []
+    asked = 0
+    with pytest.raises(OSError):
+        while True:
+            them.read([(0, b"n" * 200, 0, 0, 0)] * 500, hands.Places(), SharedFolders(), answers.append)
+            asked += 1
+    assert them.lost
+    them.collect()
+    assert answers == [None] * asked
+    them.close()
+
+
+def test_it_may_be_slow(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file may take long; and whoever stops us may have stopped it too."""
+    monkeypatch.setattr(hands, "ending", 0.1)
+    source = Source([tree])
+    entries = files_of(source)
+    read(source, entries)
+    them = source.hands
+    assert them is not None
+    one = next(one for one in them._hands if one._pulse[0])
+    assert one._pulse[0] == len(entries) - 1
+    stop(them)
+    asked: list[Any] = []
+    one.ask(("read", []), [], asked.append)
+    for number in range(9):
+        one._pulse[0] = number
+        one.wait_on(hands.patience - 1)
+    one.wait_on(hands.patience - 2)
+    them._looked -= 2 * hands.patience
+    them.collect()
+    assert not one.lost
+    one.wait_on(2)
+    assert one.lost
+    them.collect()
+    assert asked == [None]
+    source.close()
+
+
 # Whether there are any.
 
 
@@ -560,6 +696,44 @@ def many(tmp_path: Path) -> Path:
         os.utime(path, ns=(T, T + number))
     (root / "big").write_bytes(rng.randbytes(5 << 20))
     return root
+
+
+@pytest.mark.parametrize("side", ["sender", "receiver"])
+def test_a_side_whose_hands_are_stuck(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    """A sender does without; a receiver ends, and the next transfer goes on from there."""
+    monkeypatch.setattr(hands, "patience", 0.5)
+    monkeypatch.setattr(hands, "ending", 0.1)
+
+    class Stuck(Source):
+        def read_together(self, entries: Sequence[Entry], done: Callable[[Contents], None]) -> bool:
+            stop_once(self)
+            return super().read_together(entries, done)
+
+    class StuckDelivery(Delivery):
+        def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
+            stop_once(self)
+            return super().write_together(files, done)
+
+    stopped: list[object] = []
+
+    def stop_once(whose: Source | Delivery) -> None:
+        if whose.hands is not None and not stopped:
+            stopped.append(whose)
+            stop(whose.hands)
+
+    monkeypatch.setattr(local, "Delivery", StuckDelivery if side == "receiver" else Delivery)
+    store = LocalStore(tmp_path / "inbox")
+    reading = Stuck if side == "sender" else Source
+    ends = transfer(lambda: reading([many]), store.begin, streams=1)
+    assert stopped
+    if side == "receiver":
+        assert "is gone" in str(ends.receiver.error)
+        del ends
+        gc.collect()  # of the error, which holds on to the memory that was shared
+        ends = transfer(lambda: Source([many]), store.begin, streams=1)
+        assert ends.sender.receipt.sent_bytes < sum(path.stat().st_size for path in many.rglob("*") if path.is_file())
+    assert ends.sender.receipt.files == 1501
+    assert snapshot(tmp_path / "inbox" / "many", times=True) == snapshot(many, times=True)
 
 
 @pytest.mark.parametrize("streams", [1, 3])

@@ -108,7 +108,8 @@ def record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
 def main() -> None:
     """Do what is asked for over standard input, a socket, until nobody is left at its other end.
 
-    The first that comes is a descriptor of the memory that contents are in, and its size. From then on each request is
+    The first that comes is a descriptor of the memory that contents are in, its size, and where in it is the byte that
+    becomes another with every file, so that whoever waits sees that it goes on. From then on each request is
     ("write", files, packed paths of the folders, where in the journal to) or ("read", files), with descriptors of the
     folders, and of the journal after them. To the first the answer is nothing, or the place of the first file that went
     wrong and an errno, after which no more were made; to the second the digests of all, in a row, and the places of
@@ -118,15 +119,16 @@ def main() -> None:
     """
     channel, owner = socket.socket(fileno=0), int(sys.argv[2])
     try:
-        told, descriptors = received(channel)
-        shared = memoryview(mmap.mmap(descriptors[0], told))
+        (size, at), descriptors = received(channel)
+        shared = memoryview(mmap.mmap(descriptors[0], size))
+        pulse = shared[at : at + 1]
         _send(channel, True)
         while True:
             (what, *asked), descriptors = received(channel)
             if os.getppid() != owner:
                 return
             try:
-                _send(channel, (_read if what == "read" else _write)(shared, descriptors, *asked))
+                _send(channel, (_read if what == "read" else _write)(shared, pulse, descriptors, *asked))
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -135,11 +137,17 @@ def main() -> None:
 
 
 def _write(
-    shared: memoryview, folders: Sequence[int], files: Sequence[Write], paths: Sequence[bytes], where: int
+    shared: memoryview,
+    pulse: memoryview,
+    folders: Sequence[int],
+    files: Sequence[Write],
+    paths: Sequence[bytes],
+    where: int,
 ) -> tuple[()] | tuple[int, int]:
     records = []
     wrong: tuple[()] | tuple[int, int] = ()
     for place, (folder, name, mode, mtime_ns, start, size, digest, known) in enumerate(files):
+        pulse[0] = place & 0xFF
         data = shared[start : start + size]
         if blake3(data).digest() != digest:
             wrong = place, _DAMAGED
@@ -159,10 +167,13 @@ def _write(
     return wrong
 
 
-def _read(shared: memoryview, folders: Sequence[int], files: Sequence[Read]) -> tuple[bytes, list[tuple[int, int]]]:
+def _read(
+    shared: memoryview, pulse: memoryview, folders: Sequence[int], files: Sequence[Read]
+) -> tuple[bytes, list[tuple[int, int]]]:
     digests = []
     failed = []
     for place, (folder, name, size, mtime_ns, start) in enumerate(files):
+        pulse[0] = place & 0xFF
         data: bytes | None = b""
         try:
             descriptor = os.open(name, READ, dir_fd=folders[folder])

@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -34,9 +35,15 @@ from enchufe.store.shared_folders import SharedFolders
 # Tests turn them off to see that nothing depends on them, and have them from the first file on.
 use_hands = True
 from_files = 1_000  # small files after which some are taken on: they cost a fiftieth of a second each, once
+# And have less of these, in seconds: for one file, which is a block at the most, however slow the disk is; and for what
+# one is at when it is to end.
+patience = 45.0
+ending = 3.0
 
 _COUNT: Final = 2  # a loop without any books gained nothing by more, on four processors
 _SLOTS: Final = 6  # requests that are at work or wait for it, or whose content is on its way
+_LOOK: Final = 1.0  # seconds between two looks at those that are waited for
+_DYING: Final = 1.0  # seconds for one that was killed: a disk that is gone may keep it
 _BLOCKED: Final = frozenset(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)
 )
@@ -84,10 +91,15 @@ Answered = Callable[[Any], None]
 
 
 class _Hand:
-    """One process, this end of the socket to it, and who waits for its answers, in order."""
+    """One process, this end of the socket to it, and who waits for its answers, in order.
 
-    def __init__(self) -> None:
+    Args:
+        pulse: the byte that it changes with every file.
+    """
+
+    def __init__(self, pulse: memoryview) -> None:
         ours, theirs = socket.socketpair()
+        ours.settimeout(patience)  # to say or hear the rest of something
         with theirs:
             try:
                 self._process = _spawn(theirs.fileno())
@@ -97,6 +109,10 @@ class _Hand:
         self.channel = ours
         self.asked: deque[Answered] = deque()
         self.lost = False
+        self._pulse = pulse
+        self._seen = pulse[0]
+        self._waited = 0.0  # seconds since it was seen to go on
+        self._reaped = False
 
     def ask(self, request: Any, descriptors: Sequence[int], answered: Answered) -> None:
         """Have it do something; OSError where nothing was said."""
@@ -104,13 +120,16 @@ class _Hand:
         try:
             sent = socket.send_fds(self.channel, [hand.SIZE.pack(len(data)), data], descriptors)
         except OSError as error:  # it is gone, or too many descriptors of ours are on their way
-            self.lost = self.lost or error.errno in (errno.EPIPE, errno.ECONNRESET)
+            if isinstance(error, TimeoutError) or error.errno in (errno.EPIPE, errno.ECONNRESET):
+                self.kill()
             raise
+        if not self.asked:
+            self._waited = 0.0
         self.asked.append(answered)
         try:
             self.channel.sendall(memoryview(data)[max(sent - hand.SIZE.size, 0) :])
         except OSError:
-            self._give_up()
+            self.kill()
 
     def hear(self) -> None:
         """Take its next answer to who waits for it, as soon as it is there; one that is lost has none."""
@@ -119,22 +138,58 @@ class _Hand:
             if not self.lost:
                 answer, _ = hand.received(self.channel)
         except (EOFError, OSError):
-            self._give_up()
+            self.kill()
+        self._waited = 0.0
         self.asked.popleft()(answer)
 
-    def end(self) -> None:
-        """Have it end after what it is at, and wait for that."""
-        self._give_up()
-        self.channel.close()
-        self.asked.clear()
-        with contextlib.suppress(ChildProcessError):  # somebody else waits for all that this process has begun
-            os.waitpid(self._process, 0)
+    def wait_on(self, seconds: float) -> None:
+        """It was waited for so much longer; kill it where it has not gone on for too long."""
+        if self.lost or not self.asked:
+            return
+        pulse = self._pulse[0]
+        self._waited = self._waited + seconds if pulse == self._seen else 0.0
+        self._seen = pulse
+        if self._waited >= patience:
+            self.kill()
 
-    def _give_up(self) -> None:
+    def kill(self) -> None:
+        """Whoever waits for its answers has none: it may be stopped, or wait for a disk that is gone."""
+        self.give_up()
+        if not self._is_gone():
+            os.kill(self._process, signal.SIGKILL)
+
+    def give_up(self) -> None:
         """Both ends know that there is no more, whoever else has them, having been forked off meanwhile."""
         self.lost = True
         with contextlib.suppress(OSError):  # it has ended
             self.channel.shutdown(socket.SHUT_RDWR)
+
+    def end(self, until: float) -> None:
+        """Have it end after what it is at, and wait for that until then; longer it does not get."""
+        self.give_up()
+        self.asked.clear()
+        try:
+            self._wait(until)
+        finally:
+            self.kill()
+            self.channel.close()
+            self._wait(time.monotonic() + _DYING)
+
+    def _wait(self, until: float) -> None:
+        """Wait for its end until then; it takes a few milliseconds."""
+        pause = 0.001
+        while not self._is_gone() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.05)
+
+    def _is_gone(self) -> bool:
+        """Whether it has ended; before this has said so no other process has its id."""
+        if not self._reaped:
+            try:
+                self._reaped = os.waitpid(self._process, os.WNOHANG)[0] != 0
+            except ChildProcessError:  # somebody else waits for all that this process has begun
+                self._reaped = True
+        return self._reaped
 
 
 class Hands:
@@ -148,23 +203,25 @@ class Hands:
     """
 
     def __init__(self, count: int) -> None:
-        size = _SLOTS * BLOCK_SIZE
+        room = _SLOTS * BLOCK_SIZE
+        size = room + count  # with a byte for the pulse of each
         self._hands: list[_Hand] = []
         self._slots: list[Slot] = []
         self._ready = False
+        self._looked = time.monotonic()
         memory = os.memfd_create("enchufe", os.MFD_CLOEXEC)
         try:
             os.ftruncate(memory, size)
             shared = memoryview(mmap.mmap(memory, size))
-            for _ in range(count):
-                self._hands.append(_Hand())
-                self._hands[-1].ask(size, [memory], self._begun)
+            for at in range(room, size):
+                self._hands.append(_Hand(shared[at : at + 1]))
+                self._hands[-1].ask((size, at), [memory], self._begun)
         except BaseException:
             self.close()
             raise
         finally:
             os.close(memory)
-        self._slots += [Slot(start, shared[start : start + BLOCK_SIZE]) for start in range(0, size, BLOCK_SIZE)]
+        self._slots += [Slot(start, shared[start : start + BLOCK_SIZE]) for start in range(0, room, BLOCK_SIZE)]
 
     def _begun(self, answer: Any) -> None:
         self._ready = self._ready or answer is not None
@@ -188,8 +245,9 @@ class Hands:
     def slot(self) -> Slot:
         """Memory that nobody uses, to be given back; waits until there is some, and collects meanwhile."""
         while not self._slots:
-            if not self._hear_some(None):
+            if not self.waited_for:
                 raise LocalProtocolError("all memory is lent out, and nobody is at work who would give it back")
+            self._hear_some(_LOOK)
         return self._slots.pop()
 
     def give_back(self, slot: Slot) -> None:
@@ -235,22 +293,35 @@ class Hands:
         while self._hear_some(0):
             pass
 
-    def _hear_some(self, timeout: float | None) -> bool:
-        """Take an answer of each that has one, within so many milliseconds; whether there was any."""
+    def _hear_some(self, timeout: float) -> bool:
+        """Take an answer of each that has one, within so many seconds; whether there was any."""
         poll = select.poll()
         asked = {one.channel.fileno(): one for one in self._hands if one.asked}
         for descriptor in asked:
             poll.register(descriptor, select.POLLIN)
-        there = poll.poll(timeout) if asked else []
+        there = poll.poll(timeout * 1000) if asked else []
         for descriptor, _ in there:
             asked[descriptor].hear()
+        self._lose_stuck()
         return bool(there)
 
-    def close(self) -> None:
-        """End them after what they are at, and let go of the memory as soon as nobody has a view of it."""
+    def _lose_stuck(self) -> None:
+        """Kill those that have not gone on for long.
+
+        What counts is how often we looked: whoever stops this process for an hour stops them too.
+        """
+        now = time.monotonic()
+        seconds, self._looked = min(now - self._looked, _LOOK), now
         for one in self._hands:
-            one.end()
-        self._hands.clear()
+            one.wait_on(seconds)
+
+    def close(self) -> None:
+        """End them after what they are at, within a moment, and let go of the memory as nobody has a view of it."""
+        for one in self._hands:
+            one.give_up()
+        until = time.monotonic() + ending
+        while self._hands:
+            self._hands.pop().end(until)
         self._slots.clear()
 
 

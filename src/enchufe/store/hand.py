@@ -109,7 +109,8 @@ def main() -> None:
     """Do what is asked for over standard input, a socket, until nobody is left at its other end.
 
     The first that comes is a descriptor of the memory that contents are in, its size, and where in it is the byte that
-    becomes another with every file, so that whoever waits sees that it goes on. From then on each request is
+    becomes another with every file, so that whoever waits sees that it goes on. From then on each request, which comes
+    in memory of its own since a socket might have no room for it, is
     ("write", files, packed paths of the folders, where in the journal to) or ("read", files), with descriptors of the
     folders, and of the journal after them. To the first the answer is nothing, or the place of the first file that went
     wrong and an errno, after which no more were made; to the second the digests of all, in a row, and the places of
@@ -119,12 +120,12 @@ def main() -> None:
     """
     channel, owner = socket.socket(fileno=0), int(sys.argv[2])
     try:
-        (size, at), descriptors = received(channel)
+        (size, at), descriptors = _asked(channel)
         shared = memoryview(mmap.mmap(descriptors[0], size))
         pulse = shared[at : at + 1]
         _send(channel, True)
         while True:
-            (what, *asked), descriptors = received(channel)
+            (what, *asked), descriptors = _asked(channel)
             if os.getppid() != owner:
                 return
             try:
@@ -196,9 +197,22 @@ def _send(channel: socket.socket, message: Any) -> None:
     channel.sendall(SIZE.pack(len(data)) + data)
 
 
-def received(channel: socket.socket) -> tuple[Any, list[int]]:
-    """The next message, and the descriptors that came with it."""
-    head, folders, _, _ = socket.recv_fds(channel, SIZE.size, FOLDERS + 1)
+def _asked(channel: socket.socket) -> tuple[Any, list[int]]:
+    """The next request, and the descriptors that came with it."""
+    head, descriptors, _, _ = socket.recv_fds(channel, SIZE.size, FOLDERS + 2)
+    if len(head) < SIZE.size:
+        raise EOFError
+    memory = descriptors.pop()
+    try:
+        data = os.pread(memory, SIZE.unpack(head)[0], 0)
+    finally:
+        os.close(memory)
+    return marshal.loads(data), descriptors  # noqa: S302 (from a process of ours, over a socket that has no name)
+
+
+def answered(channel: socket.socket) -> Any:
+    """The next answer."""
+    head = channel.recv(SIZE.size)
     if len(head) < SIZE.size:
         raise EOFError
     data = bytearray(SIZE.unpack(head)[0])
@@ -208,7 +222,7 @@ def received(channel: socket.socket) -> tuple[Any, list[int]]:
         if not count:
             raise EOFError
         view = view[count:]
-    return marshal.loads(data), folders  # noqa: S302 (from a process of ours, over a socket that has no name)
+    return marshal.loads(data)  # noqa: S302 (from a process of ours, over a socket that has no name)
 
 
 if __name__ == "__main__":

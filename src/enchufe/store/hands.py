@@ -99,7 +99,7 @@ class _Hand:
 
     def __init__(self, pulse: memoryview) -> None:
         ours, theirs = socket.socketpair()
-        ours.settimeout(patience)  # to say or hear the rest of something
+        ours.settimeout(patience)  # to hear the rest of something
         with theirs:
             try:
                 self._process = _spawn(theirs.fileno())
@@ -117,26 +117,27 @@ class _Hand:
     def ask(self, request: Any, descriptors: Sequence[int], answered: Answered) -> None:
         """Have it do something; OSError where nothing was said."""
         data = marshal.dumps(request)
+        memory = os.memfd_create("enchufe", os.MFD_CLOEXEC)
         try:
-            sent = socket.send_fds(self.channel, [hand.SIZE.pack(len(data)), data], descriptors)
+            if os.write(memory, data) < len(data):
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+            socket.send_fds(self.channel, [hand.SIZE.pack(len(data))], [*descriptors, memory])
         except OSError as error:  # it is gone, or too many descriptors of ours are on their way
             if isinstance(error, TimeoutError) or error.errno in (errno.EPIPE, errno.ECONNRESET):
                 self.kill()
             raise
+        finally:
+            os.close(memory)
         if not self.asked:
             self._waited = 0.0
         self.asked.append(answered)
-        try:
-            self.channel.sendall(memoryview(data)[max(sent - hand.SIZE.size, 0) :])
-        except OSError:
-            self.kill()
 
     def hear(self) -> None:
         """Take its next answer to who waits for it, as soon as it is there; one that is lost has none."""
         answer = None
         try:
             if not self.lost:
-                answer, _ = hand.received(self.channel)
+                answer = hand.answered(self.channel)
         except (EOFError, OSError):
             self.kill()
         self._waited = 0.0

@@ -285,7 +285,7 @@ def test_holes_go_into_a_pipe_as_zeros(place: Path, data: tuple[int, ...], size:
 
     reader = threading.Thread(target=read)
     reader.start()
-    ends = transfer(lambda: Source([path]), lambda: PipeDelivery(writing), streams=1, receiving=IntoPipe)
+    ends = transfer(lambda: Source([path]), lambda _: PipeDelivery(writing), streams=1, receiving=IntoPipe)
     os.close(writing)
     reader.join()
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest

@@ -14,6 +14,7 @@ from enchufe.errors import BrokenError, DeadlineExceeded
 from enchufe.heartbeat import BeatingConnection, Heartbeat
 from enchufe.transports import Transport
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Waitable, drive
+from tests.framed import framed
 
 PREFIXED = framing.LengthPrefixed(4)
 BEAT = Heartbeat(b"", every=1, patience=3)
@@ -84,10 +85,6 @@ class Talk:
 def talk() -> Iterator[Talk]:
     with closing(Talk()) as talk:
         yield talk
-
-
-def framed(*messages: bytes) -> bytes:
-    return b"".join(len(message).to_bytes(4, "big") + message for message in messages)
 
 
 def idly(times: int, then: Step) -> Step:

@@ -23,13 +23,10 @@ from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded
 from enchufe.transports import TcpAddress, tcp, unix
 from enchufe.waiting import BlockingWaiter, drive
 from tests.beside import Beside
+from tests.framed import framed
 
 PREFIXED = framing.LengthPrefixed(4)
 BIG = b"r" * 5_000
-
-
-def framed(*messages: bytes) -> bytes:
-    return b"".join(len(message).to_bytes(4, "big") + message for message in messages)
 
 
 def read(sock: socket.socket, size: int) -> bytes:

@@ -14,6 +14,7 @@ from enchufe.connection import _HALVED, _HELD, _IDLE, _TOGETHER, _TURN, Connecti
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import unix
 from enchufe.waiting import BlockingWaiter, Waitable, drive
+from tests.framed import framed
 
 PREFIXED = framing.LengthPrefixed(4)
 
@@ -73,10 +74,6 @@ class Talk:
 def talk() -> Iterator[Talk]:
     with closing(Talk()) as talk:
         yield talk
-
-
-def framed(*messages: bytes) -> bytes:
-    return b"".join(len(message).to_bytes(4, "big") + message for message in messages)
 
 
 def numbered(count: int, first: int = 0) -> list[bytes]:

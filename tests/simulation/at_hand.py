@@ -71,7 +71,9 @@ class ModelHands:
                 one.hear()
 
     def slot(self) -> None:
-        """As `Hands.slot`: waits for one, and collects meanwhile."""
+        """As `Hands.slot`: waits for one, and collects; others have had their turn since it was last looked for any."""
+        self._turns.yield_turn()
+        self.collect()
         while not self._slots:
             self._turns.until(lambda: any(one.answers for one in self._hands))
             self.collect()

@@ -79,7 +79,6 @@ class Source(MemorySource):
         hands = self.hands
         if hands is None:
             return False
-        hands.collect()
         hands.slot()
 
         def answered(files: list[Content]) -> None:
@@ -119,7 +118,6 @@ class Delivery(ModelDelivery):
         hands = self.hands
         if hands is None:
             return False
-        hands.collect()
         hands.slot()
         copies = [(entry, bytes(data), digest) for entry, data, digest in files]
 

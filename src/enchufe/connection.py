@@ -18,7 +18,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
-from enchufe.waiting import READ, WRITE, Doorbell
+from enchufe.waiting import READ, Doorbell
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -238,7 +238,7 @@ class Connection:
                         count = transport.try_send(self._rest)
                         self._rest = advance(self._rest, count)
                         if self._rest and not count:
-                            await transport.wait(WRITE, deadline)
+                            await transport.until_room(deadline)
             finally:
                 self._let_others_flush(lock)
 
@@ -335,11 +335,15 @@ class Connection:
         """
         if self._closing:
             return
+        if self._file is not None:
+            self._file.leave()
+            return
         lock = self._flushing
         if lock is None or (lock.locked() and not self._aside):  # whoever is sending learns of it
             self._end_now()
             return
         self._closing = True
+        self._plain = 0  # no small reply is kept behind another
         soon = self.transport.waiter.now() + _PARTING
         self.deadline = soon if self.deadline is None else min(self.deadline, soon)
         if self._aside or self._flush_some():
@@ -544,7 +548,7 @@ class Connection:
 
     def _flush_now(self) -> None:
         """Before this task waits: what does not go at once goes beside it, or first where nobody else has a turn."""
-        if not self._closing and self._flush_some():
+        if (self._kept or self._rest) and not self._closing and self._flush_some():
             self.transport.waiter.beside(self._flush_quietly())
 
     def _flush_some(self) -> bool:
@@ -566,9 +570,11 @@ class Connection:
 
     async def _flush_quietly(self) -> None:
         self._aside = True
-        with contextlib.suppress(EnchufeError):  # as above
-            await self.flush()
-        self._aside = False
+        try:
+            with contextlib.suppress(EnchufeError):  # as above
+                await self.flush()
+        finally:
+            self._aside = False
 
     async def _part(self) -> None:
         await self._flush_quietly()
@@ -577,7 +583,8 @@ class Connection:
     def _end_now(self) -> None:
         if self.unsent:
             self.transport.poison("it was closed before all was sent")
-            self.transport.abort()  # that is no orderly end
+            if self._flushing is not None and not self._flushing.locked():  # or who sends it has to be woken
+                self.transport.abort()  # that is no orderly end
         self.transport.close()
 
     async def _flushed(self, lock: threading.Lock) -> None:
@@ -586,7 +593,8 @@ class Connection:
         self._bells.append(bell)
         try:
             if lock.locked():
-                await self.transport.waiter.wait_one(bell, READ, self._deadline())
+                # Not by wait_one, which a bell for all that receive may end at once.
+                await self.transport.waiter.wait([(bell, READ)], self._deadline())
         finally:
             self.transport.waiter.forget(bell)
             with _RINGING:

@@ -110,6 +110,10 @@ class ConnectionFile:
         finally:
             self.leave()
 
+    def begin_with(self, rest: bytes) -> None:
+        """What was to leave the connection comes before all that is written."""
+        self._held[:0] = rest
+
     def leave(self) -> None:
         """Close without waiting. Where written bytes are lost by it, the other side learns that this is no end."""
         if self._held:

@@ -164,10 +164,10 @@ def _source_of(
     begin = partial(Source, paths, exclude=exclude, attributes=attributes)
     begin().close()  # what is not there is said before anybody is dialed
     about = [os.path.realpath(os.fsencode(path)) for path in paths]
-    origin = sorted({os.path.dirname(path) for path in about})
+    origin = os.path.dirname(about[0])
     if exclude or attributes:  # what goes is another then
         about += [b"", b"attributes" if attributes else b"", *map(os.fsencode, sorted(exclude))]
-    return begin, b"\0".join(about), b"\0".join((b"files in", *origin))
+    return begin, b"\0".join(about), b"files in\0" + origin
 
 
 def receive_files(

@@ -11,6 +11,7 @@ from typing import Any, Self
 from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.file import ConnectionFile
 from enchufe.framing.base import Framing
 from enchufe.transports import Transport, advance
 
@@ -160,17 +161,20 @@ class BeatingConnection(Connection):
             self._beat = advance(self._beat, self.transport.try_send(self._beat))
 
     async def _finish_beat(self) -> None:
-        beat, self._beat = self._beat, ()
-        try:
-            await self.transport.send(beat, self._deadline())
-        except BaseException:
-            self.transport.poison("a heartbeat was cut in the middle")
-            raise
+        deadline = self._deadline()
+        while self._beat:
+            count = self.transport.try_send(self._beat)
+            self._beat = advance(self._beat, count)
+            if self._beat and not count:
+                await self.transport.until_room(deadline)
 
-    @property
-    def unsent(self) -> bool:
-        """As `Connection.unsent`, or half a beat."""
-        return bool(self._beat) or super().unsent
+    def file(self) -> ConnectionFile:
+        """As `Connection.file`; half a beat comes before it."""
+        beat, self._beat = b"".join(self._beat), ()
+        begun = len(beat) < sum(map(len, self.framing.encode(self.heartbeat.message)))
+        file = super().file()
+        file.begin_with(beat if begun else b"")
+        return file
 
     def _flush_some(self) -> bool:
         with self._lock:
@@ -179,7 +183,7 @@ class BeatingConnection(Connection):
             if self._beat:
                 self._try_beat()
             if self._beat:
-                return True
+                return self.unsent
         return super()._flush_some()
 
 

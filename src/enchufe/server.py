@@ -182,6 +182,7 @@ async def _part(connection: Connection, error: BaseException | None) -> BaseExce
             # A timeout, a bug in the handler, another connection of its that broke: whoever waits for an answer must
             # not take it for "that was all".
             await transport.drop(0.0, deadline)
+            await transport.until_taken(deadline)
             transport.abort()
     except EnchufeError:
         transport.abort()  # the other side is gone: nobody is left to be told

@@ -113,7 +113,8 @@ class ReceivingSession(Session[Receiver]):
         self._may_grow: int | None = None  # bytes that files may have more than was shown
         self._held: list[_Answers] = []  # until somebody has said yes
         self._held_size = 0
-        self._missing = 0  # bytes that were offered, are wanted and not here
+        self._missing = 0  # bytes that were offered, are wanted and not here, where they are counted: those of each
+        self._missing_by_id: dict[int, int] = {}
         self._question: Question | None = None
         self._readers: dict[str, _Reader] = {}
         self._looks = False  # stream 0 will, by itself and soon; to wake it for each block costs more than the block
@@ -229,8 +230,8 @@ class ReceivingSession(Session[Receiver]):
                 self._ask()
             case LeftOut(reason=reason):
                 entry = self.machine.left_out
-                if entry is not None and entry.size != UNKNOWN_SIZE:  # it may be offered again
-                    self._missing = max(0, self._missing - entry.size)
+                if entry is not None:  # it may be offered again
+                    self._missing -= self._missing_by_id.pop(entry.id, 0)
                 if entry is not None and reason is not Reason.AGAIN:
                     self.tell_file(self.delivery.path(entry), entry.size, "left out", reason=reason.told)
             case Block() | Batch() | Same() | Hole() | Patch() | Packed():
@@ -269,13 +270,14 @@ class ReceivingSession(Session[Receiver]):
         until = self.waiter.now() + _TURN
         answers: _Answers = []
         for entry in entries:
-            grown = self._may_grow is not None and self.machine.grown > self._may_grow
-            too_big = grown or FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE
+            too_big = FILE_BLOCKS * BLOCK_SIZE < entry.size < UNKNOWN_SIZE or self._outgrew(entry)
             answers.append((entry, Answer.TOO_BIG if too_big else self.delivery.admit(entry)))
             if entry.listing is not None and self.waiter.now() >= until:
                 break
         if self.options.allowance is not None:
-            self._missing += sum(self._missing_of(entry, answer) for entry, answer in answers)
+            missing = {entry.id: self._missing_of(entry, answer) for entry, answer in answers}
+            self._missing_by_id |= missing
+            self._missing += sum(missing.values())
             self.expect(self._missing)
         return answers
 
@@ -288,6 +290,15 @@ class ReceivingSession(Session[Receiver]):
             start, stop = first * BLOCK_SIZE, (first + len(digests) // DIGEST_SIZE) * BLOCK_SIZE
             here += min(stop, entry.size) - start
         return entry.size - here
+
+    def _outgrew(self, entry: Entry) -> bool:
+        """Whether it comes again by more bigger than what somebody was shown lets it; else that much less is left."""
+        if self._may_grow is None or (grown := self.machine.grown.pop(entry.id, 0)) <= 0:
+            return False
+        if grown > self._may_grow:
+            return True
+        self._may_grow -= grown
+        return False
 
     def _hold(self, answers: _Answers) -> None:
         """Say nothing of it before somebody was asked."""

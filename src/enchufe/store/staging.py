@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_NAME: Final = re.compile(r"[0-9a-f]{24}")
+_NAME: Final = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{8})?")  # before it was said whose they are they had 16
 _WHOSE: Final = 16  # digits of it that say whose it is
 _ATTEMPTS: Final = 100
 

@@ -132,7 +132,7 @@ class Receiver(Machine):
         offered, offered_bytes: how many entries were offered so far, and bytes in them.
         same_entries, same_bytes: what is in folders that were found to be the same, and is never offered.
         unwanted_bytes: of what was offered, in what was skipped, refused or left out.
-        grown: bytes by which files that were offered again are bigger than before.
+        grown: bytes by which files that were offered again are bigger than before, by id.
         stored_bytes: payload bytes verified and written, or here before.
         received_bytes: payload bytes that came this time.
         files: how many files have arrived whole.
@@ -153,7 +153,7 @@ class Receiver(Machine):
         self.same_entries = 0
         self.same_bytes = 0
         self.unwanted_bytes = 0
-        self.grown = 0
+        self.grown: dict[int, int] = {}
         self.stored_bytes = 0
         self.received_bytes = 0
         self.files = 0
@@ -521,7 +521,7 @@ class Receiver(Machine):
             if before is not None:
                 if entry.kind is not Kind.FILE or (entry.size == UNKNOWN_SIZE != before):
                     raise RemoteProtocolError(f"entry {entry.id} is another thing than what was to come again")
-                self.grown += max(0, entry.size - before)
+                self.grown[entry.id] = max(0, entry.size - before)
             if entry.linked != NO_LINK and entry.linked not in self._shared:
                 raise RemoteProtocolError(f"entry {entry.id} is a link to one that was not offered for that")
             if entry.shared:

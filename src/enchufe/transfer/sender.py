@@ -101,6 +101,7 @@ class Sender(Machine):
         self.same_bytes = 0
         self.sent_bytes = 0
         self.missing_bytes = 0
+        self._counted: dict[int, int] = {}  # what of it is of files that are not wanted whole
         self.unwanted_bytes = 0
         self.stored_bytes = 0
         self.files = 0
@@ -346,7 +347,7 @@ class Sender(Machine):
         if entry.size != UNKNOWN_SIZE:
             self.unwanted_bytes += entry.size
             if outcome is Outcome.LEFT_OUT:  # it may be offered again
-                self.missing_bytes -= entry.size
+                self.missing_bytes -= self._counted.pop(entry.id, entry.size)
 
     def _link(self, number: int, to: int) -> None:
         end = self._ends[to]
@@ -430,6 +431,8 @@ class Sender(Machine):
         if entry.size != UNKNOWN_SIZE and entry.size > FILE_BLOCKS * BLOCK_SIZE:
             raise RemoteProtocolError(f"the peer wants entry {entry.id}, which is bigger than any file may be")
         self._wanted[entry.id] = entry
+        if answer is not _ALL:
+            self._counted[entry.id] = 0
         if answer is _LINK:
             if entry.linked in self._ends:
                 self._link(entry.id, entry.linked)
@@ -464,9 +467,10 @@ class Sender(Machine):
             going.vouch(have.first, count)
             going.ready = have.last
             stop = min((have.first + count) * BLOCK_SIZE, going.entry.size)
-            self.missing_bytes -= stop - have.first * BLOCK_SIZE
-            if have.last:
-                self.missing_bytes += going.entry.size
+            missing = have.first * BLOCK_SIZE - stop + (going.entry.size if have.last else 0)
+            if have.id in self._counted:  # it may be left out by now
+                self.missing_bytes += missing
+                self._counted[have.id] += missing
         if not fits:
             raise RemoteProtocolError(f"the peer's blocks of entry {have.id} do not add up")
         self._look(going)

@@ -21,6 +21,7 @@ from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeEr
 from enchufe.waiting import READ, WRITE, Waiter
 
 _TURN: Final = 8  # calls of 64 KiB at the most, mostly
+_LOOK: Final = 0.01  # seconds
 _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
 
 # Where waiting blocks the thread anyway, a receive that blocks in the kernel saves a poll() for each message. It
@@ -352,13 +353,13 @@ class Transport:
                 if not rest:
                     break
                 if not count:
-                    await self._until_room(deadline)
+                    await self.until_room(deadline)
         except BaseException:
             if begun:
                 self.poison("an earlier send was cut in the middle of a message")
             raise
 
-    async def _until_room(self, deadline: float | None) -> None:
+    async def until_room(self, deadline: float | None) -> None:
         """Wait for room to send, until `deadline`, or until the other side was silent for as long as it may be."""
         if self.patience is None:
             await self.wait(WRITE, deadline)
@@ -375,6 +376,12 @@ class Transport:
             before, pulse, now = pulse, self._pulse(), self.waiter.now()
             if pulse == before:
                 raise self.silent()
+
+    async def until_taken(self, deadline: float) -> None:
+        """Wait until the other side's kernel has what was sent, which `abort` would throw away; or for so long."""
+        while self._queued(termios.TIOCOUTQ) and (now := self.waiter.now()) < deadline:
+            with contextlib.suppress(DeadlineExceeded):
+                await self.waiter.wait([], min(now + _LOOK, deadline))
 
     def _pulse(self) -> tuple[int, ...]:
         """What does not stay the same, while a send waits, where the other side takes or says anything."""

@@ -473,7 +473,7 @@ class TlsTransport(Transport):
             with self._sending:
                 if self._flush():
                     return
-            await self._until_room(deadline)
+            await self.until_room(deadline)
 
     def close(self) -> None:
         """As `Transport.close`; the other side is told that this is an end, where it is one."""

@@ -53,7 +53,15 @@ class Processes:
                     self.arguments.add((process / "cmdline").read_bytes())
             for number in _children(os.getpid()):
                 with suppress(OSError):
-                    self.environments[number] = Path(f"/proc/{number}/environ").read_bytes()
+                    told = Path(f"/proc/{number}/environ").read_bytes()
+                    if not _is_forked_off(number):
+                        self.environments[number] = told
+
+
+def _is_forked_off(number: int) -> bool:
+    """Whether a process is no program of its own yet: until then it says what its parent says, whose memory it has."""
+    parent = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1]
+    return Path(f"/proc/{number}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
 
 
 def _children(number: int) -> list[int]:

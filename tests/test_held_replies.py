@@ -20,10 +20,12 @@ import enchufe
 from enchufe import BlockingConnection, Connection, aio, framing, transports
 from enchufe.engines.loop import Loop
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded
+from enchufe.heartbeat import Heartbeat
 from enchufe.transports import TcpAddress, tcp, unix
 from enchufe.waiting import BlockingWaiter, drive
 from tests.beside import Beside
 from tests.framed import framed
+from tests.until import until
 
 PREFIXED = framing.LengthPrefixed(4)
 BIG = b"r" * 5_000
@@ -357,3 +359,52 @@ def test_an_attempt_to_dial_that_failed_leaves_nothing_behind(runs: str) -> None
             assert len(loop._by_descriptor) == 1  # its own bell
         finally:
             loop.close()
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_a_silent_peer_is_found_while_replies_leave(engine: Any, tmp_path: Path) -> None:
+    """It takes nothing and says nothing."""
+    ended = threading.Event()
+
+    async def handler(connection: Connection) -> None:
+        try:
+            async for _ in connection:
+                await connection.send(BIG)
+        finally:
+            ended.set()
+
+    beat = Heartbeat(every=0.2, patience=0.6)
+    address = f"unix:{tmp_path / 's'}"
+    with (
+        enchufe.Server(handler, address, framing=PREFIXED, engine=engine, heartbeat=beat),
+        socket.socket(socket.AF_UNIX) as sock,
+    ):
+        sock.connect(str(tmp_path / "s"))
+        sock.sendall(framed(*[b"m"] * 200))
+        assert ended.wait(10)
+
+
+def test_what_was_written_into_a_file_and_never_sent_is_no_orderly_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        with enchufe.connect(f"127.0.0.1:{there.getsockname()[1]}", framing=PREFIXED) as connection:
+            file = connection.file()
+            file.write(b"never flushed")
+        peer, _ = there.accept()
+        with peer, pytest.raises(ConnectionResetError):
+            peer.recv(1)
+
+
+def test_whoever_flushes_in_another_thread_is_woken_by_a_close() -> None:
+    with talking(BlockingWaiter()) as (connection, theirs):
+        theirs.sendall(framed(*[b"m"] * 200, b"in hand"))
+
+        def answer() -> None:
+            for _ in range(200):
+                drive(connection.receive())
+                drive(connection.send(BIG))
+
+        answering = Beside(answer)
+        until(lambda: connection.unsent and connection.transport._full)
+        connection.close()
+        with pytest.raises((BrokenError, ClosedError)):
+            answering.result()

@@ -53,9 +53,8 @@ class Processes:
                     self.arguments.add((process / "cmdline").read_bytes())
             for number in _children(os.getpid()):
                 with suppress(OSError):
-                    told = Path(f"/proc/{number}/environ").read_bytes()
                     if not _is_forked_off(number):
-                        self.environments[number] = told
+                        self.environments[number] = Path(f"/proc/{number}/environ").read_bytes()
 
 
 def _is_forked_off(number: int) -> bool:

@@ -51,6 +51,25 @@ def test_little_more_than_was_shown_is_taken_and_much_more_is_not(tmp_path: Path
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
 
 
+def test_one_that_outgrew_it_keeps_no_other_out(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("big", "touched"):
+        (root / name).write_bytes(bytes(range(256)) * (4 * MIB // 256))
+
+    class Both(Growing):
+        def open(self, entry: Entry) -> SendingFile:  # type: ignore[override]
+            file = super().open(entry)
+            if entry.name == b"touched" and entry.mtime_ns > 1:
+                os.utime(root / "touched", ns=(1, 1))
+            return file
+
+    begin = LocalStore(tmp_path / "inbox").begin
+    ends = transfer(lambda: Both(root / "big", 9 * MIB), begin, ask=lambda _: True, streams=1, compress="never")
+    assert [told.path[-1] for told in ends.receiver.of(events.File) if told.action == "refused"] == [b"big"]
+    assert (tmp_path / "inbox" / "tree" / "touched").stat().st_size == 4 * MIB
+
+
 def test_unasked_it_may_grow_as_it_likes(tmp_path: Path) -> None:
     file = tmp_path / "tree" / "big"
     file.parent.mkdir()

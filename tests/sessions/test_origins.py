@@ -11,6 +11,7 @@ import pytest
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import EnchufeError
+from enchufe.files import _source_of
 from enchufe.store.partials import partials
 from tests.sessions.relay import HELLO_SIZE, Bend, Relay, Way, cut_at
 from tests.sessions.transfers import Ends, send
@@ -56,3 +57,23 @@ def test_nobody_goes_on_with_what_another_has_begun(tmp_path: Path, sender_dials
     assert ends.receiver.receipt.sent_bytes <= SIZE + 1000 - 2 * BLOCK_SIZE
     assert (inbox / "tree (1)" / "big").read_bytes() == (first / "big").read_bytes()
     assert not partials(inbox)
+
+
+def test_an_origin_is_the_folder_that_the_first_thing_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tree(tmp_path / "first", 1), tree(tmp_path / "second", 2)
+
+    def origin(*paths: Path | str) -> bytes:
+        return _source_of(paths, None, None, (), False)[2]
+
+    assert origin(first) == origin(first, second / "big") == origin(tmp_path / "first" / "tree")
+    assert origin(first) != origin(second)
+    monkeypatch.chdir(tmp_path / "first")
+    assert origin("tree") == origin(first)
+
+
+def test_what_was_left_before_areas_said_whose_they_are_is_still_found(tmp_path: Path) -> None:
+    old = tmp_path / ".enchufe" / "0123456789abcdef"
+    old.mkdir(parents=True, mode=0o700)
+    old.parent.chmod(0o700)
+    (old / "journal").write_bytes(bytes(64))
+    assert [one.name for one in partials(tmp_path)] == [old.name]

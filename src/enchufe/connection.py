@@ -233,12 +233,15 @@ class Connection:
                 continue
             try:
                 while self._next_rest():
+                    count = transport.try_send(self._rest)
+                    if count == sum(map(len, self._rest)):
+                        self._rest = ()
+                        continue
+                    self._rest = advance(self._rest, count)
                     deadline = self._deadline()
                     while self._rest:
-                        count = transport.try_send(self._rest)
-                        self._rest = advance(self._rest, count)
-                        if self._rest and not count:
-                            await transport.until_room(deadline)
+                        await transport.until_room(deadline)
+                        self._rest = advance(self._rest, transport.try_send(self._rest))
             finally:
                 self._let_others_flush(lock)
 

@@ -58,8 +58,8 @@ class Terminal:
             self._read()
 
     def rest(self) -> str:
-        """All that was shown, once nobody writes any more."""
-        while select.select([self.ours], [], [], 0)[0] and self._read():
+        """All that was shown, once nobody writes any more; a terminal shows a moment later what was written."""
+        while select.select([self.ours], [], [], 0.2)[0] and self._read():
             pass
         return self.shown
 

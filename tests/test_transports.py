@@ -18,7 +18,7 @@ import pytest
 from enchufe import transports
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.testing import CHECKS, check_transport, contract
-from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, tcp, unix
+from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
 from tests.until import until
@@ -455,3 +455,15 @@ def test_a_descriptor_that_was_not_handed_over(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     with pytest.raises(LocalProtocolError, match="is no socket"):
         inherited.listeners()
+
+
+def test_a_system_that_does_not_say_what_has_arrived_reads_all_that_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "fcntl", None)
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        drive(far.send([b"before"]))
+        drive(near.wait(READ))
+        near.stop_receiving()
+        assert [drive(near.receive(4)), drive(near.receive(4)), drive(near.receive(4))] == [b"befo", b"re", b""]
+        drive(near.until_taken(near.waiter.now() + 20))

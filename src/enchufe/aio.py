@@ -82,6 +82,10 @@ class Host(ABC):
         """As `Waiter.me`."""
 
     @abstractmethod
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Waiter.beside`."""
+
+    @abstractmethod
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` in the loop's thread, from whatever thread."""
 
@@ -114,10 +118,6 @@ class Host(ABC):
     def idle(self) -> float:
         """As `Waiter.idle`, of the whole process."""
         return idle()
-
-    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """As `Waiter.beside`."""
-        self.spawn(coroutine, _ignore, None)
 
     async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
@@ -281,6 +281,10 @@ class AsyncioHost(Host):
 
     me = staticmethod(asyncio.current_task)
 
+    def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """As `Host.beside`."""
+        self.spawn(coroutine, _ignore, None)
+
     def call_soon(self, function: Callable[[], None]) -> None:
         """As `Host.call_soon`."""
         self._loop.call_soon_threadsafe(function)
@@ -383,7 +387,7 @@ class TrioHost(Host):
         return self._trio.lowlevel.current_task()
 
     def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """As `Waiter.beside`; without a server there is no nursery."""
+        """As `Host.beside`; without a server there is no nursery."""
 
         async def run() -> None:
             await coroutine

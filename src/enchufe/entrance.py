@@ -28,10 +28,9 @@ from enchufe.waiting import drive
 
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
-_AHEAD: Final = (
-    4 << 20
-)  # bytes of a token that are taken before they cross, at first; then as many as were taken so far
-_FAR_AHEAD: Final = 64 << 20  # at the most
+# Bytes of a token that are taken before they cross: at first, then as many as were taken so far, and at the most.
+_AHEAD: Final = 4 << 20
+_FAR_AHEAD: Final = 64 << 20
 _ENTERING: Final = 10.0  # seconds from a guess to HELLO at the most: docs/access.md, Limits
 
 

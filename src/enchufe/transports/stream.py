@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import socket
 import struct
 import sys
-import termios
 import warnings
 from collections.abc import Sequence
 from functools import reduce
@@ -19,6 +17,14 @@ from typing import Any, ClassVar, Final, Self
 from enchufe.buffer import Buffer
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError
 from enchufe.waiting import READ, WRITE, Waiter
+
+fcntl: Any
+termios: Any
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None
 
 _TURN: Final = 8  # calls of 64 KiB at the most, mostly
 _LOOK: Final = 0.01  # seconds
@@ -379,19 +385,20 @@ class Transport:
 
     async def until_taken(self, deadline: float) -> None:
         """Wait until the other side's kernel has what was sent, which `abort` would throw away; or for so long."""
-        while self._queued(termios.TIOCOUTQ) and (now := self.waiter.now()) < deadline:
+        while self._queued("TIOCOUTQ") and (now := self.waiter.now()) < deadline:
             with contextlib.suppress(DeadlineExceeded):
                 await self.waiter.wait([], min(now + _LOOK, deadline))
 
     def _pulse(self) -> tuple[int, ...]:
         """What does not stay the same, while a send waits, where the other side takes or says anything."""
-        return self.bytes_received, self._queued(termios.FIONREAD), self._queued(termios.TIOCOUTQ)
+        return self.bytes_received, self._queued("FIONREAD"), self._queued("TIOCOUTQ")
 
-    def _queued(self, which: int) -> int:
-        """Bytes in the kernel that we have not received, or that the other side has not taken."""
+    def _queued(self, which: str) -> int:
+        """Bytes in the kernel that we have not received (FIONREAD), or that the other side has not taken (TIOCOUTQ)."""
         told = bytearray(4)
-        with contextlib.suppress(OSError, ValueError):  # closed; or a system that does not say
-            fcntl.ioctl(self._sock.fileno(), which, told)
+        if fcntl is not None:
+            with contextlib.suppress(OSError, ValueError):  # closed; or a system that does not say
+                fcntl.ioctl(self._sock.fileno(), getattr(termios, which), told)
         return int.from_bytes(told, sys.byteorder)
 
     def silent(self) -> BrokenError:
@@ -465,7 +472,7 @@ class Transport:
         self._wake_all()
 
     def _arrived_by_now(self) -> int:
-        return self._queued(termios.FIONREAD)
+        return sys.maxsize if fcntl is None else self._queued("FIONREAD")  # unsaid: all that comes before it is quiet
 
     def _wake_all(self) -> None:
         """Wake whoever waits here, in another thread too, and do not tell the other side that it were an end."""

@@ -91,6 +91,7 @@ class Connection:
         "_large",
         "_later",
         "_mark",
+        "_mixed",
         "_plain",
         "_ready",
         "_receive_whole",
@@ -143,6 +144,7 @@ class Connection:
         self._thread = transport.waiter.me if gathers and transport.waiter.blocks else None
         self._kept: list[_Reply] = _NONE  # type: ignore[assignment]
         self._framed_size = 0  # bytes in it that are framed
+        self._mixed = False  # whether any ever were: else all in it are small ones
         # What was taken and is on its way: nothing may go in between. Who has the lock sends it, the others wait for
         # their bells.
         self._rest: Sequence[Buffer] = ()
@@ -311,7 +313,9 @@ class Connection:
             self._ready = self._later = _NONE
             self._behind = True
         if self._kept:
-            self._kept[:] = [tuple(self._framed(self._kept[:]))]
+            framed = tuple(self._framed(self._kept[:]))
+            self._mixed = True
+            self._kept[:] = [framed]
         self._speak(framing)
 
     def file(self) -> ConnectionFile:
@@ -518,6 +522,7 @@ class Connection:
         if small:
             self._kept.append(cast("bytes", messages[0]))
             return len(self._kept) >= _TOGETHER
+        self._mixed = True  # first: another thread may take it at once
         self._kept.append(
             tuple([one if type(one) is bytes else bytes(one) for one in pieces])
         )  # the rest is the caller's
@@ -536,7 +541,7 @@ class Connection:
 
     def _framed(self, kept: Sequence[_Reply]) -> Sequence[Buffer]:
         """The pieces of what was kept, in one where they are small."""
-        if set(map(type, kept)) == {bytes}:
+        if not self._mixed:
             self._sent += len(kept)
             return (self.framing.encode_plain(cast("Sequence[bytes]", kept)),)
         pieces: list[Buffer] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from enchufe.dataclass import dataclass
 
 NO_PARENT: Final = 0xFFFF_FFFF
 NO_LINK: Final = 0xFFFF_FFFF

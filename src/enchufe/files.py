@@ -6,11 +6,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
 from enchufe import events, meeting
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.events import OnEvent
 from enchufe.meeting import Aim, Make

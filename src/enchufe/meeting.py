@@ -7,12 +7,13 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from blake3 import blake3
 
 from enchufe import events, transports
+from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session

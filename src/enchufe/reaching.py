@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -30,6 +30,7 @@ from enchufe.access.links import SCHEME, Link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction, meet
+from enchufe.dataclass import dataclass
 from enchufe.errors import (
     BrokenError,
     BusyError,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 
+from enchufe.dataclass import dataclass
 from enchufe.transports.tls import TlsTransport
 
 Way = Literal["code", "key", "token", "again"]

@@ -12,10 +12,11 @@ import secrets
 import ssl
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import StoreError
 
 ALPN: Final = "enchufe/1"

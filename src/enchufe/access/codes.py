@@ -7,10 +7,11 @@ import secrets
 import threading
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Self
 
 from enchufe.access.words import LANGUAGES, Language, language, plain, whole, words
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 
 LABELS: Final = 99

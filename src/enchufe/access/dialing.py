@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from enchufe.access import messages as m
 from enchufe.access.admitted import Admitted, Identity, Introduction
@@ -13,6 +13,7 @@ from enchufe.access.binding import Binding, derived
 from enchufe.access.codes import Code
 from enchufe.access.exchange import Exchange
 from enchufe.access.refusals import AnotherMachine, UnknownMachine
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 

@@ -10,13 +10,13 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Final
 
 from enchufe.access import interfaces as machine
 from enchufe.access.interfaces import Interface
+from enchufe.dataclass import dataclass
 from enchufe.transports.addresses import TcpAddress
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 from enchufe.access import messages as m
@@ -17,6 +17,7 @@ from enchufe.access.codes import LiveCode
 from enchufe.access.exchange import Exchange
 from enchufe.access.pairing import ListenerPairing
 from enchufe.access.refusals import AnotherMachine, CodeGone, Denial, TokenRefused, UnknownMachine, WrongCode
+from enchufe.dataclass import dataclass
 from enchufe.errors import EnchufeError, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 

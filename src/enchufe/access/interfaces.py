@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 

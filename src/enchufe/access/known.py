@@ -6,10 +6,11 @@ import re
 import time
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from enchufe.access.state import Book, Folder
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, Refused
 from enchufe.printable import printable
 from enchufe.store.names import folded

@@ -11,13 +11,13 @@ import binascii
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import quote, unquote
 
 from enchufe.access import interfaces as machine
 from enchufe.access.codes import Code
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress, parse_address
 
@@ -39,7 +39,7 @@ def looks_like_code(text: str) -> bool:
     return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", text)) is not None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Link:
     """What a link says.
 

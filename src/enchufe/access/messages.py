@@ -6,10 +6,10 @@ What a body must hold to make sense at all is checked here; what it proves is fo
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, Final, Self
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer.message import exactly, malformed
 
@@ -83,7 +83,7 @@ class Knock(Message):
     @classmethod
     def unpack(cls, body: bytes) -> Self:
         """As `Message.unpack`."""
-        knock = super(Knock, cls).unpack(body)
+        knock = super(Knock, cls).unpack(body)  # noqa: UP008 (a class with slots is made anew)
         if knock.magic != MAGIC or not 0 < knock.lowest <= knock.highest:
             raise malformed(cls.type)
         return knock

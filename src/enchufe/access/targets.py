@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from enchufe.access.links import SCHEME, Link, looks_like_code
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import Address, parse_address
 

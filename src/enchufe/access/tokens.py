@@ -11,12 +11,13 @@ import binascii
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from enchufe.access.identity import KeyPair
 from enchufe.access.known import chosen_name
 from enchufe.access.state import Book, Folder
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, Refused
 from enchufe.printable import printable
 

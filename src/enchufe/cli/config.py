@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -20,6 +19,7 @@ from click.core import ParameterSource
 from enchufe.access.folders import config_folder
 from enchufe.cli import exits, output
 from enchufe.cli.options import Rate, Size
+from enchufe.dataclass import dataclass
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any, Final
 
 import click
 
 from enchufe.cli import terminal
 from enchufe.cli.show import Screen, screen
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 
 CODE: Final = "ENCHUFE_CODE"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from typing import Final
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.cli import exits
 from enchufe.cli.dump import Mixed
+from enchufe.dataclass import dataclass
 from enchufe.errors import EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.framing.base import Decoder
 from enchufe.transports import certificates

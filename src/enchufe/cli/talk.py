@@ -14,7 +14,6 @@ import shlex
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -27,6 +26,7 @@ from enchufe.cli.messages import RECEIVED, SENT, Form, Shown
 from enchufe.cli.secured import Believing, Proving, Unsecured, exit_code
 from enchufe.cli.typed import Input, Notation
 from enchufe.connection import Connection
+from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.framing.base import Framing
 from enchufe.framing.parse import parse_framing

@@ -17,9 +17,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final, Literal, NoReturn
 
+from enchufe.dataclass import dataclass
 from enchufe.engines import Engine as AnyEngine
 from enchufe.engines import threads
 from enchufe.engines.handover import Handover, channel, ended, give
@@ -135,7 +136,7 @@ def _told(status: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-@dataclass
+@dataclass(slots=True)
 class _Worker:
     pid: int
     born: float

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from enchufe import events
+from enchufe.dataclass import dataclass
 from enchufe.entry import UNKNOWN_SIZE
 from enchufe.errors import (
     BrokenError,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from blake3 import blake3
 
+from enchufe.dataclass import dataclass
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import Refused
 from enchufe.waiting import Doorbell

@@ -13,9 +13,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.transfer.messages import STREAMS
 
 # Of all places: as many are taken by one address at the most; from so many on some are dropped, at first this share.

@@ -12,11 +12,11 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import (
     BrokenError,
     BusyError,

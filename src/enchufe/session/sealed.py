@@ -6,7 +6,6 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from enchufe.access.binding import derived
 from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError
 from enchufe.link import head, late_after
 from enchufe.transports import Transport, advance

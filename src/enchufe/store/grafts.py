@@ -6,9 +6,9 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.entry import Kind
 from enchufe.store import linux
 from enchufe.store.names import NAME_MAX

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from enchufe.buffer import Buffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import Answer, Entry
 from enchufe.store.hands import Hands
 from enchufe.store.reading import Content

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from blake3 import blake3
 
 from enchufe.buffer import Buffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, LISTED, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import ClosedError, LocalProtocolError, NoSpaceError, RemoteProtocolError
 from enchufe.store.grafts import free_names

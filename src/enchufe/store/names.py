@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
-from dataclasses import dataclass
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import RemoteProtocolError
 from enchufe.printable import printable
 from enchufe.store.faults import FULL, OUT_OF_MEANS

@@ -6,8 +6,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.folders import DIRECTORY

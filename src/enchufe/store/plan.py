@@ -12,12 +12,13 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final, Literal
 
 from blake3 import blake3
 
+from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Self
 
 from enchufe.buffer import Buffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry
 from enchufe.transfer.message import (
     BATCH_FILES,

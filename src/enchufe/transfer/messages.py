@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Self
 
 from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Answer, Reason
 from enchufe.errors import RemoteProtocolError
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from enchufe.buffer import Buffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import LISTED, NO_LINK, UNKNOWN_SIZE, Entry, Kind, Listing
 from enchufe.transfer.message import CONTROL_SIZE, FILE_SIZE, Message, Type, malformed
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from enchufe.buffer import Buffer
+from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError, VerificationError
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same, travels_in_batch

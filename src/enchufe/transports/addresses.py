@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
+from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 
 _HINT = "Write host:port, :port (every interface), [v6 address]:port, unix:/path or shm:/path."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +25,7 @@ from tests.until import until
 PREFIXED = framing.LengthPrefixed(4)
 NETSTRING = framing.Netstring(max_size=100)
 EVERY = pytest.mark.parametrize("engine", ENGINES)
+WORKERS = ["processes", "processes x 2", "events x 2", "threads x 2"]
 KINDS = ["threads", "processes", "processes x 2", "events", "asyncio", "trio"]
 
 
@@ -158,3 +162,33 @@ def test_a_lifetime_is_over_for_a_file_too(engine: str) -> None:
     with ENGINES[engine](reading, "127.0.0.1:0", PREFIXED, max_lifetime=0.3, drain=0.2) as (address, *_):
         with connected(address, PREFIXED) as client, pytest.raises(BrokenError):
             client.receive()
+
+
+@pytest.mark.parametrize("engine", WORKERS)
+def test_a_worker_that_dies_is_no_orderly_end(engine: str) -> None:
+    async def dying(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+            if message == b"die":
+                await connection.flush()
+                assert await connection.receive() == b"now"
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with ENGINES[engine](dying, "127.0.0.1:0", PREFIXED, drain=1) as (address, *_):
+        with connected(address, PREFIXED) as client:
+            assert client.ask(b"die") == b"die"
+            client.send(b"now")
+            with pytest.raises(BrokenError):
+                client.receive()
+
+
+def test_a_worker_that_is_killed_at_the_end_of_a_drain_is_no_orderly_end() -> None:
+    async def stuck(connection: Connection) -> None:
+        await connection.send(b"in")
+        ctypes.PyDLL(None).sleep(60)  # no thread of that process runs meanwhile
+
+    with ENGINES["processes"](stuck, "127.0.0.1:0", PREFIXED, drain=0.1) as (address, *_):
+        client = enchufe.connect(address, framing=PREFIXED, timeout=20)
+        assert client.receive() == b"in"
+    with client, pytest.raises(BrokenError):
+        client.receive()

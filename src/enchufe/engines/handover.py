@@ -102,6 +102,7 @@ class Handover(Acceptor):
                 arrived.frombytes(fds[: len(fds) - len(fds) % _FDS])
             transport: Transport | None = self._origins[origin].adopt(arrived[0], waiter) if arrived else None
             if transport is not None:
+                transport.ends_only_by_close()
                 return transport, number
             # It left on the way, or there was no descriptor for it here.
             with self._telling, contextlib.suppress(OSError):

@@ -233,6 +233,7 @@ class Supervisor:
         transport = self._acceptor.try_accept(self._waiter)
         if transport is None:
             return False
+        transport.ends_only_by_close()
         number = next(self._numbers)
         if self._each:
             self._fork_for(transport, number)

@@ -35,6 +35,9 @@ _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
 _BRIEFLY: Final = 0.05
 _KERNEL_WAITS: Final = sys.platform.startswith(("linux", "darwin", "freebsd"))
 _RCVTIMEO: Final = struct.pack("@ll", 0, int(_BRIEFLY * 1_000_000))  # a struct timeval
+# What becomes of the last copy of a socket: sent is what was to be sent, then an end; or cut. A struct linger.
+_LINGER: Final = struct.pack("@ii", 0, 0)
+_NO_LINGER: Final = struct.pack("@ii", 1, 0)
 _NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
 
 # What recv and send say when the world, not the caller, ended the connection.
@@ -79,6 +82,7 @@ class Transport:
         "_kernel_waits",
         "_late",
         "_left",
+        "_lives",
         "_sock",
         "_stopped",
         "_turn",
@@ -107,6 +111,8 @@ class Transport:
         # stop_receiving() was called: what had arrived is all there is, so many bytes by now.
         self._stopped = False
         self._left = 0
+        # ends_only_by_close() was called.
+        self._lives = False
         # Somebody waits for room to send.
         self._full = False
         # The last receive took all there was: another would find nothing.
@@ -435,6 +441,8 @@ class Transport:
         # In this order: poll() in another thread does not notice a bare close.
         self._closed = True
         with contextlib.suppress(OSError):  # cut already: there is nobody to tell
+            if self._lives:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             self._sock.shutdown(socket.SHUT_RDWR)
         self.waiter.forget(self)
         self._sock.close()
@@ -515,9 +523,15 @@ class Transport:
             return
         self._closed = True
         with contextlib.suppress(OSError):  # as in close()
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.waiter.forget(self)
         self._sock.close()
+
+    def ends_only_by_close(self) -> None:
+        """From here on the death of the process that has this is no orderly end: the kernel cuts the connection."""
+        self._lives = True
+        with contextlib.suppress(OSError):  # as in close()
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
 
     def __enter__(self) -> Self:
         return self

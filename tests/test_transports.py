@@ -21,6 +21,7 @@ from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
+from tests.namespaces import two_machines
 from tests.until import until
 
 WAITER = BlockingWaiter()
@@ -235,6 +236,26 @@ def test_port_0_is_one_port_on_all_addresses() -> None:
             dial(address).close()
     with Listener(parse_address(":0")) as everywhere:
         dial(f"127.0.0.1:{everywhere.addresses[-1].rpartition(':')[2]}").close()
+
+
+def test_an_address_of_one_link_is_listened_on_and_told_with_its_link() -> None:
+    code = """
+import enchufe
+from enchufe import framing
+
+async def peer(connection):
+    async for _ in connection:
+        await connection.send(connection.peer.encode())
+
+with enchufe.Server(peer, "[fe80::ff:fe00:1%link0]:0", framing=framing.Lines()) as server:
+    with enchufe.connect(*server.addresses, framing=framing.Lines(), timeout=20) as connection:
+        print(*server.addresses, connection.peer, connection.ask(b"").decode())
+"""
+    with two_machines() as (one, _):
+        done = subprocess.run(one.python(code), check=True, capture_output=True, text=True, timeout=60)
+    listening, dialed, came = done.stdout.split()
+    assert listening == dialed
+    assert {address.rpartition(":")[0] for address in (dialed, came)} == {"[fe80::ff:fe00:1%link0]"}
 
 
 def test_addresses_that_cannot_be_listened_on(tmp_path: Path) -> None:

@@ -205,9 +205,9 @@ def listen(address: TcpAddress, backlog: int) -> list[socket.socket]:
     Raises:
         LocalProtocolError: the port is taken or reserved, or the address is not this machine's.
     """
-    found = [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("0.0.0.0", address.port))]  # noqa: S104
+    found: list[_Found] = [(socket.AF_INET6, ("::", address.port)), (socket.AF_INET, ("0.0.0.0", address.port))]  # noqa: S104
     if address.host:
-        found = [(family, where[:2]) for family, where in _look_up(address, socket.AI_PASSIVE)]
+        found = _look_up(address, socket.AI_PASSIVE)
     # With port 0 the kernel picks one on the first address; it may be taken on the next: pick again.
     for last_try in itertools.chain([False] * 15, [True]):
         try:
@@ -222,11 +222,11 @@ class _PortTaken(LocalProtocolError):
     """The port the kernel picked for one address is taken on another."""
 
 
-def _bind_all(found: list[tuple[Any, Any]], address: TcpAddress, backlog: int) -> list[socket.socket]:
+def _bind_all(found: list[_Found], address: TcpAddress, backlog: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     port = address.port
     try:
-        for family, (host, _) in found:
+        for family, (host, _, *link) in found:
             try:
                 sock = socket.socket(family, socket.SOCK_STREAM)
             except OSError:
@@ -240,7 +240,7 @@ def _bind_all(found: list[tuple[Any, Any]], address: TcpAddress, backlog: int) -
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
-                sock.bind((host, port))
+                sock.bind((host, port, *link))
                 sock.listen(backlog)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and len(found) > 1:
@@ -280,7 +280,16 @@ def written(sock: socket.socket) -> str:
 
 
 def _written(where: _SocketAddress) -> str:
-    return str(TcpAddress(where[0], where[1]))
+    host, port, *v6 = where
+    return str(TcpAddress(f"{host}%{_link(v6[1])}" if v6 and v6[1] else host, port))
+
+
+def _link(number: int) -> str:
+    """The name of the interface on which alone an address holds (RFC 4007 section 11)."""
+    try:
+        return socket.if_indextoname(number)
+    except OSError:  # it is gone: its number does as well
+        return str(number)
 
 
 def _look_up_any(addresses: Sequence[TcpAddress]) -> list[_Found]:

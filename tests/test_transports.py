@@ -488,3 +488,31 @@ def test_a_system_that_does_not_say_what_has_arrived_reads_all_that_has(
         near.stop_receiving()
         assert [drive(near.receive(4)), drive(near.receive(4)), drive(near.receive(4))] == [b"befo", b"re", b""]
         drive(near.until_taken(near.waiter.now() + 20))
+
+
+def test_a_system_without_fcntl_has_all_but_shared_memory() -> None:
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["fcntl", "termios", "grp", "pwd", "resource"]))
+import os
+del os.memfd_create
+import enchufe
+from enchufe import framing
+
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+
+for engine in "threads", "events":
+    with enchufe.Server(echo, "127.0.0.1:0", framing=framing.Lines(), engine=engine) as server:
+        with enchufe.connect(*server.addresses, framing=framing.Lines(), timeout=20) as connection:
+            print(connection.ask(b"hola").decode())
+try:
+    enchufe.connect("shm:/tmp/nowhere", framing=framing.Lines())
+except enchufe.LocalProtocolError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert not done.stderr
+    assert done.stdout.splitlines()[:2] == ["hola", "hola"]
+    assert "shared memory needs" in done.stdout

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import mmap
 import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from enchufe.buffer import Buffer
 from enchufe.errors import (
@@ -32,6 +31,12 @@ from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
 from enchufe.transports.stream import Transport
 from enchufe.waiting import READ, WRITE, Interest, Waiter
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: it is imported there, and refused when it is to be used
+    fcntl = None
 
 NAME: Final = "shared_memory"
 

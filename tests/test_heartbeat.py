@@ -60,12 +60,12 @@ class Narrow(Transport):
 class Talk:
     """A connection with a heartbeat, and the other end of it in our hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, heartbeat: Heartbeat = BEAT) -> None:
         ours, self.theirs = socket.socketpair()
         self.theirs.setblocking(False)
         self.waiter = Scripted()
         self.transport = Narrow(ours, self.waiter, name="narrow", local="", peer="the peer")
-        self.connection = BeatingConnection(self.transport, PREFIXED, heartbeat=BEAT)
+        self.connection = BeatingConnection(self.transport, PREFIXED, heartbeat=heartbeat)
 
     def say(self, *messages: bytes) -> int:
         return self.theirs.send(framed(*messages))
@@ -163,6 +163,38 @@ def test_whoever_takes_some_of_a_message_is_alive(talk: Talk) -> None:
 
 def test_whoever_says_something_is_alive(talk: Talk) -> None:
     assert sending_while(talk, lambda: talk.say(b""), 5) == 6
+
+
+@pytest.mark.parametrize("patience", [3, 3.5, 1.1])
+def test_silence_is_found_when_patience_is_over_and_not_later(patience: float) -> None:
+    """Counted from the last byte, or from when we began to listen."""
+    with closing(Talk(Heartbeat(b"", every=1, patience=patience))) as talk:
+        talk.say(b"first", b"second")
+        assert drive(talk.connection.receive()) == b"first"
+        assert drive(talk.connection.receive()) == b"second"
+        begun = talk.waiter.clock = 10.25
+        talk.waiter.steps[READ] = lambda: None
+        with pytest.raises(BrokenError, match="no sign of life"):
+            drive(talk.connection.receive())
+        assert talk.waiter.clock == begun + patience
+
+
+def test_silence_in_the_middle_of_a_message_is_found_as_soon(talk: Talk) -> None:
+    def a_piece_at(*moments: float) -> Step:
+        left = list(moments)
+
+        def step() -> object:
+            if not left:
+                return None
+            talk.waiter.clock = left.pop(0)
+            return talk.theirs.send(framed(bytes(100))[:5])
+
+        return step
+
+    talk.waiter.steps[READ] = a_piece_at(0.3, 0.6, 0.75)
+    with pytest.raises(BrokenError, match="no sign of life"):
+        drive(talk.connection.receive())
+    assert talk.waiter.clock == 3.75
 
 
 def test_a_limit_of_ones_own_holds_for_a_send_all_the_same(talk: Talk) -> None:

@@ -27,7 +27,9 @@ class Heartbeat:
     Args:
         message: what is never said otherwise; the framing must be able to carry it.
         every: seconds.
-        patience: seconds of silence after which the other side counts as dead; by default three times `every`.
+        patience: seconds of silence after which the other side counts as dead; by default three times `every`. Whoever
+            receives counts from the last byte, or from when it began to listen; whoever waits to send looks once in
+            so many seconds, and so finds it within twice as many.
 
     Raises:
         LocalProtocolError: the times make no sense.
@@ -132,6 +134,7 @@ class BeatingConnection(Connection):
         allowed = self._allowed
         # Silence counts from when we listen: what came while nobody did waits in the kernel.
         self._heard = now = self.transport.waiter.now()
+        self._counted = self.transport.bytes_received
         while True:
             if not self._ended and now >= self._said + self.heartbeat.every:
                 self._say_alive()
@@ -143,11 +146,16 @@ class BeatingConnection(Connection):
                 if allowed is not None and now >= allowed:
                     raise
                 # Of whoever is being sent something the sender knows more.
-                if self._sending or self._counted != self.transport.bytes_received:
-                    self._counted = self.transport.bytes_received
+                if self._sending:
                     self._heard = now
                 elif now >= self._heard + self.heartbeat.patience:
                     raise self.transport.silent() from None
+
+    async def _receive_behind(self, deadline: float | None) -> None:  # noqa: ARG002 (each piece of a message moves it)
+        if self._counted != self.transport.bytes_received:
+            self._counted = self.transport.bytes_received
+            self._heard = self.transport.waiter.now()
+        await super()._receive_behind(self._patience())
 
     def _say_alive(self) -> None:
         """Beat, as far as that goes without waiting; while something else is on its way, that is a sign of life."""

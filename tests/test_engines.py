@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -513,3 +514,34 @@ def test_a_server_under_asyncio_drains_when_it_is_cancelled() -> None:
 
     asyncio.run(main())
     assert select.select([], [], [], 0) == ([], [], [])
+
+
+@pytest.mark.parametrize(
+    ("run", "sleep"),
+    [(lambda main: asyncio.run(main()), asyncio.sleep), (trio.run, trio.sleep)],
+    ids=["asyncio", "trio"],
+)
+def test_a_drain_ends_a_handler_that_awaits_something_else(
+    run: Callable[[Callable[[], Any]], None], sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Whose other side learns that this is no orderly end."""
+    outcomes: list[str] = []
+
+    async def busy(connection: Connection) -> None:
+        await connection.send(b"in")
+        try:
+            await sleep(15)
+            outcomes.append("slept")
+        finally:
+            outcomes.append("left")
+
+    async def main() -> None:
+        async with aio.Server(busy, "127.0.0.1:0", framing=PREFIXED, drain=0.1) as server:
+            connection = await aio.connect(server.addresses[0], framing=PREFIXED, timeout=20)
+            assert await connection.receive() == b"in"
+        async with connection:
+            with pytest.raises(BrokenError):
+                await connection.receive()
+
+    run(main)
+    assert outcomes == ["left"]

@@ -106,6 +106,10 @@ class Host(ABC):
         """Run `coroutine` as a task; `finish` gets what it raised, and `about`."""
 
     @abstractmethod
+    def cancel(self) -> None:
+        """Cancel, as this loop does it, whatever was spawned and still runs."""
+
+    @abstractmethod
     async def join(self) -> None:
         """Wait for all that was spawned, even where the caller is being cancelled."""
 
@@ -202,6 +206,7 @@ class AsyncioHost(Host):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._beside: set[asyncio.Task[Any]] = set()
 
     def now(self) -> float:
         """Seconds on the loop's clock."""
@@ -283,7 +288,9 @@ class AsyncioHost(Host):
 
     def beside(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """As `Host.beside`."""
-        self.spawn(coroutine, _ignore, None)
+        task = self._loop.create_task(coroutine)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """As `Host.call_soon`."""
@@ -303,10 +310,15 @@ class AsyncioHost(Host):
         self._tasks.add(task)
         task.add_done_callback(ended)
 
+    def cancel(self) -> None:
+        """As `Host.cancel`."""
+        for task in self._tasks:
+            task.cancel()
+
     async def join(self) -> None:
         """As `Host.join`."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while tasks := self._tasks | self._beside:
+            await asyncio.wait(tasks)
 
     async def sleep_forever(self) -> None:
         """As `Host.sleep_forever`."""
@@ -340,6 +352,7 @@ class TrioHost(Host):
         self._token = trio.lowlevel.current_trio_token()
         self._watching: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
+        self._scopes: set[trio.CancelScope] = set()
         self._stack = AsyncExitStack()
 
     def now(self) -> float:
@@ -407,16 +420,24 @@ class TrioHost(Host):
 
         async def run() -> None:
             error: BaseException | None = None
+            # The server's own drain ends what is cancelled with it.
+            scope = self._trio.CancelScope(shield=True)
+            self._scopes.add(scope)
             try:
-                # The server's own drain ends what is cancelled with it.
-                with self._trio.CancelScope(shield=True):
+                with scope:
                     await coroutine
             except Exception as caught:  # noqa: BLE001 (told)
                 error = caught
+            self._scopes.discard(scope)
             finish(error, about)
 
         assert self._nursery is not None
         self._nursery.start_soon(run)
+
+    def cancel(self) -> None:
+        """As `Host.cancel`."""
+        for scope in self._scopes:
+            scope.cancel()
 
     async def join(self) -> None:
         """As `Host.join`."""
@@ -446,10 +467,6 @@ class TrioHost(Host):
                 except self._trio.ClosedResourceError:
                     return
                 self._dispatch()
-
-
-def _ignore(error: BaseException | None, about: object) -> None:
-    """It raises nothing."""
 
 
 def host() -> Host:
@@ -518,6 +535,8 @@ class connect:
 class Server:
     """A server in the loop that runs: `async with aio.Server(handler, ...) as server`; leaving the block drains it.
 
+    Handlers that are late then are cut off, and cancelled a second later where they await something else.
+
     Args:
         handler: `async def`, with a Connection; it may await whatever the loop's own code may.
         addresses, framing, backlog, tls, limits: as for `enchufe.Server`.
@@ -546,7 +565,7 @@ class Server:
     async def __aenter__(self) -> Self:
         self._host = host()
         await self._host.open()
-        self._host.spawn(self._engine.serve(self._host), _raise, None)
+        self._host.spawn(self._engine.serve(self._host), self._served, None)
         return self
 
     async def __aexit__(
@@ -555,6 +574,13 @@ class Server:
         assert self._host is not None
         self._engine.stop()
         await self._host.join()
+
+    def _served(self, error: BaseException | None, _: object) -> None:
+        """The drain is over: a handler that awaits something else than its connection learns of it too."""
+        assert self._host is not None
+        self._host.cancel()
+        if error is not None:
+            raise error
 
 
 async def serve(
@@ -569,8 +595,3 @@ async def serve(
     async with Server(handler, *addresses, framing=framing, backlog=backlog, tls=tls, **limits) as server:
         assert server._host is not None
         await server._host.sleep_forever()
-
-
-def _raise(error: BaseException | None, _: object) -> None:
-    if error is not None:
-        raise error

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from enchufe.engines.loop import Loop
 from enchufe.engines.slots import Slots
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.heartbeat import Heartbeat
+from enchufe.testing import ManualClock
 from enchufe.waiting import READ, WRITE, Doorbell
 from tests.matrix.engines import ENGINES, connected, echo
 from tests.until import until
@@ -430,6 +431,37 @@ class Foreign:
 
     def __await__(self) -> Generator[str, None, None]:
         yield "a future"
+
+
+def test_whoever_comes_waits_for_few_of_those_that_are_busy_without_a_pause() -> None:
+    """And they all go on, though others always come."""
+    clock = ManualClock()
+    loop = Loop(clock=clock)
+    turns = [0] * 50
+    waited: list[int] = []
+
+    async def busy(number: int) -> None:
+        while True:
+            turns[number] += 1
+            clock.advance(clock() + 0.0005)
+            await loop.pause()
+
+    async def main() -> None:
+        for number in range(len(turns)):
+            loop.spawn(busy(number))
+        with closing(Doorbell()) as bell:
+            while min(turns) < 5:
+                before = sum(turns)
+                bell.ring()
+                await loop.wait_one(bell, READ)
+                bell.clear()
+                waited.append(sum(turns) - before)
+            loop.forget(bell)
+
+    loop.run(main())
+    loop.close()
+    assert max(waited[2:]) <= 4  # once all have begun
+    assert max(turns) - min(turns) <= 1
 
 
 def test_the_loop_hears_other_threads_and_ends_what_is_late() -> None:

@@ -392,6 +392,18 @@ def test_the_others_have_their_turn_though_there_is_always_more(into: bool) -> N
     assert waiter.pauses >= 3
 
 
+def test_the_others_have_their_turn_though_much_is_taken_at_once() -> None:
+    waiter = Counting()
+    ours, theirs = socket.socketpair()
+    with theirs, unix.transport(ours, waiter) as near:
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        for _ in range(10):
+            theirs.send(bytes(150_000), socket.MSG_DONTWAIT)
+            assert drive(near.receive_into(bytearray(150_000))) == 150_000
+    assert waiter.pauses >= 3
+
+
 def test_the_others_have_their_turn_while_what_comes_is_dropped() -> None:
     waiter = Counting()
     ours, theirs = socket.socketpair()

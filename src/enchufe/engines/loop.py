@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 _WORKERS: Final = 4  # threads for what keeps a disk or a processor busy
 
+# Seconds for which those that are busy without a pause have their turn, before whoever came meanwhile.
+_SLICE: Final = 0.001
+
 # What a task yields that waits for us; anything else is foreign.
 _PARKED: Final = object()
 
@@ -36,7 +39,7 @@ class Task:
         done: it has ended: with `result`, or `error`.
     """
 
-    __slots__ = ("about", "coroutine", "deadline", "done", "error", "finish", "queued", "result", "timer")
+    __slots__ = ("about", "coroutine", "deadline", "done", "error", "finish", "greedy", "queued", "result", "timer")
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], finish: Finish | None, about: object) -> None:
         self.coroutine = coroutine
@@ -47,6 +50,8 @@ class Task:
         self.error: BaseException | None = None
         # It is among those that run next, whatever else it waits for.
         self.queued = False
+        # It used up all of its turn the last time that it ran, so the next one can wait.
+        self.greedy = False
         # When its wait ends at the latest; and when the loop will look after it, which may be earlier, so that a
         # deadline that moves on with every wait costs nothing.
         self.deadline: float | None = None
@@ -72,6 +77,7 @@ class Loop:
         self._by_descriptor = self._slots.by_descriptor
         self._current: Task | None = None
         self._queue: deque[Task] = deque()
+        self._greedy: deque[Task] = deque()
         self._actions: list[Callable[[], None]] = []
         self._timers: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
@@ -188,8 +194,8 @@ class Loop:
 
     @types.coroutine
     def pause(self) -> Generator[object, None, None]:
-        """As `Waiter.pause`: the others that are ready run first."""
-        self._enqueue(self._running())
+        """As `Waiter.pause`: the others that are ready run first, and so do those that become ready soon."""
+        self._put_last(self._running())
         yield _PARKED
 
     def before_waiting(self, action: Callable[[], None]) -> None:
@@ -215,20 +221,36 @@ class Loop:
             await self._parked()
         return future.result()
 
-    # One round: what the kernel says is ready, then what was put off, then whose time has come.
+    # One round: what the kernel says is ready, then what was put off, then some of those that are busy without a pause,
+    # then whose time has come.
 
     def _round(self) -> None:
+        begun = self._clock() if self._greedy else 0.0
         self._slots.poll(self._patience())
         for _ in range(len(self._queue)):
             task = self._queue.popleft()
             task.queued = False
             if not task.done:
                 self._step(task)
+        if self._greedy:
+            self._run_greedy(begun)
         if self._timers:
             self._run_timers()
 
+    def _run_greedy(self, begun: float) -> None:
+        """For as long as the others took since `begun`, where that is known, so that nobody starves."""
+        now = self._clock()
+        until = now + max(_SLICE, now - (begun or now))
+        for _ in range(len(self._greedy)):
+            task = self._greedy.popleft()
+            task.queued = False
+            if not task.done:
+                self._step(task)
+            if self._clock() >= until:
+                break
+
     def _patience(self) -> float | None:
-        if self._queue:
+        if self._queue or self._greedy:
             return 0
         return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
 
@@ -260,6 +282,12 @@ class Loop:
         elif error is not None:
             raise error
 
+    def _put_last(self, task: Task) -> None:
+        task.greedy = True
+        if not task.queued:
+            task.queued = True
+            self._greedy.append(task)
+
     def _enqueue(self, task: Task) -> None:
         if not task.queued:
             task.queued = True
@@ -277,7 +305,12 @@ class Loop:
         return task
 
     def _go_on(self, task: Task) -> None:
-        if not task.queued:
+        if task.queued:
+            return
+        if task.greedy:
+            self._put_last(task)
+            task.greedy = False
+        else:
             self._step(task)
 
     def _wake_reader(self, descriptor: int) -> None:

@@ -26,7 +26,8 @@ try:
 except ImportError:  # Windows
     fcntl = termios = None
 
-_TURN: Final = 8  # calls of 64 KiB at the most, mostly
+_TURN: Final = 8  # receives of 64 KiB at the most: one that took more counts as several
+_SHARE: Final = 65536  # bytes
 _LOOK: Final = 0.01  # seconds
 _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
 
@@ -296,7 +297,7 @@ class Transport:
             await self.waiter.wait_one(self._sock, READ, deadline)
         else:
             self._turn -= 1
-            if not self._turn:
+            if self._turn <= 0:
                 self._turn = _TURN
                 await self.waiter.pause()
         # An end is asked for once more: it may be close() that woke us.
@@ -328,11 +329,13 @@ class Transport:
             await self.waiter.wait_one(self._sock, READ, deadline)
         else:
             self._turn -= 1
-            if not self._turn:
+            if self._turn <= 0:
                 self._turn = _TURN
                 await self.waiter.pause()
         while (count := self.try_receive_into(view)) is None:
             await self.wait(READ, deadline)
+        if count > _SHARE:
+            self._turn -= count // _SHARE
         return count
 
     def _has_time(self, deadline: float | None) -> bool:

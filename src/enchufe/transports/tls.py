@@ -28,7 +28,7 @@ from enchufe.errors import (
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.certificates import client_context, server_context
-from enchufe.transports.stream import _NOW, _TURN, Transport, advance
+from enchufe.transports.stream import _NOW, _SHARE, _TURN, Transport, advance
 from enchufe.transports.tls_machine import PLAIN, RECORD, SLICE, TlsMachine
 from enchufe.waiting import READ, Waiter
 
@@ -409,6 +409,8 @@ class TlsTransport(Transport):
         await self._begin(len(view), deadline)
         while (count := self.try_receive_into(view)) is None:
             await self._arrival(len(view), deadline)
+        if count > _SHARE:
+            self._turn -= count // _SHARE
         return count
 
     async def _begin(self, size: int, deadline: float | None) -> None:
@@ -417,7 +419,7 @@ class TlsTransport(Transport):
             await self._arrival(size, deadline)
             return
         self._turn -= 1
-        if not self._turn:
+        if self._turn <= 0:
             self._turn = _TURN
             await self.waiter.pause()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import pickle
@@ -15,12 +16,13 @@ from pathlib import Path
 import pytest
 
 import enchufe
-from enchufe import BlockingConnection, Connection, framing
+from enchufe import BlockingConnection, Connection, aio, framing
 from enchufe.buffer import ReceiveBuffer
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
-from enchufe.file import ConnectionFile
+from enchufe.file import BlockingFile, ConnectionFile
 from enchufe.transports import unix
 from enchufe.waiting import BlockingWaiter, drive
+from tests.until import until
 
 LINES = framing.Lines()
 
@@ -203,3 +205,88 @@ def test_what_was_written_and_is_lost_is_no_orderly_end(blocking: bool) -> None:
             with pytest.raises(ConnectionResetError):
                 while peer.recv(1 << 20):
                     pass
+
+
+# One reads, another writes
+
+
+def narrow() -> tuple[ConnectionFile, socket.socket, int]:
+    """A file into which nothing more can be sent for now, its other end, and how many bytes stand between."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+    theirs.settimeout(20)
+    file = ConnectionFile(unix.transport(ours, BlockingWaiter()), ReceiveBuffer(), 20)
+    before = 0
+    while count := file.transport.try_send([bytes(1000)]):
+        before += count
+    return file, theirs, before
+
+
+def exactly(end: socket.socket, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        got += end.recv(1 << 16)
+    return bytes(got)
+
+
+def test_what_a_reader_sends_and_what_a_writer_does_are_not_mixed() -> None:
+    asyncio.run(reads_and_writes_at_once())
+
+
+async def reads_and_writes_at_once() -> None:
+    file, theirs, before = narrow()
+    file.transport.waiter = aio.host()
+    with theirs:
+        await file.write(b"a" * 50_000)
+        reading = asyncio.create_task(file.readline())  # it sends that first
+        await asyncio.sleep(0)
+        await file.write(b"b" * 10)
+        flushing = asyncio.create_task(file.flush())
+        writing = asyncio.create_task(file.write(b"c" * 100_000))
+        await asyncio.sleep(0)
+        heard = asyncio.create_task(asyncio.to_thread(exactly, theirs, before + 150_010))
+        await asyncio.gather(flushing, writing)
+        in_order = (await heard)[before:] == b"a" * 50_000 + b"b" * 10 + b"c" * 100_000
+        assert in_order
+        theirs.send(b"line\n")
+        assert await reading == b"line\n"
+        await file.close()
+
+
+def test_the_same_in_threads() -> None:
+    plain, theirs, before = narrow()
+    with theirs, BlockingFile(plain) as file:
+        file.write(b"a" * 50_000)
+        lines: list[bytes] = []
+        reading = threading.Thread(target=lambda: lines.append(file.readline()))
+        reading.start()
+        until(lambda: not plain._held)  # it sends that first
+        writing = threading.Thread(target=lambda: file.write(b"c" * 500_000))
+        writing.start()
+        in_order = exactly(theirs, before + 550_000)[before:] == b"a" * 50_000 + b"c" * 500_000
+        assert in_order
+        theirs.send(b"line\n")
+        reading.join(20)
+        writing.join(20)
+        assert lines == [b"line\n"]
+
+
+def test_who_reads_does_not_wait_for_who_writes() -> None:
+    """The other side may take what is written only when it was read from."""
+    plain, theirs, before = narrow()
+    with theirs, BlockingFile(plain) as file:
+        writing = threading.Thread(target=lambda: file.write(b"c" * 100_000))
+        writing.start()
+        until(lambda: plain._sending.taken)
+        answering = threading.Timer(0.05, theirs.send, [b"line\n"])
+        answering.start()
+        assert file.readline() == b"line\n"
+        answering.join()
+        exactly(theirs, before + 100_000)
+        writing.join()
+
+
+def test_nothing_is_waited_for_where_nothing_is_asked_for() -> None:
+    plain, theirs, _ = narrow()
+    with theirs, closing(BlockingFile(plain)) as file:
+        assert [file.read(0), file.read1(0), file.readline(0), file.readinto(bytearray())] == [b"", b"", b"", 0]

@@ -7,14 +7,15 @@ before a read that has to wait for the other side: it may be waiting for just th
 from __future__ import annotations
 
 import io
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import Transport
-from enchufe.waiting import drive
+from enchufe.waiting import Turnstile, drive
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ _CHUNK: Final = 65536  # bytes asked for at once
 
 class ConnectionFile:
     """Bytes both ways, without messages. Take it from `Connection.file()`; closing it closes the connection.
+
+    One task or thread may read while others write: what each call writes stays together.
 
     Args:
         transport: the bytes; this owns it from here on.
@@ -49,6 +52,8 @@ class ConnectionFile:
         self.deadline = deadline
         self._buffer = buffer
         self._held = bytearray(written)
+        self._changing = threading.RLock()  # who reads may be about to send it; re-entrant for a signal handler
+        self._sending = Turnstile()
         self.at_end = at_end
 
     def __repr__(self) -> str:
@@ -65,8 +70,8 @@ class ConnectionFile:
         return self._buffer.take(len(self._buffer) if size < 0 else min(size, len(self._buffer)))
 
     async def read_some(self, size: int) -> bytes:
-        """What is there, at least one byte and `size` at the most; b"" at the end. Raises as `read`."""
-        if not len(self._buffer):
+        """What is there, at least one byte and `size` (0 gives none) at the most; b"" at the end. Raises as `read`."""
+        if size and not len(self._buffer):
             await self._more()
         return self._buffer.take(min(size, len(self._buffer)))
 
@@ -87,15 +92,16 @@ class ConnectionFile:
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
         view = memoryview(data).cast("B")
-        if len(self._held) + len(view) < _HELD:
-            self._held += view
-        else:
+        with self._changing:
+            if fits := len(self._held) + len(view) < _HELD:
+                self._held += view
+        if not fits:
             await self._send(view)
         return len(view)
 
     async def flush(self) -> None:
         """Send what is buffered. Raises as `write`."""
-        if self._held:
+        if self._held or self._sending.taken:  # whoever reads may be sending what we wrote
             await self._send()
 
     async def end(self) -> None:
@@ -116,7 +122,7 @@ class ConnectionFile:
 
     def leave(self) -> None:
         """Close without waiting. Where written bytes are lost by it, the other side learns that this is no end."""
-        if self._held:
+        if self._held or self._sending.taken:
             self.transport.abort()
         self.transport.close()
 
@@ -141,14 +147,27 @@ class ConnectionFile:
             self.leave()
 
     async def _send(self, *more: Buffer) -> None:
-        """Send what is held, and `more` behind it."""
-        held, self._held = self._held, bytearray()
+        """Send what is held, and `more` behind it, behind what others are sending."""
+        deadline = self._deadline()
+        await self._sending.enter(self.transport.waiter, deadline)
+        await self._send_now(more, deadline)
+
+    async def _send_now(self, more: Sequence[Buffer], deadline: float | None) -> None:
+        """As `_send`, for who has entered; it leaves."""
         try:
-            await self.transport.send([held, *more], self._deadline())
-        except BaseException:
-            # Nothing of it went, so it can go later; or some did, and the transport sends no more.
-            self._held = held + self._held
-            raise
+            with self._changing:
+                held, self._held = self._held, bytearray()
+            if not (held or more):
+                return
+            try:
+                await self.transport.send([held, *more], deadline)
+            except BaseException:
+                # Nothing of it went, so it can go later; or some did, and the transport sends no more.
+                with self._changing:
+                    self._held = held + self._held
+                raise
+        finally:
+            self._sending.leave()
 
     async def _more(self) -> bool:
         """Have more bytes in hand: False at the end."""
@@ -156,7 +175,9 @@ class ConnectionFile:
             view = self._buffer.space(_CHUNK)
             count = self.transport.try_receive_into(view)
             if count is None:
-                await self.flush()
+                # Not behind another who sends: the other side may take it only when we have read.
+                if self._held and self._sending.try_enter():
+                    await self._send_now((), self._deadline())
                 count = await self.transport.receive_into(view, self._deadline())
             self._buffer.received(count)
             self.at_end = not count

@@ -279,3 +279,49 @@ class Doorbell:
         if read_end >= 0:
             os.close(write_end)
             os.close(read_end)
+
+
+class Turnstile:
+    """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does."""
+
+    def __init__(self) -> None:
+        self._taken = threading.Lock()
+        self._bells: list[Doorbell] = []
+        self._ringing = threading.Lock()  # nobody rings a bell that is being closed
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody is in."""
+        return self._taken.locked()
+
+    def try_enter(self) -> bool:
+        """Go in, where nobody is: whether that was so."""
+        return self._taken.acquire(blocking=False)
+
+    async def enter(self, waiter: Waiter, deadline: float | None = None) -> None:
+        """Go in, as soon as nobody is.
+
+        Raises:
+            DeadlineExceeded: somebody still was at `deadline`.
+        """
+        while not self.try_enter():
+            bell = Doorbell()
+            self._bells.append(bell)
+            try:
+                if self.taken:  # or nobody may ring any more
+                    # Not by wait_one, which a bell for all that receive may end at once.
+                    await waiter.wait([(bell, READ)], deadline)
+            finally:
+                waiter.forget(bell)
+                with self._ringing:
+                    if bell in self._bells:
+                        self._bells.remove(bell)
+                    bell.close()
+
+    def leave(self) -> None:
+        """Come out, and let the others try."""
+        self._taken.release()
+        if self._bells:
+            with self._ringing:
+                while self._bells:
+                    self._bells.pop().ring()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import gc
 import os
 import platform
 import resource
@@ -36,6 +37,7 @@ from enchufe.testing import CHECKS
 from enchufe.transports import Transport, parse_address, ring
 from enchufe.transports.shared_memory import CAPACITY, SharedMemoryTransport
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, drive
+from tests.until import until
 
 WAITER = BlockingWaiter()
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -603,3 +605,31 @@ def test_whoever_is_cut_off_is_woken_and_closes_as_cut(sending: bool) -> None:
             while drive(far.receive(1 << 20)):
                 pass
     assert "its time was over" in str(outcome[0])
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_a_cut_connection_leaves_nothing_until_a_collection(engine: str, tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def echo(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    with enchufe.Server(echo, f"shm:{tmp_path / 'socket'}", framing=framing.Lines(), engine=engine) as server:
+
+        def cut() -> None:
+            connection = enchufe.connect(*server.addresses, framing=framing.Lines(), timeout=20)
+            assert connection.ask(b"hola") == b"hola"
+            connection._connection.transport.abort()
+
+        gc.collect()
+        gc.disable()
+        try:
+            cut()  # what is made once
+            before = descriptors()
+            for _ in range(5):
+                cut()
+            until(lambda: descriptors() <= before)
+        finally:
+            gc.enable()

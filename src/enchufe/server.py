@@ -150,6 +150,7 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
                         None if error is None else f"{type(error).__name__}: {error}",
                     )
                 )
+            error = None  # its traceback has this frame, which would keep all of the connection until a collection
 
 
 def _concerns_all(error: BaseException | None) -> bool:
@@ -172,7 +173,7 @@ async def _part(connection: Connection, error: BaseException | None) -> BaseExce
         try:
             await connection.flush()
         except EnchufeError as caught:
-            error = error or caught
+            error = error or caught.with_traceback(None)  # for the same reason as above
             transport.abort()
         if error is None or await _misspoke(connection, error):
             if not connection.at_end or transport.stopped:

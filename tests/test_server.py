@@ -280,6 +280,47 @@ with enchufe.Server(echo, "127.0.0.1:0", framing=framing.Lines()) as server:
 """
 
 
+# Those that wait for the server's first step are more than it has descriptors for.
+STARVED_AT_ONCE = """
+import os, resource, sys, threading
+from enchufe import framing
+from enchufe.engines import events, threads
+from enchufe.server import Acceptor, ServerOptions
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+acceptor = Acceptor.listening(["127.0.0.1:0"], 128, ServerOptions(framing=framing.Lines()))
+engine = {"events": events, "threads": threads}[sys.argv[1]].Engine(echo, acceptor)
+print(acceptor.listeners[0].addresses[0], flush=True)
+sys.stdin.readline()
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 10, used + 10))
+thread = threading.Thread(target=engine.run)
+thread.start()
+sys.stdin.readline()
+engine.stop()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("engine", ["events", "threads"])
+def test_descriptors_may_run_out_in_the_first_step(engine: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARVED_AT_ONCE, engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin and process.stdout
+    with process, process.stdin as tell:
+        address = process.stdout.readline().strip()
+        crowd = [enchufe.connect(address, framing=LINES, timeout=20) for _ in range(20)]
+        print(file=tell, flush=True)
+        assert crowd[0].ask(b"served") == b"served"
+        for connection in crowd[:-1]:
+            connection.close()
+        assert crowd[-1].ask(b"served after all") == b"served after all"
+        crowd[-1].close()
+    assert process.returncode == 0
+
+
 def test_running_out_of_descriptors_is_survived_without_spinning() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STARVED],

@@ -57,17 +57,19 @@ class Engine:
         ended = Doorbell()
         waited: set[Waitable] = {self._stop, ended}
         try:
-            ready: list[Interest] = []
-            while not any(thing is self._stop for thing, _ in ready):
+            while True:
+                # First, since the acceptor makes a bell for it, and to accept may leave no descriptor for one.
+                interests: list[Interest] = [(self._stop, READ), *acceptor.interests()]
+                waited.update(thing for thing, _ in interests)
+                with contextlib.suppress(DeadlineExceeded):
+                    ready = await loop.wait(interests, acceptor.retry_at(loop.now()))
+                    if any(thing is self._stop for thing, _ in ready):
+                        break
                 for _ in range(_AT_ONCE):
                     accepted = acceptor.try_accept(loop)
                     if accepted is None:
                         break
                     self._start(loop, accepted)
-                interests = [(self._stop, READ), *acceptor.interests()]
-                waited.update(thing for thing, _ in interests)
-                with contextlib.suppress(DeadlineExceeded):
-                    ready = await loop.wait(interests, acceptor.retry_at(loop.now()))
         finally:
             for thing in waited - {ended}:
                 loop.forget(thing)  # before it is closed

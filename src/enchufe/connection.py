@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from itertools import chain, groupby
@@ -18,7 +17,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
-from enchufe.waiting import READ, Doorbell
+from enchufe.waiting import Turnstile
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -45,8 +44,6 @@ _NONE: Final = cast("list[bytes]", ())
 
 _Reply = bytes | tuple[Buffer, ...]
 """What is held back: a small message, to be framed with its like, or the pieces of framed ones."""
-
-_RINGING: Final = threading.Lock()  # nobody rings a bell that is being closed
 
 
 class Connection:
@@ -79,7 +76,6 @@ class Connection:
         "_at_end",
         "_batch",
         "_behind",
-        "_bells",
         "_buffer",
         "_closing",
         "_data",
@@ -145,12 +141,10 @@ class Connection:
         self._kept: list[_Reply] = _NONE  # type: ignore[assignment]
         self._framed_size = 0  # bytes in it that are framed
         self._mixed = False  # whether any ever were: else all in it are small ones
-        # What was taken and is on its way: nothing may go in between. Who has the lock sends it, the others wait for
-        # their bells.
+        # What was taken and is on its way: nothing may go in between.
         self._rest: Sequence[Buffer] = ()
-        self._flushing: threading.Lock | None = None
-        self._bells: list[Doorbell] = []
-        self._aside = False  # who has it is beside who sent that
+        self._flushing: Turnstile | None = None
+        self._aside = False  # who is in there is beside who sent that
         self._closing = False
         self._file: ConnectionFile | None = None
 
@@ -228,11 +222,10 @@ class Connection:
         """
         if self._file is not None:
             await self._file.flush()
-        transport, lock = self.transport, self._flushing
-        while lock is not None and (self._kept or self._rest):
-            if not lock.acquire(blocking=False):  # another task does it, which then takes what is held back meanwhile
-                await self._flushed(lock)
-                continue
+        transport, flushing = self.transport, self._flushing
+        while flushing is not None and (self._kept or self._rest):
+            if not flushing.try_enter():  # another task does it, and takes what is held back meanwhile
+                await flushing.enter(transport.waiter, self._deadline())
             try:
                 while self._next_rest():
                     count = transport.try_send(self._rest)
@@ -245,7 +238,7 @@ class Connection:
                         await transport.until_room(deadline)
                         self._rest = advance(self._rest, transport.try_send(self._rest))
             finally:
-                self._let_others_flush(lock)
+                flushing.leave()
 
     @property
     def unsent(self) -> bool:
@@ -345,8 +338,8 @@ class Connection:
         if self._file is not None:
             self._file.leave()
             return
-        lock = self._flushing
-        if lock is None or (lock.locked() and not self._aside):  # whoever is sending learns of it
+        flushing = self._flushing
+        if flushing is None or (flushing.taken and not self._aside):  # whoever is sending learns of it
             self._end_now()
             return
         self._closing = True
@@ -517,7 +510,7 @@ class Connection:
         pieces = () if small else self._encoded(messages)
         if not self._kept:
             if self._flushing is None:
-                self._kept, self._bells, self._flushing = [], [], threading.Lock()
+                self._kept, self._flushing = [], Turnstile()
             self.transport.waiter.before_waiting(self._flush_now)
         if small:
             self._kept.append(cast("bytes", messages[0]))
@@ -531,7 +524,7 @@ class Connection:
         return self._framed_size >= _HELD
 
     def _next_rest(self) -> bool:
-        """Take what is kept, where nothing is on its way; whether anything is then. For who has the lock."""
+        """Take what is kept, where nothing is on its way; whether anything is then. For who has entered."""
         if not self._rest and (kept := self._kept):
             batch = kept[:]
             del kept[: len(batch)]  # more may have come behind it
@@ -561,8 +554,8 @@ class Connection:
 
     def _flush_some(self) -> bool:
         """Send as much of what is held back as goes without waiting; whether more could go later."""
-        lock = self._flushing
-        if lock is None or not lock.acquire(blocking=False):
+        flushing = self._flushing
+        if flushing is None or not flushing.try_enter():
             return False  # whoever flushes sees to it
         try:
             while self._next_rest():
@@ -573,7 +566,7 @@ class Connection:
         except EnchufeError:
             pass  # it is told to whoever uses this next
         finally:
-            self._let_others_flush(lock)
+            flushing.leave()
         return False
 
     async def _flush_quietly(self) -> None:
@@ -591,31 +584,9 @@ class Connection:
     def _end_now(self) -> None:
         if self.unsent:
             self.transport.poison("it was closed before all was sent")
-            if self._flushing is not None and not self._flushing.locked():  # or who sends it has to be woken
+            if self._flushing is not None and not self._flushing.taken:  # or who sends it has to be woken
                 self.transport.abort()  # that is no orderly end
         self.transport.close()
-
-    async def _flushed(self, lock: threading.Lock) -> None:
-        """Wait until whoever has the lock has let go of it."""
-        bell = Doorbell()
-        self._bells.append(bell)
-        try:
-            if lock.locked():
-                # Not by wait_one, which a bell for all that receive may end at once.
-                await self.transport.waiter.wait([(bell, READ)], self._deadline())
-        finally:
-            self.transport.waiter.forget(bell)
-            with _RINGING:
-                if bell in self._bells:
-                    self._bells.remove(bell)
-                bell.close()
-
-    def _let_others_flush(self, lock: threading.Lock) -> None:
-        lock.release()
-        if self._bells:
-            with _RINGING:
-                while self._bells:
-                    self._bells.pop().ring()
 
     def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:
         """What stands for them on the wire."""

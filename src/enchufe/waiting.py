@@ -284,6 +284,8 @@ class Doorbell:
 class Turnstile:
     """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does."""
 
+    __slots__ = ("_bells", "_ringing", "_taken")
+
     def __init__(self) -> None:
         self._taken = threading.Lock()
         self._bells: list[Doorbell] = []

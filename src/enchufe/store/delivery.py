@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from blake3 import blake3
 
@@ -22,7 +22,8 @@ from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.faults import damaged, store_error
 from enchufe.store.hand import NEW, write_small
-from enchufe.store.hands import Answered, Hands, Hiring, Places
+from enchufe.store.handed import Handed
+from enchufe.store.hands import Hands, Hiring
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.interface import Own
 from enchufe.store.journal import Journal, Runs
@@ -34,9 +35,6 @@ from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
 from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
-
-if TYPE_CHECKING:
-    from enchufe.store.hand import Write
 
 # The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do. Whoever
 # tells it may have to wait for its queue: telling it every 8 MiB made one big file on ext4 a quarter slower than this.
@@ -314,36 +312,15 @@ class Delivery:
             return False
         if sum(len(data) for _, data, _ in files) > BLOCK_SIZE:  # which a sender may, though it need not
             return False
-        slot = them.slot()
-        places = Places()
-        asked: list[Write] = []
-        there: list[Entry] = []
+        handed = Handed(them, self._plan)
         here: list[tuple[Entry, Buffer, bytes]] = []
-        start = 0
-        folder, parent = 0, NO_PARENT  # of those that are staged under their own names: most are beside the one before
         with self._lock:
             for one in files:
-                entry, data, digest = one
-                size = len(data)
-                if entry.id in self._dropped:
-                    continue
-                if places.full or not self._is_plain(entry):
+                if one[0].id not in self._dropped and not (self._is_plain(one[0]) and handed.add(*one)):
                     here.append(one)
-                    continue
-                name, known = entry.name, b""
-                if entry.parent != parent or parent == NO_PARENT:
-                    folder, name = self._plan.place(entry, places)
-                    parent = entry.parent
-                    if name is not entry.name:
-                        known, parent = self._plan.identity(entry), NO_PARENT
-                slot.view[start : start + size] = data
-                mode = entry.mode & 0o777
-                asked.append((folder, name, mode, entry.mtime_ns, slot.start + start, size, digest, known))
-                there.append(entry)
-                start += size
 
         def answered(answer: tuple[()] | tuple[int, int] | None) -> None:
-            them.give_back(slot)
+            handed.give_back()
             if answer is None:
                 self._failed = True
                 raise StoreError(
@@ -351,15 +328,15 @@ class Delivery:
                     hint="Something has killed it, for want of memory perhaps. Try again: what has arrived is kept.",
                 )
             if answer:
-                raise self._wrong(there[answer[0]], answer[1])
+                raise self._wrong(handed.entry(answer[0]), answer[1])
             done()
 
-        begun = self._begin_there(them, asked, places, answered)
+        begun = handed.begin(self._folders, self._journal, answered)
         if begun:
             with self._lock:
-                self._space.stored += start
+                self._space.stored += handed.size
         else:
-            them.give_back(slot)
+            handed.give_back()
         for entry, data, digest in here if begun else files:
             if blake3(data).digest() != digest:
                 raise self._wrong(entry, 0)
@@ -367,16 +344,6 @@ class Delivery:
         if not begun:
             done()
         return True
-
-    def _begin_there(self, them: Hands, asked: Sequence[Write], places: Places, answered: Answered) -> bool:
-        """Have a hand write files; False where there is none to be asked now, or nothing to ask for."""
-        try:
-            paths = [self._plan.path(id_) for id_ in places.ids]
-            if asked:
-                them.write(asked, places, self._folders, paths, self._journal.reserve(len(asked)), answered)
-        except OSError:  # no descriptors left, say: whoever writes one by one may do with less, or finds out why
-            return False
-        return bool(asked)
 
     def _wrong(self, entry: Entry, number: int) -> Exception:
         """What to raise for an errno; 0: a content is of another digest."""

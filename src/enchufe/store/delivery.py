@@ -323,10 +323,7 @@ class Delivery:
             handed.give_back()
             if answer is None:
                 self._failed = True
-                raise StoreError(
-                    "a process that writes small files for this one is gone",
-                    hint="Something has killed it, for want of memory perhaps. Try again: what has arrived is kept.",
-                )
+                raise them.gone()
             if answer:
                 raise self._wrong(handed.entry(answer[0]), answer[1])
             done()

@@ -27,7 +27,7 @@ from typing import Any, Final
 import blake3
 
 from enchufe.entry import BLOCK_SIZE
-from enchufe.errors import LocalProtocolError
+from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.store import hand
 from enchufe.store.folders import Folders
 from enchufe.store.shared_folders import SharedFolders
@@ -95,6 +95,10 @@ class _Hand:
 
     Args:
         pulse: the byte that it changes with every file.
+
+    Attributes:
+        lost: whether nothing can be asked of it any more.
+        stuck: whether that is so since it had not gone on for too long.
     """
 
     def __init__(self, pulse: memoryview) -> None:
@@ -109,6 +113,7 @@ class _Hand:
         self.channel = ours
         self.asked: deque[Answered] = deque()
         self.lost = False
+        self.stuck = False
         self._pulse = pulse
         self._seen = pulse[0]
         self._waited = 0.0  # seconds since it was seen to go on
@@ -151,6 +156,7 @@ class _Hand:
         self._waited = self._waited + seconds if pulse == self._seen else 0.0
         self._seen = pulse
         if self._waited >= patience:
+            self.stuck = True
             self.kill()
 
     def kill(self) -> None:
@@ -237,6 +243,18 @@ class Hands:
     def lost(self) -> bool:
         """Whether all of them are gone, or were never there."""
         return all(one.lost for one in self._hands)
+
+    def gone(self) -> StoreError:
+        """What to raise where one of them is lost and what it was at cannot be done without it."""
+        if any(one.stuck for one in self._hands):
+            return StoreError(
+                f"a process that writes small files for this one was stuck with one for {patience:g} s",
+                hint="The disk does not answer, or something has stopped it. Try again: what has arrived is kept.",
+            )
+        return StoreError(
+            "a process that writes small files for this one is gone",
+            hint="Something has killed it, for want of memory perhaps. Try again: what has arrived is kept.",
+        )
 
     @property
     def waited_for(self) -> list[socket.socket]:

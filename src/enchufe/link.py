@@ -21,11 +21,11 @@ from enchufe.waiting import READ, WRITE, Doorbell, Interest
 
 T = TypeVar("T")
 
-_PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
+PING_AFTER: Final = 0.6  # seconds of saying nothing, so that a timeout of 1 s will do: docs/protocol.md, PING
 _FAREWELL: Final = 3.0  # seconds that a peer gets to hear why we end
 READ_SIZE: Final = 65536  # bytes asked for where no message lacks more
 _HELD_SIZE: Final = 1 << 20  # bytes taken in while nobody reads them
-LEAST_RATE: Final = 10.0  # bytes per second by which a frame must come on: twice what pings bring
+LEAST_RATE: Final = 13.0  # bytes per second by which a frame must come on: half as much again as pings bring
 
 
 class Link:
@@ -140,7 +140,7 @@ class Link:
                 if not (gone or full):
                     interests.append((self.transport, READ))
                 with contextlib.suppress(DeadlineExceeded):
-                    await self._waiter.wait(interests, self._waiter.now() + _PING_AFTER)
+                    await self._waiter.wait(interests, self._waiter.now() + PING_AFTER)
                 if leave and not full and self._waiter.now() >= self._heard + self._timeout:
                     raise self._silent()
             interrupted = False
@@ -159,7 +159,7 @@ class Link:
         try:
             while not self.ended and len(self.machine.buffer) < _HELD_SIZE and self._receive_some():
                 pass
-            if not self.outgoing and self._waiter.now() - self._said >= _PING_AFTER:
+            if not self.outgoing and self._waiter.now() - self._said >= PING_AFTER:
                 self.say(Ping())
             self._send_some()
         except BrokenError as error:
@@ -252,7 +252,7 @@ class Link:
         silent = self._heard + self._timeout
         # What is stuck in the queue says that we are alive as soon as the peer takes it.
         quiet = self.outgoing or self.machine.peer is None
-        ping = float("inf") if quiet else self._said + _PING_AFTER
+        ping = float("inf") if quiet else self._said + PING_AFTER
         try:
             deadline = min(silent, self._due, ping, until)
             if self._bell is None:
@@ -302,7 +302,7 @@ def late_after(due: float, count: int, least: float, *, whole: bool) -> float:
     """When what has begun to come is late, now that `count` more bytes of it came until `due`.
 
     It has a timeout, and what it takes at `least` bytes a second: where its length was changed on its way so that it
-    grew, only pings come, which would fill it in hours. They bring half of that, so it is found after two timeouts.
+    grew, only pings come, which would fill it in hours. They bring two thirds of it, so three timeouts find it.
     """
     return math.inf if whole else due + count / least
 

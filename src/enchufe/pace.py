@@ -6,7 +6,7 @@ import threading
 from typing import Final
 
 # Bytes per second that a limit is at the least: each of 64 streams gets 15 of them, and on each a frame has to come on
-# by 10, or the other side gives it up (docs/protocol.md, Limits).
+# by 13, or the other side gives it up (docs/protocol.md, Limits).
 LEAST_LIMIT: Final = 1000.0
 
 _MOMENT: Final = 0.05  # seconds' worth of bytes that may go at once

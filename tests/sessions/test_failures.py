@@ -92,7 +92,7 @@ def test_a_failing_receiver_tells_its_sender(
 
 def test_a_slow_commit_keeps_the_heartbeat(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit longer than the sender's patience: it hears pings meanwhile."""
-    monkeypatch.setattr("enchufe.link._PING_AFTER", 0.1)
+    monkeypatch.setattr("enchufe.link.PING_AFTER", 0.1)
     slept = threading.Event()
 
     class Slow(FailingDelivery):

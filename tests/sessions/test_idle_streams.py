@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from enchufe.buffer import Buffer
+from enchufe.link import PING_AFTER
 from enchufe.session import Options, SendingSession
 from enchufe.session.carrier import Plain
 from enchufe.session.streams import Stream
@@ -69,4 +70,4 @@ def test_a_stream_pings_though_messages_keep_coming() -> None:
         drive(session.run_stream(Stream(session, 1, carrier=said)))
         session.bell.close()
         transport.close()
-    assert said.times == pytest.approx([1001.0, 1002.0, 1003.0])
+    assert said.times == pytest.approx([1000.0 + number * PING_AFTER for number in (1, 2, 3)])

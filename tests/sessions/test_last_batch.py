@@ -20,7 +20,7 @@ from tests.sessions.transfers import PATIENCE, transfer
 @pytest.mark.parametrize("linked", [False, True])
 def test_stream_0_goes_on_when_the_last_batch_is_said(monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
     monkeypatch.setattr(tcp, "NEAR", 0.0)  # small files go on every stream
-    monkeypatch.setattr(link, "_PING_AFTER", 1e6)
+    monkeypatch.setattr(link, "PING_AFTER", 1e6)
     store, inbox = MemoryStore(), MemoryStore()
     store.add("a", b"a")
     if linked:

@@ -10,7 +10,7 @@ import pytest
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.errors import BrokenError, DeadlineExceeded
-from enchufe.link import Link
+from enchufe.link import PING_AFTER, Link
 from enchufe.pace import LEAST_LIMIT
 from enchufe.session.carrier import Plain
 from enchufe.store.memory import MemoryStore
@@ -20,6 +20,7 @@ from enchufe.transfer import messages as m
 from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import Receiver
+from enchufe.transfer.sender import Sender
 from enchufe.transports import Transport
 from enchufe.waiting import drive
 from tests.simulation.blocks import small_blocks
@@ -46,7 +47,7 @@ OFFERED = framed(Offer(list(STORE.source().walk())))
 
 
 def pings(seconds: float) -> Said:
-    return [(PING, 1.0)] * int(seconds)
+    return [(PING, PING_AFTER)] * int(seconds / PING_AFTER)
 
 
 def hear(said: Said, listen: Callable[[Turns, Transport], Listening[T]]) -> tuple[T | DeadlineExceeded, float]:
@@ -111,7 +112,7 @@ def test_a_frame_that_is_longer_than_it_was_does_not_wait_for_pings_to_fill_it(
     grown = bytes([Type.OFFER]) + (1 << 14).to_bytes(4, "big") + OFFERED[5:]
     ended, seconds = hear([(HELLO, 0.0), *pings(100), (grown[:came], 0.0), *pings(2000)], listen)
     assert isinstance(ended, DeadlineExceeded)
-    assert TIMEOUT < seconds - 100 < 2 * TIMEOUT + 20
+    assert TIMEOUT < seconds - 100 < 3 * TIMEOUT
 
 
 @streams
@@ -123,6 +124,34 @@ def test_a_frame_that_comes_on_is_waited_for(listen: Callable[[Turns, Transport]
     ended, seconds = hear([(HELLO, 0.0), *slowly], listen)
     assert ended is Type.OFFER
     assert seconds > LONG
+
+
+def test_a_quiet_link_outlasts_a_timeout_of_a_second() -> None:
+    """Whatever the other side's is: both ping that often."""
+    turns = Turns(SimNetwork(1))
+
+    async def stay(link: Link) -> None:
+        link.say(m.Hello(link.machine.role, window=1))
+        while turns.now() < LONG:
+            await link.exchange(LONG)
+            while link.machine.next_event() is not None:
+                pass
+
+    def dial() -> None:
+        with turns.dial("there:1", SimWaiter(turns)) as transport:
+            drive(stay(Link(transport, Sender(), timeout=TIMEOUT)))
+
+    def script() -> None:
+        with turns.listen("there:1") as listener:
+            turns.start("dials", dial)
+            transport = drive(listener.accept(SimWaiter(turns)))
+            assert transport is not None
+            with transport:
+                drive(stay(Link(transport, Receiver(), timeout=1.0)))
+
+    with turns.in_place():
+        turns.run(script)
+    assert turns.now() >= LONG
 
 
 HALF = len(OFFERED) // 2

@@ -33,7 +33,7 @@ _LIMIT: Final = (1 << 20) + (64 << 10) + (1 << 10)
 _MOST: Final = _LIMIT - TAG_SIZE
 _JOINED: Final = 8192  # bytes; a shorter piece is sooner copied than encrypted by itself (tuning)
 
-_LEAST_RATE: Final = 52.0  # bytes per second by which a record must come on: twice what pings bring, sealed
+_LEAST_RATE: Final = 68.0  # bytes per second by which a record must come on: as of frames, for pings that are sealed
 
 _HEADER: Final = struct.Struct(">BI")
 _STREAM: Final = struct.Struct(f">BI{ID_SIZE}sH{SALT_SIZE}s")

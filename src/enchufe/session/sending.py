@@ -13,7 +13,7 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry, Reason
 from enchufe.errors import EnchufeError, StoreError
 from enchufe.events import OnEvent
-from enchufe.link import head
+from enchufe.link import PING_AFTER, head
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.packing import Packer
 from enchufe.session.shared_files import SharedFiles
@@ -38,7 +38,6 @@ _OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks
 _LISTED_IN_VAIN: Final = 5_000  # entries more than were the same: a sixtieth of a second
 _WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
 _AHEAD: Final = 4  # batches that others read while one leaves: less than they have memory for
-_PING_AFTER: Final = 1.0  # seconds of saying nothing: docs/protocol.md, PING
 
 
 class SendingSession(Session[Sender]):
@@ -309,7 +308,7 @@ class SendingSession(Session[Sender]):
         block = memoryview(bytearray(BLOCK_SIZE))
         carrier, timeout = stream.carrier, self.options.timeout
         said = self.waiter.now()
-        while (pieces := self._next_pieces(stream.number, block, said + _PING_AFTER)) is not None:
+        while (pieces := self._next_pieces(stream.number, block, said + PING_AFTER)) is not None:
             size = sum(map(len, pieces))
             # A moment's worth at a time where there is a limit: a block may last longer than the other side's patience.
             while pieces and (granted := self._granted(stream.number)):

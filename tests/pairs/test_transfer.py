@@ -627,6 +627,21 @@ def test_progress_is_told_late_or_after_much() -> None:
     assert receiver.progress(0.1) == Progress(17 * B, 0, [17])
 
 
+def test_progress_is_told_soon_where_little_more_can_be_offered() -> None:
+    """Or what does not come would hold up what does."""
+    pair = Pair({number: content(1) for number in range(40)}, window=32)
+    pair.waiting += files(pair)
+    pair.offer_some()
+    assert pair.sender.room == 0
+    pair.take()
+    pair.hear()
+    pair.work()
+    assert pair.receiver.progress(0.006) is None
+    pair.take()
+    assert pair.receiver.progress(0.004) is None
+    assert pair.receiver.progress(0.006) == Progress(32, 32, [1])
+
+
 def test_small_windows_do() -> None:
     pair = Pair({number: content(number) for number in range(20)}, window=3)
     pair.waiting += files(pair)

@@ -49,7 +49,7 @@ from enchufe.transfer.messages import (
 )
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import RECORD_SIZE, piece_size
-from enchufe.transfer.receiver import PROGRESS_SECONDS, Arriving, Receiver, TreeMismatch, haves
+from enchufe.transfer.receiver import Arriving, Receiver, TreeMismatch, haves
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 
@@ -176,6 +176,7 @@ class ReceivingSession(Session[Receiver]):
                 finished = self.machine.finished
                 progress = self.machine.progress(self.waiter.now())
                 self._looks = untold = self.machine.untold
+                late_at = self.machine.late_at
             if progress is not None:
                 self.say(progress)
                 self._tell_progress()
@@ -184,7 +185,7 @@ class ReceivingSession(Session[Receiver]):
             until = self._lose_missing()
             now = self.waiter.now()
             try:
-                await self.link.exchange(now if more or self._backlog else now + PROGRESS_SECONDS if untold else until)
+                await self.link.exchange(now if more or self._backlog else late_at if untold else until)
             except BrokenError:
                 if not more:  # what it said before it went says more than how it went
                     raise

@@ -55,7 +55,9 @@ MAX_BLOCKS: Final = 2 * FILE_BLOCKS  # of all files on their way
 # When to say how far we are: docs/protocol.md, PROGRESS.
 _PROGRESS_BYTES: Final = 16 << 20
 _PROGRESS_ENTRIES: Final = 1024
-PROGRESS_SECONDS: Final = 0.1
+_PROGRESS_SECONDS: Final = 0.1
+_PROGRESS_URGENT: Final = 0.005  # the same where the sender may offer little more before it hears of it
+_LITTLE: Final = 16  # which is less than this part of the window
 
 # Looking an enum's member up costs as much as the rest of an entry's line in the books.
 _ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
@@ -380,6 +382,15 @@ class Receiver(Machine):
         return (self.stored_bytes, self._settled) != self._told
 
     @property
+    def late_at(self) -> float:
+        """When `untold` progress is late: soon, where the window is full of what does not come, or nearly so.
+
+        The files that fit beside that would go by so many in a tenth of a second else.
+        """
+        room = self._window - (self.offered - self._told[1])
+        return self._told_at + (_PROGRESS_URGENT if room <= self._window // _LITTLE else _PROGRESS_SECONDS)
+
+    @property
     def _much_untold(self) -> bool:
         stored, settled = self._told
         return abs(self.stored_bytes - stored) >= _PROGRESS_BYTES or self._settled - settled >= _PROGRESS_ENTRIES
@@ -391,7 +402,7 @@ class Receiver(Machine):
 
     def progress(self, now: float) -> Progress | None:
         """What to say of how far we are, when it is time to."""
-        late = self.untold and now - self._told_at >= PROGRESS_SECONDS
+        late = self.untold and now >= self.late_at
         if not late and not self._much_untold:
             return None
         self._told, self._told_at = (self.stored_bytes, self._settled), now

@@ -130,17 +130,19 @@ class Link:
         try:
             while not outcome.settled:
                 # Before waiting: inside TLS there may be something to read though the socket is silent.
-                if not (self.ended or self._cut):
-                    self._keep_alive()
+                paced = None if self.ended or self._cut else self._keep_alive()
                 gone = self.ended or self._cut is not None
                 if leave and gone:
                     self._raise_gone()
                 interests: list[Interest] = [(done, READ)]
                 full = len(self.machine.buffer) >= _HELD_SIZE  # then nobody knows whether it says more
-                if not (gone or full):
-                    interests.append((self.transport, READ))
+                interest = (0 if full else READ) | (WRITE if self.outgoing and not paced else 0)
+                if interest and not gone:
+                    interests.append((self.transport, interest))
+                # Whatever we have heard since we said something last, it is no later that we say more.
+                since = self._waiter.now() if gone or self.outgoing else self._said
                 with contextlib.suppress(DeadlineExceeded):
-                    await self._waiter.wait(interests, self._waiter.now() + PING_AFTER)
+                    await self._waiter.wait(interests, min(since + PING_AFTER, paced or math.inf))
                 if leave and not full and self._waiter.now() >= self._heard + self._timeout:
                     raise self._silent()
             interrupted = False
@@ -154,16 +156,17 @@ class Link:
                     done.close()  # else its thread will
         return outcome.get()
 
-    def _keep_alive(self) -> None:
-        """Take in what the peer says, no more than it needs to say, and ping."""
+    def _keep_alive(self) -> float | None:
+        """Take in what the peer says, no more than it needs to say, and ping; as `_send_some`, when that may go on."""
         try:
             while not self.ended and len(self.machine.buffer) < _HELD_SIZE and self._receive_some():
                 pass
-            if not self.outgoing and self._waiter.now() - self._said >= PING_AFTER:
+            if not self.outgoing and self._waiter.now() >= self._said + PING_AFTER:
                 self.say(Ping())
-            self._send_some()
+            return self._send_some()[1]
         except BrokenError as error:
             self._cut = error
+            return None
 
     def _raise_gone(self) -> NoReturn:
         """Raise why the peer is gone: what it said, or how it went."""

@@ -126,20 +126,29 @@ def test_a_frame_that_comes_on_is_waited_for(listen: Callable[[Turns, Transport]
     assert seconds > LONG
 
 
-def test_a_quiet_link_outlasts_a_timeout_of_a_second() -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_quiet_link_outlasts_a_timeout_of_a_second(*, busy: bool) -> None:
     """Whatever the other side's is: both ping that often."""
     turns = Turns(SimNetwork(1))
 
     async def stay(link: Link) -> None:
-        link.say(m.Hello(link.machine.role, window=1))
         while turns.now() < LONG:
             await link.exchange(LONG)
             while link.machine.next_event() is not None:
                 pass
 
+    async def work(link: Link) -> None:
+        """What it hears meanwhile makes it no later with what it says."""
+        while link.machine.peer is None:
+            await link.exchange()
+            link.machine.next_event()
+        await link.beside(lambda: turns.sleep(LONG))
+
     def dial() -> None:
         with turns.dial("there:1", SimWaiter(turns)) as transport:
-            drive(stay(Link(transport, Sender(), timeout=TIMEOUT)))
+            link = Link(transport, Sender(), timeout=TIMEOUT)
+            link.say(m.Hello(Role.SENDER))
+            drive(work(link) if busy else stay(link))
 
     def script() -> None:
         with turns.listen("there:1") as listener:
@@ -147,7 +156,9 @@ def test_a_quiet_link_outlasts_a_timeout_of_a_second() -> None:
             transport = drive(listener.accept(SimWaiter(turns)))
             assert transport is not None
             with transport:
-                drive(stay(Link(transport, Receiver(), timeout=1.0)))
+                link = Link(transport, Receiver(), timeout=1.0)
+                link.say(m.Hello(Role.RECEIVER, window=1))
+                drive(stay(link))
 
     with turns.in_place():
         turns.run(script)

@@ -181,6 +181,26 @@ def test_what_is_cut_is_tried_again_by_itself(tree: Path, tmp_path: Path, stream
     assert snapshot(inbox / "tree") == snapshot(tree)
 
 
+@pytest.mark.parametrize(("position", "got_across"), [(BLOCK_SIZE // 3, False), (3 * BLOCK_SIZE, True)])
+def test_what_was_sent_and_never_taken_is_no_progress(
+    tree: Path, tmp_path: Path, position: int, *, got_across: bool
+) -> None:
+    """Else whoever is always cut before the first block is there tries again for ever."""
+    inbox = tmp_path / "inbox"
+    sessions: list[SendingSession] = []
+
+    class Sends(SendingSession):
+        def __init__(self, *over: Any) -> None:
+            super().__init__(*over)
+            sessions.append(self)
+
+    with CuttingRelay(position, there=True, kept=lambda: sessions[0].crossed > 0 or not got_across) as relay:
+        ends = send(tree / "big", inbox, relay=relay, streams=1, sending=Sends)
+    assert isinstance(ends.sender.error, BrokenError)
+    assert [session.machine.sent_bytes > 0 for session in sessions] == [True]
+    assert [session.crossed > 0 for session in sessions] == [got_across] == [kept_bytes(inbox) > 0]
+
+
 @dialing
 def test_all_streams_die_at_once(tree: Path, tmp_path: Path, sender_dials: bool) -> None:
     inbox = tmp_path / "inbox"

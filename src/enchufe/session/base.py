@@ -402,7 +402,7 @@ class Session(ABC, Generic[M]):
     @property
     @abstractmethod
     def crossed(self) -> int:
-        """Bytes of content that got across."""
+        """How much content is known to have got across; only whether any has matters."""
 
     # Telling.
 

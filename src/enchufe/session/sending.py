@@ -84,7 +84,7 @@ class SendingSession(Session[Sender]):
     @property
     def crossed(self) -> int:
         """As `Session.crossed`."""
-        return self.machine.sent_bytes
+        return self.machine.taken  # not what was sent: a connection that is always cut takes any amount of that
 
     async def complete(self) -> events.Receipt:
         """As `Session.complete`; nobody reads of the source any more then, and it is closed."""

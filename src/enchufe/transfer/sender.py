@@ -137,6 +137,11 @@ class Sender(Machine):
         return self.state is State.SENDING and not self._unanswered and not self._wanted
 
     @property
+    def taken(self) -> int:
+        """How many frames of data the receiver has taken, on all streams."""
+        return sum(stream.taken for stream in self._streams.values())
+
+    @property
     def pressing(self) -> bool:
         """Whether there may be something to say on stream 0, which another stream has made possible."""
         return bool(self.whole or self._links) or self.all_sent

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
+import enchufe
 from enchufe.entry import NO_LINK, NO_PARENT, UNKNOWN_SIZE, Entry, Kind, Reason
-from enchufe.errors import LocalProtocolError, StoreError
+from enchufe.errors import BrokenError, LocalProtocolError, StoreError
 from enchufe.store import LeftOut, PipeSource, Sending, Source, TextSource
 from enchufe.store import source as source_module
 from enchufe.store.folders import OPEN_LIMIT, Folders
@@ -973,3 +974,14 @@ def test_text_source_of_the_command_line() -> None:
     for name in BAD_NAMES:
         with pytest.raises(LocalProtocolError, match="cannot be the name"):
             TextSource("x", name)
+
+
+def test_what_cannot_be_sent_is_told_before_anybody_is_dialed(tmp_path: Path) -> None:
+    """Any bytes of the command line can."""
+    nobody = f"unix:{tmp_path}/nobody"
+    with pytest.raises(BrokenError):
+        enchufe.send_files(text=os.fsdecode(b"\xff\xfe"), to=nobody, plain=True)
+    with pytest.raises(LocalProtocolError, match="surrogate"):
+        enchufe.send_files(text="\ud800", to=nobody, plain=True)
+    with pytest.raises(LocalProtocolError, match="cannot be the name"):
+        enchufe.send_files(text="x", name="a/b", to=nobody, plain=True)

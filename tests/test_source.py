@@ -940,6 +940,21 @@ def test_pipe_source_faults(tmp_path: Path) -> None:
 BAD_NAMES: list[str | bytes] = ["", ".", "..", "a/b", "/", "a\0b", b"n" * 256]
 
 
+def test_what_is_half_received_stays_at_home(tmp_path: Path) -> None:
+    """A walk into the staging folder of a receiver that takes all of it would go on for as long as it is fed."""
+    tree = tmp_path / "tree"
+    (tree / "in" / ".enchufe" / "0123456789abcdef01234567").mkdir(parents=True)
+    (tree / "in" / ".enchufe" / "0123456789abcdef01234567" / "part").write_bytes(b"some")
+    (tree / ".enchufe").write_bytes(b"a file like any other")
+    for lists in (False, True):
+        with contextlib.closing(Source([tree])) as source:
+            source.lists = lists
+            assert [entry.name for entry in source.walk()] == [b"tree", b".enchufe", b"in"]
+            assert source.left_out == [
+                ((b"tree", b"in", b".enchufe"), "what is half received stays where it is"),
+            ]
+
+
 # Text.
 
 

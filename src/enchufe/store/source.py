@@ -19,6 +19,7 @@ from enchufe.store.hand import READ, read_small, told_time
 from enchufe.store.hands import Hands, Hiring, Places
 from enchufe.store.interface import Contents
 from enchufe.store.listing import in_order, listed
+from enchufe.store.names import STAGING
 from enchufe.store.reading import Content, LeftOut, SourceFile, read_each, reason_for
 from enchufe.store.shared_folders import SharedFolders
 
@@ -49,7 +50,8 @@ class Source:
 
     A file that has several names is offered once as a file, then as linked to that, wherever the names are; beyond
     `LINKS_LIMIT` such files the next ones are files of their own. One of which less is on disk than its size is sparse.
-    A time that cannot be told (`told_time`) is offered as the nearest that can.
+    A time that cannot be told (`told_time`) is offered as the nearest that can. The staging folder of a destination is
+    left out, wherever it is below a root: what is in it may be on its way here from this very walk.
 
     `open()`, `read_whole()` and `path()` may be called from several threads at once, also while another walks.
     `walk()`, `inside()` and `again()` number entries: only one of them goes on at a time. Each thread that reads keeps
@@ -278,6 +280,9 @@ class Source:
 
     def _entered(self, parent: int, name: bytes, depth: int) -> tuple[Iterator[bytes], Listing | None] | None:
         """As `_look`, for a folder that will be the next entry, `depth` folders deep."""
+        if name == STAGING:
+            self.left_out.append(((*self._folders.path(parent), name), "what is half received stays where it is"))
+            return None
         if depth >= MAX_DEPTH:
             self.left_out.append(((*self._folders.path(parent), name), f"more than {MAX_DEPTH} folders deep"))
             return None

@@ -124,8 +124,12 @@ class SendingSession(Session[Sender]):
         with self.lock:
             message = super().next_event()
             if isinstance(message, Want | Have):
-                self.expect(self.machine.missing_bytes)
-                self.spend(0)
+                try:
+                    self.expect(self.machine.missing_bytes)
+                    self.spend(0)
+                except EnchufeError:
+                    self.over = True  # before another stream takes what this has made known
+                    raise
             return message
 
     def _heed(self, message: Message) -> None:

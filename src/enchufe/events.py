@@ -219,6 +219,28 @@ class Offered(Event):
     bytes: int
 
 
+class Entry(Event):
+    """One thing that is offered, where somebody only looks.
+
+    Attributes:
+        kind: "file", "folder" or "link".
+        bytes: of a file; None where nobody knows yet, and of the other kinds.
+        target: where a link points; bytes that are no UTF-8 are lone surrogates.
+    """
+
+    event = "entry"
+    path: Path
+    kind: str
+    bytes: int | None = None
+    target: str | None = None
+
+
+class Looked(Event):
+    """Whoever came has looked at what is offered, and took nothing; we go on waiting."""
+
+    event = "looked"
+
+
 class Progress(Event):
     """How far it is.
 

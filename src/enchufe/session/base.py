@@ -102,6 +102,7 @@ class Options:
         name: who the other side has proved to be, where it has.
         party: equal for two connections of the same one; None: we have dialed, or it is in plain text.
         allowance: what may cross, where the other side was let in for so much.
+        only_looks: whether the other side was let in to look at what is offered, and to take none of it.
     """
 
     dial: Callable[[], Transport] | None = None
@@ -118,6 +119,7 @@ class Options:
     name: str | None = None
     party: object = None
     allowance: Allowance | None = None
+    only_looks: bool = False
 
 
 M = TypeVar("M", bound=Machine)

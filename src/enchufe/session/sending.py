@@ -54,6 +54,7 @@ class SendingSession(Session[Sender]):
 
     def __init__(self, over: Transport | Greeted[Sender], source: Sending, options: Options, on_event: OnEvent) -> None:
         super().__init__(over, Sender, options, on_event)
+        self.machine.only_looks = options.only_looks
         self.source = source
         self._walk: Iterator[Entry] | None = source.walk()
         self._lister = source if isinstance(source, Lister) else None

@@ -144,6 +144,17 @@ class TakenOver(BrokenError):
     kind = InterruptedThere.kind
 
 
+class Looked(Refused):
+    """Whoever came only looked at what is offered: nothing went wrong, and nothing was taken."""
+
+    hint = ""
+
+    @property
+    def kind(self) -> str:
+        """As of any refusal."""
+        return "refused"
+
+
 class VersionError(RemoteProtocolError):
     """The peer speaks no version that we speak."""
 
@@ -157,6 +168,7 @@ _CODES: Final = (
     (RemoteProtocolError, Code.PROTOCOL),
     (NoSpaceError, Code.NO_SPACE),
     (StoreError, Code.STORE),
+    (Looked, Code.LOOKED),
     (Refused, Code.REFUSED),
     (BusyError, Code.BUSY),
     (TakenOver, Code.TAKEN_OVER),
@@ -193,6 +205,8 @@ def told_by_peer(error: Error) -> EnchufeError:
             return InterruptedThere("the other side was interrupted")
         case Code.TAKEN_OVER:
             return TakenOver("a newer connection of the same transfer has taken over there")
+        case Code.LOOKED:
+            return Looked("the other side only looked at what is offered, and took nothing")
         case Code.VERSION:
             return VersionError(f"the versions do not fit{words}")
         case Code.INTERNAL:

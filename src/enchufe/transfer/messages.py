@@ -72,6 +72,7 @@ class Code(IntEnum):
     INTERRUPTED = 8
     INTERNAL = 9
     TAKEN_OVER = 10
+    LOOKED = 11
 
 
 @dataclass(slots=True)

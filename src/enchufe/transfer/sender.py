@@ -13,7 +13,7 @@ from typing import Final
 from enchufe.buffer import Buffer
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
-from enchufe.errors import BrokenError, LocalProtocolError, RemoteProtocolError, VerificationError
+from enchufe.errors import BrokenError, LocalProtocolError, Refused, RemoteProtocolError, VerificationError
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import Outcome, TreeDigest
 from enchufe.transfer.going import Going, changed_since
@@ -89,6 +89,7 @@ class Sender(Machine):
         skipped: how many files the receiver kept its own of.
         refused: what the receiver refused, and why.
         whole: files of which all is said but their end.
+        only_looks: whether the receiver may look at what is offered, and want none of it.
     """
 
     role = Role.SENDER
@@ -109,6 +110,7 @@ class Sender(Machine):
         self.skipped = 0
         self.refused: list[tuple[Entry, Answer]] = []
         self.whole: deque[Going] = deque()
+        self.only_looks = False
         self._unanswered: dict[int, Entry] = {}
         self._wanted: dict[int, Entry] = {}  # files that are not settled
         self._small: deque[Small] = deque()
@@ -398,6 +400,8 @@ class Sender(Machine):
     def _answer(self, first: int, count: int, answer: Answer) -> None:
         if not 0 < count <= len(self._unanswered):
             raise RemoteProtocolError("the peer answered what was not offered")
+        if self.only_looks and not (answer is _SKIP or answer.refusal):
+            raise Refused("a token for `list` is for looking, and for taking nothing")
         wanted = answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK
         for number in range(first, first + count):
             entry = self._unanswered.pop(number, None)

@@ -1,0 +1,87 @@
+"""A look at what a sender offers, of which nothing is taken."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NoReturn
+
+from enchufe import events
+from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.errors import BrokenError, DeadlineExceeded
+from enchufe.events import OnEvent
+from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.streams import Stream
+from enchufe.store.names import safe_name
+from enchufe.transfer.machine import InterruptedThere, Looked
+from enchufe.transfer.message import Message, Role
+from enchufe.transfer.messages import WINDOW, OfferEnd
+from enchufe.transfer.offers import Offer
+from enchufe.transfer.receiver import PROGRESS_SECONDS, Receiver
+from enchufe.transports import Transport
+
+_KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "folder", Kind.SYMLINK: "link"}
+
+
+class CutShort(InterruptedThere):
+    """It was cut when some was told already, which would be told twice by another attempt."""
+
+    hint = "What was shown is not all: run it again."
+
+
+class LookingSession(Session[Receiver]):
+    """Tells every entry that is offered (`events.Entry`), and then says that it only looked. One stream is enough.
+
+    No entry is kept, so there may be any number. `complete` never returns. It raises:
+        Looked: everything was told.
+        BrokenError, DeadlineExceeded: the other side is gone; CutShort: after some was told.
+        Refused, BusyError: it said no. RemoteProtocolError: it broke the protocol.
+    """
+
+    role = Role.RECEIVER
+    features = 0
+    window = WINDOW
+    crossed = 0
+
+    def __init__(self, over: Transport | Greeted[Receiver], options: Options, on_event: OnEvent) -> None:
+        super().__init__(over, Receiver, options, on_event)
+        self._folders: dict[int, events.Path] = {NO_PARENT: ()}
+
+    async def run(self) -> NoReturn:
+        """Look at everything."""
+        await self.greet()
+        try:
+            while True:
+                while (message := self.next_event()) is not None:
+                    self._heed(message)
+                if (progress := self.machine.progress(self.waiter.now())) is not None:
+                    self.say(progress)  # or the window would be full
+                await self.link.exchange(self.waiter.now() + PROGRESS_SECONDS if self.machine.untold else None)
+        except (BrokenError, DeadlineExceeded) as error:
+            if not self.machine.offered:
+                raise
+            raise CutShort(str(error)) from error
+
+    def _heed(self, message: Message) -> None:
+        match message:
+            case Offer(entries):
+                for entry in entries:
+                    self._tell_entry(entry)
+                self.say(self.machine.answer((entry, Answer.SKIP) for entry in entries))
+            case OfferEnd(entries=count, size=size):
+                self.tell(events.Offered(count, size))
+                raise Looked("the other side only looked at what is offered, and took nothing")
+            case _:  # nothing was asked for
+                raise self.machine.misplaced(message)
+
+    def _tell_entry(self, entry: Entry) -> None:
+        safe_name(entry.name)
+        path = (*self._folders[entry.parent], entry.name)
+        if entry.kind is Kind.DIRECTORY:
+            self._folders[entry.id] = path
+        size = entry.size if entry.kind is Kind.FILE and entry.size != UNKNOWN_SIZE else None
+        target = os.fsdecode(entry.target) if entry.kind is Kind.SYMLINK else None
+        self.tell(events.Entry(path, _KINDS[entry.kind], size, target))
+
+    async def run_stream(self, stream: Stream) -> None:
+        """There are none."""
+        raise NotImplementedError

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         StoreError,
         VerificationError,
     )
-    from enchufe.files import receive_files, send_files
+    from enchufe.files import list_files, receive_files, send_files
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "StoreError",
     "VerificationError",
     "connect",
+    "list_files",
     "receive_files",
     "send_files",
     "serve",
@@ -58,6 +59,7 @@ __getattr__ = lazily(
         "Connection": "connection",
         "Server": "blocking",
         "connect": "blocking",
+        "list_files": "files",
         "receive_files": "files",
         "send_files": "files",
         "serve": "blocking",

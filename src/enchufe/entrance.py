@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from enchufe import events
@@ -49,7 +49,7 @@ class Entrance:
         interfaces: where it hears that; none: everywhere.
         remember: whether to be introduced to whoever comes by code, and to pin its key.
         tokens: whether tokens let in too; then the certificate is the lasting one, which their links name.
-        scope: what a token must be for.
+        scope: what a token must be for; one for `list` lets in to look at what others may `read`.
         on_event: is told of codes, and of who comes.
 
     Attributes:
@@ -149,8 +149,14 @@ class Entrance:
         except EnchufeError as error:
             drive(self._turn_away(admitted, error, admitted.transport.waiter.now() + _FAREWELL))
             raise
-        allowance = admitted.grant if isinstance(admitted.grant, _Granted) else None
-        return replace(options, name=admitted.name, party=admitted.party, allowance=allowance)
+        grant = admitted.grant
+        return replace(
+            options,
+            name=admitted.name,
+            party=admitted.party,
+            allowance=grant if isinstance(grant, _Granted) else None,
+            only_looks=isinstance(grant, _Looking),
+        )
 
     def open(self, addresses: Sequence[str]) -> None:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""
@@ -282,19 +288,28 @@ class _Granted:
             self._tokens.settle(self._public, self._taken - self._crossed, finished=finished)
 
 
+@dataclass(frozen=True, slots=True)
+class _Looking:
+    """What a token allows that is for looking at what is offered."""
+
+    name: str
+
+
 class _Scoped:
-    """The tokens that are for one thing."""
+    """The tokens that are for one thing, or for looking at that."""
 
     def __init__(self, scope: str) -> None:
         self._tokens = Tokens()
         self._scope = scope
 
-    def check(self, public: bytes) -> _Granted | None:
+    def check(self, public: bytes) -> _Granted | _Looking | None:
         """What a token allows; None: nothing here."""
         grant = self._tokens.check(public)
-        if grant is None or self._scope not in grant.scope:
+        if grant is None:
             return None
-        return _Granted(grant.name, public, self._tokens)
+        if self._scope in grant.scope:
+            return _Granted(grant.name, public, self._tokens)
+        return _Looking(grant.name) if self._scope == "read" and "list" in grant.scope else None
 
 
 def _is_here_only(host: str) -> bool:

@@ -249,6 +249,64 @@ def receive_files(
     return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
 
 
+def list_files(
+    source: str,
+    *,
+    where: str | None = None,
+    plain: bool = False,
+    code: str | Callable[[], str] | None = None,
+    remember: bool = False,
+    announce: bool = True,
+    interfaces: Sequence[str] = (),
+    timeout: float = TIMEOUT,
+    retry: float = RETRY,
+    on_event: OnEvent = _ignore,
+) -> events.Offered:
+    """Look at what a sender offers, and take nothing: it goes on waiting for somebody who does.
+
+    `on_event` is told each file, folder and link (`events.Entry`), a folder before what is in it. A code is used up.
+
+    Args:
+        source, where, plain, code, remember, announce, interfaces, timeout, on_event: as for `receive_files`.
+        retry: seconds for which to go on trying after a cut, or while it is busy; not once some of it was told.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        BrokenError, DeadlineExceeded, Refused, RemoteProtocolError: it could not be reached, was cut, said no, or broke
+            the protocol.
+        LocalProtocolError: the arguments make no sense.
+    """
+    from enchufe.session.looking import LookingSession  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.transfer.machine import Looked  # noqa: PLC0415 (slow to import, and not everybody needs it)
+    from enchufe.transfer.receiver import Receiver  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+    offered: events.Offered | None = None
+
+    def tell(event: events.Event) -> None:
+        nonlocal offered
+        if isinstance(event, events.Offered):
+            offered = event
+        on_event(event)
+
+    def make(over: Transport | Greeted[Receiver], options: Options) -> LookingSession:
+        return LookingSession(over, options, tell)
+
+    how = _How(
+        plain=plain, where=where, code=code, remember=remember, tokens=False, announce=announce, interfaces=interfaces
+    )
+    # Not what another run is about: two that look at the same do not end each other.
+    about, options = b"list" + os.urandom(16), Options(timeout=timeout, streams=1)
+    try:
+        _meet(Receiver, make, source, None, how, about, options, retry, tell, once=False)
+    except Looked:
+        if offered is None:
+            raise  # it was the other side that said so
+    assert offered is not None
+    return offered
+
+
 def _into_pipe(descriptor: int, _origin: bytes) -> Receiving:
     from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
 

@@ -18,7 +18,7 @@ from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeErro
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined
-from enchufe.transfer.machine import InterruptedThere, Machine, TakenOver
+from enchufe.transfer.machine import InterruptedThere, Looked, Machine, TakenOver
 from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
@@ -151,7 +151,7 @@ def listening(
     """Run one transfer with whoever comes and is let in.
 
     Args:
-        once: whether the first that comes is served come what may, and nobody else.
+        once: whether the first that comes is served come what may, and nobody else, but for those who only look.
         entrance: who is let in; None: anybody, in plain text.
     """
     from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
@@ -173,9 +173,9 @@ def listening(
                 if greeted is None:
                     assert cut is not None
                     raise cut
+                suited = options
                 try:
                     with greeted.transport:
-                        suited = options
                         if entrance is not None and greeted.admitted is not None:
                             suited = entrance.suit(options, greeted.admitted)
                         session = make(greeted, suited)
@@ -184,6 +184,12 @@ def listening(
                 except (StoreError, LocalProtocolError, Declined):
                     raise
                 except EnchufeError as error:
+                    # Whoever only looks, or may do no more, ends nothing, however it went.
+                    if isinstance(error, Looked) or suited.only_looks:
+                        if entrance is not None:
+                            entrance.forget(greeted.secret)
+                        on_event(events.Looked() if isinstance(error, Looked) else events.Failed.of(error))
+                        continue
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
                     returning = retry if may_return else 0.0
                     if entrance is not None and not may_return:

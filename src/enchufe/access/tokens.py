@@ -237,7 +237,11 @@ def _scope(scope: Iterable[str]) -> frozenset[str]:
     unknown = sorted(wanted - frozenset(SCOPES))
     if unknown or not wanted:
         wrong = printable(unknown[0]) if unknown else ""
-        raise LocalProtocolError(f"'{wrong}' is nothing a token is for", hint=f"Choose among {', '.join(SCOPES)}.")
+        raise LocalProtocolError(
+            f"'{wrong}' is nothing a token is for",
+            hint="Choose drop (to send files here), read (to receive what is sent here), list (to look at that), or"
+            " several: drop,read.",
+        )
     return wanted
 
 

@@ -40,7 +40,7 @@ _EACH_TIME: Final = {
 }
 # What is about one run and nothing else.
 _ONE_RUN: Final = frozenset(
-    {"to", "listen", "text", "name", "once", "fingerprint", "server-name", "html", "svg", "help", "version"}
+    {"to", "listen", "list", "text", "name", "once", "fingerprint", "server-name", "html", "svg", "help", "version"}
 )
 _SECRETS: Final = frozenset({"code", "token", "password", "passphrase", "secret", "link"})
 # A code (label and three words), or a link with something in its fragment.

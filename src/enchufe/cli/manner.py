@@ -63,24 +63,32 @@ class Manner:
         if to is not None:
             for_files(parse_address(to))
 
-    def screen(self, *, sending: bool) -> Screen:
+    def screen(self, *, sending: bool, looking: bool = False) -> Screen:
         """Where it is shown."""
-        return screen(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose, sending=sending, plain=self.plain)
+        return screen(
+            as_json=self.as_json,
+            quiet=self.quiet,
+            verbose=self.verbose,
+            sending=sending,
+            plain=self.plain,
+            looking=looking,
+        )
 
-    def arguments(self) -> dict[str, Any]:
-        """For `send_files` and `receive_files`."""
+    def reaching(self) -> dict[str, Any]:
+        """For `list_files`."""
         return {
             "plain": self.plain,
             "code": self.code,
             "remember": self.remember,
-            "tokens": self.tokens,
             "announce": self.announce,
             "interfaces": self.interfaces,
-            "streams": self.streams,
             "timeout": self.timeout,
             "retry": self.retry,
-            "each_file": self.verbose,
         }
+
+    def arguments(self) -> dict[str, Any]:
+        """For `send_files` and `receive_files`."""
+        return {**self.reaching(), "tokens": self.tokens, "streams": self.streams, "each_file": self.verbose}
 
     def prepare(self, source: str | None) -> None:
         """Make this machine's key where it will be needed and is not there: whoever is confined cannot make it.

@@ -27,11 +27,13 @@ class Screen(Protocol):
         """Leave the terminal as it was."""
 
 
-def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool, plain: bool) -> Screen:
+def screen(*, as_json: bool, quiet: bool, verbose: bool, sending: bool, plain: bool, looking: bool = False) -> Screen:
     """The screen that the options and the terminal ask for."""
     if as_json:
         return JsonLines()
     person = Sentences(quiet=quiet, verbose=verbose, sending=sending, plain=plain)
+    if looking:
+        return Inventory(person)
     if quiet or not sys.stderr.isatty():
         return person
     return ProgressBars(person)
@@ -117,6 +119,10 @@ class Sentences:
                 return [f"{event.action}: {shown_path(event.path)} ({in_bytes(event.bytes)})"]
             case events.Landed(path):
                 return [f"received {shown_path(path)}"]
+            case events.Looked():
+                return [
+                    "the other side only looked at what is offered, and took nothing; waiting for somebody who takes it"
+                ]
             case events.Retrying(message, seconds):
                 return [f"cut: {message}; trying again in {seconds:.1f} s"]
             case events.Receipt():
@@ -170,6 +176,36 @@ def _remembered(name: str | None) -> str:
     return f"remembered as {printable(name)}: @{printable(name)} needs no code from now on"
 
 
+class Inventory:
+    """What is offered, a line each on standard output; all else as sentences. A bar would be in their way."""
+
+    def __init__(self, sentences: Sentences) -> None:
+        self._sentences = sentences
+
+    def show(self, event: events.Event) -> None:
+        """Print it.
+
+        Raises:
+            StoreError: standard output cannot be written.
+        """
+        if isinstance(event, events.Entry):
+            output.write(f"{_entry(event)}\n".encode())
+        else:
+            self._sentences.show(event)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def _entry(event: events.Entry) -> str:
+    """Size or kind, and the name with what belongs to it."""
+    path = shown_path(event.path)
+    if event.kind == "file":
+        return f"{'unknown' if event.bytes is None else in_bytes(event.bytes):>12}  {path}"
+    more = "/" if event.target is None else f" -> {printable(event.target)}"
+    return f"{event.kind:>12}  {path}{more}"
+
+
 class ProgressBars:
     """Sentences, and under them a bar with rate, time left and files, while bytes move."""
 
@@ -189,7 +225,7 @@ class ProgressBars:
             case events.Code():
                 self._print(event)
                 self._show_qr(event.link)
-            case events.Receipt() | events.Failed():
+            case events.Receipt() | events.Failed() | events.Looked():
                 self.close()
                 self._sentences.show(event)
             case _:

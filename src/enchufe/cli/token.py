@@ -15,10 +15,8 @@ from enchufe.cli import output
 from enchufe.cli.short import ended, shown_time, write_json, write_lines
 from enchufe.cli.show import in_bytes
 from enchufe.errors import LocalProtocolError
-from enchufe.printable import printable
 from enchufe.transports.addresses import TcpAddress, parse_address
 
-_SERVED: Final = ("drop", "read")  # not all SCOPES: no listener takes a token for the others yet
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _ADDRESS: Final = "Write host:port, [v6 address]:port, or :port for this machine."
 _DURATION: Final = re.compile(r"([0-9]{1,6})([smhdw])")
@@ -43,9 +41,8 @@ def new(name: str | None, *, scope: str, quota: int | None, expires: str | None,
             raise LocalProtocolError(
                 f"{len(addresses)} addresses are too many for a link", hint=f"Name {MOST_ADDRESSES} at the most."
             )
-        granted = _granted(scope)
         fingerprint = _fingerprint()
-        token, record = tokens.new(name, granted, quota, until)
+        token, record = tokens.new(name, scope.split(","), quota, until)
         try:
             write_lines([str(Link(addresses, fingerprint, token=token.seed))])
         except BaseException:
@@ -98,18 +95,6 @@ def _addresses(text: str) -> tuple[TcpAddress, ...]:
     if address.host and not is_host(address.host):
         raise LocalProtocolError(f"{text!r} is no address: nothing is called {address.host!r}", hint=_ADDRESS)
     return (address,) if address.host else own_addresses(address.port)
-
-
-def _granted(scope: str) -> list[str]:
-    """What a token is to be for, of `drop,read`."""
-    granted = scope.split(",")
-    unserved = sorted(set(granted).difference(_SERVED))
-    if unserved:
-        raise LocalProtocolError(
-            f"'{printable(unserved[0])}' is nothing a token is for",
-            hint="Choose drop (to send files here), read (to receive what is sent here), or drop,read.",
-        )
-    return granted
 
 
 def _fingerprint() -> bytes:

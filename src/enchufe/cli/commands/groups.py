@@ -92,7 +92,9 @@ def token() -> None:
 @token.command("new")
 @click.option("--to", required=True, multiple=True, metavar="ADDR", help="Where the service is: host:port. Repeatable.")
 @click.option("--name", metavar="NAME", help="By which to revoke it.  [default: token-1 and so on]")
-@click.option("--scope", default="drop", show_default=True, metavar="WORDS", help="drop, read, or drop,read.")
+@click.option(
+    "--scope", default="drop", show_default=True, metavar="WORDS", help="drop, read, list, or several: drop,read."
+)
 @click.option("--quota", type=Size(), metavar="SIZE", help="How much may cross in all, as 10GB.")
 @click.option("--expires", metavar="TIME", help="For how long it is good: 45m, 12h, 30d or 2w.")
 def new_token(to: tuple[str, ...], name: str | None, scope: str, quota: int | None, expires: str | None) -> None:

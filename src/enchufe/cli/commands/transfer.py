@@ -15,6 +15,7 @@ from enchufe.cli.options import Rate, Size, transferring
 from enchufe.errors import EnchufeError
 
 if TYPE_CHECKING:
+    from enchufe.cli.manner import Manner
     from enchufe.cli.show import Screen
     from enchufe.files import Compress
 
@@ -118,6 +119,7 @@ def send(
     help="Symbolic links to take: those that stay inside their tree, any, or none.",
 )
 @click.option("--max-size", type=Size(), metavar="SIZE", help="Take no more than this in all, as 20GB.")
+@click.option("--list", "look", is_flag=True, help="Show what SOURCE offers, and take nothing.")
 @click.option("--once", is_flag=True, help="End after one receipt (the default).")
 @click.option("--yes", is_flag=True, help="Take what is offered without asking (as --plain does).")
 @transferring
@@ -130,6 +132,7 @@ def receive(
     checksum: bool,
     links: str,
     max_size: int | None,
+    look: bool,
     once: bool,  # noqa: ARG001 (what always happens)
     yes: bool,
     **options: Any,
@@ -143,6 +146,8 @@ def receive(
     from enchufe.cli.manner import Manner  # noqa: PLC0415 (slow to import)
 
     manner = Manner(**options)
+    if look:
+        _look(source, listen, to, manner)
     if manner.as_json and output == "-":
         raise click.UsageError("--json and -o - both want standard output")
     if to is not None and source is None:
@@ -177,10 +182,28 @@ def receive(
     run_transfer(shown, run)
 
 
-def run_transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
-    """Run a transfer, show how it ended, and exit accordingly."""
+def _look(source: str | None, listen: str | None, to: str | None, manner: Manner) -> NoReturn:
+    """Show what is offered, on standard output, and exit."""
+    if source is None or listen is not None:
+        raise click.UsageError("--list looks at what SOURCE offers: name that, and leave out --listen")
+    from enchufe.cli.confined import confined  # noqa: PLC0415 (slow to import, and nobody else needs it)
+
+    manner.where(source, None)  # which looks at options that mean nothing together
+    shown = manner.screen(sending=False, looking=True)
+
+    def run() -> events.Offered:
+        manner.check(None, to)
+        manner.prepare(source)
+        confined("-", None, manner.state())  # nothing is written anywhere
+        return enchufe.list_files(source, where=to, on_event=shown.show, **manner.reaching())
+
+    run_transfer(shown, run)
+
+
+def run_transfer(shown: Screen, run: Callable[[], events.Receipt | events.Offered]) -> NoReturn:
+    """Run a transfer, or a look at one, show how it ended, and exit accordingly."""
     try:
-        receipt = run()
+        end = run()
     except EnchufeError as error:
         shown.show(events.Failed.of(error))
         code = exits.exit_code(error)
@@ -188,7 +211,7 @@ def run_transfer(shown: Screen, run: Callable[[], events.Receipt]) -> NoReturn:
         shown.show(events.Failed("interrupted", "interrupted", "Nothing half-done is visible; run it again."))
         code = exits.INTERRUPTED
     else:
-        code = exits.LEFT_OUT if receipt.left_out else exits.DONE
+        code = exits.LEFT_OUT if isinstance(end, events.Receipt) and end.left_out else exits.DONE
     finally:
         shown.close()
     sys.exit(code)

@@ -209,6 +209,7 @@ def aim(
     secured = partial(Secured, remember=remember, on_event=on_event)
     if where is not None and not isinstance(meant, (SpokenCode, KnownName)):
         raise LocalProtocolError("two addresses", hint="An address beside it is for a code or a name: CODE --to ADDR.")
+    there = None if where is None else _at(for_files(parse_address(where)))
     match meant:
         case SpokenCode(text=said):
             by_code = Code.parse(said)
@@ -216,13 +217,13 @@ def aim(
                 raise LocalProtocolError(
                     "nobody may be asked who has this code", hint="Give its address too: --to ADDR."
                 )
-            places = partial(_announced, by_code.label, interfaces) if where is None else _at(parse_address(where))
-            return secured(places, ByCode(by_code), fixed=where is not None)
+            places = there or partial(_announced, by_code.label, interfaces)
+            return secured(places, ByCode(by_code), fixed=there is not None)
         case KnownName(name=name):
             machine = KnownMachines().existing(name)
-            places = partial(_whereabouts, machine, search, interfaces) if where is None else _at(parse_address(where))
+            places = there or partial(_whereabouts, machine, search, interfaces)
             by_key = ByKey(Identity.mine(), machine.public)
-            return secured(places, by_key, fixed=where is not None, name=machine.name)
+            return secured(places, by_key, fixed=there is not None, name=machine.name)
         case Link():
             places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)

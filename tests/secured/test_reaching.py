@@ -19,7 +19,7 @@ from enchufe.meeting import Reached
 from enchufe.reaching import Secured, aim
 from enchufe.transports import TcpAddress, parse_address
 from enchufe.waiting import drive
-from tests.access.meeting import PATIENCE, WAITER
+from tests.access.meeting import PATIENCE, WAITER, Key
 from tests.beside import Beside
 from tests.secured.entrances import Place
 
@@ -204,3 +204,10 @@ def test_a_link_may_be_the_answer_to_the_question_for_the_code(places: list[Plac
     reached = reach(aimed(place.address, code=lambda: link), place)
     assert isinstance(reached, Reached)
     reached.transport.close()
+
+
+@pytest.mark.parametrize("text", [CODE, "@ana"])
+def test_no_files_go_where_only_messages_do(text: str) -> None:
+    KnownMachines().add("ana", Key().public)
+    with pytest.raises(LocalProtocolError, match="files do not go through shared memory"):
+        aimed(text, where="shm:/tmp/nobody")

@@ -23,11 +23,13 @@ def introduction() -> Introduction:
 
 
 def meet(admitted: Admitted, *, remember: bool, on_event: OnEvent) -> None:
-    """Tell who is there, and make sure that it is nobody else than it says.
+    """Tell who is there, and make sure that it is nobody else than it says, and can be pinned if it is to be.
+
+    That is before HELLO: where one side could not pin, neither is to.
 
     Raises:
         ChangedKey: a machine of that name is known by another key.
-        StoreError: what is known cannot be read.
+        StoreError: what is known cannot be read or written.
     """
     if admitted.way == "again":
         return

@@ -124,7 +124,7 @@ class Entrance:
         try:
             meet(admitted, remember=self._remember, on_event=self._tell)
         except EnchufeError as error:
-            if isinstance(error, ChangedKey):
+            if isinstance(error, (ChangedKey, StoreError)):
                 self._failure = error
             await self._turn_away(admitted, error, deadline)
             raise

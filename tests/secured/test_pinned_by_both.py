@@ -37,6 +37,28 @@ def test_neither_is_pinned_where_one_stops(people: tuple[Person, Person], file: 
     assert (blas if stops == "listener" else ana).known() == []
 
 
+@pytest.mark.parametrize("cannot", ["listener", "dialer"])
+def test_neither_is_pinned_where_one_cannot_write_it_down(
+    people: tuple[Person, Person], file: Path, cannot: str
+) -> None:
+    ana, blas = people
+    hindered = ana if cannot == "listener" else blas
+    assert hindered.do("peers", "show").returncode == 0  # which makes its key
+    (hindered.state / "enchufe" / "peers.json.new").mkdir()
+    sender = ana.send(file, options=REMEMBERING)
+    receiver = blas.receive(sender.address, "--remember", code=sender.code())
+    if cannot == "listener":
+        assert (sender.end(), receiver.end()) == (6, 3)
+        assert "peers.json" in sender.error["message"]
+    else:
+        assert receiver.end() == 6
+        assert "peers.json" in receiver.error["message"]
+        sender.code(2)
+    assert not sender.named("remembered")
+    assert not receiver.named("remembered")
+    assert (ana.known(), blas.known()) == ([], [])
+
+
 def test_both_note_when_they_met(people: tuple[Person, Person], file: Path) -> None:
     ana, blas = people
     sender = ana.send(file, options=REMEMBERING)

@@ -81,12 +81,13 @@ class KnownMachines:
         return machine.name if machine is not None else None
 
     def check(self, name: str, public: bytes) -> None:
-        """Make sure that nothing here speaks against knowing a machine that calls itself so.
+        """Make sure that nothing here speaks against knowing a machine that calls itself so, the disk included.
 
         Raises:
             ChangedKey: that name belongs to another key.
         """
         _check(self._book.read(), suggested_name(name), public)
+        self._book.rehearse()
 
     def add(self, name: str, public: bytes, address: str | None = None) -> Machine:
         """Know a machine from now on; what it has become. One that is known keeps the name that it has.

@@ -236,6 +236,13 @@ class Book(Generic[R]):
             if after != before:
                 opened.write(self._file, after)
 
+    def rehearse(self) -> None:
+        """Make sure that all of it can be written, by doing that. Raises as `changing`."""
+        with self._folder.locked() as opened:
+            before = opened.read(self._file)
+            self._unpacked(before)
+            opened.write(self._file, packed({}) if before is None else before)
+
     def _unpacked(self, data: bytes | None) -> dict[str, R]:
         if data is None:
             return {}

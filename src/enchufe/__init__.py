@@ -5,10 +5,9 @@ Names are imported when they are first used, so that a command line starts at on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from enchufe.lazy import lazily
 
+TYPE_CHECKING = False  # as in `lazy`
 if TYPE_CHECKING:
     from enchufe.blocking import BlockingConnection, Server, connect, serve
     from enchufe.connection import Connection

@@ -8,7 +8,10 @@ torn asks for `undivided`. It is for the main thread, where Python handles signa
 from __future__ import annotations
 
 import threading
-from types import FrameType, TracebackType
+
+TYPE_CHECKING = False  # as in `lazy`
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
 
 
 class _Undivided:

@@ -81,6 +81,39 @@ def test_an_interrupted_transfer(number: signal.Signals, tmp_path: Path) -> None
     assert done.stderr.count("\n") == 2
 
 
+# Where Python makes another error of whatever is raised, and where it drops it.
+WITHIN_AN_IMPORT = """
+import signal, sys, weakref
+moment, how = sys.argv.pop(1), sys.argv.pop(1)
+class Part:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(signal.SIGINT)
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment and how == "made":
+            class Whole:
+                part = Part()
+        elif name == moment:
+            kept = Importing()
+            reference = weakref.ref(kept, lambda _: signal.raise_signal(signal.SIGINT))
+            del kept
+sys.meta_path.insert(0, Importing())
+from enchufe.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("how", ["made", "dropped"])
+@pytest.mark.parametrize("moment", ["enchufe.cli.root", "enchufe.cli.manner", "enchufe.session.receiving"])
+def test_an_interruption_within_an_import_is_one(moment: str, how: str, tmp_path: Path) -> None:
+    done = run(
+        WITHIN_AN_IMPORT, moment, how, "receive", "--yes", "--listen", "127.0.0.1:0", "--retry", "0", cwd=tmp_path
+    )
+    assert done.returncode == 130
+    assert done.stderr.startswith("enchufe: interrupted\n")
+    assert "Traceback" not in done.stderr
+
+
 BEHIND_THE_END = """
 import os, signal, sys, threading
 def interrupt():

@@ -8,29 +8,67 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import time
-from types import FrameType
-from typing import Final
 
 from enchufe.interruption import interrupt
 
+# What is imported here is imported before an interruption is heeded.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Final
+
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
+_IMPORTING: Final = "<frozen importlib._bootstrap>"
 
 
 def heed() -> None:
-    """Have them interrupt the command, until it is `over`."""
+    """Have them interrupt the command, which the caller is about to run, until it is `over`."""
     said = float("-inf")
+    caller = sys._getframe(1)
 
     def heard(number: int, frame: FrameType | None) -> None:
         nonlocal said
         now = time.monotonic()
         if now - said > _SAME:
             said = now
-            interrupt(number, frame)
+            importer = _importer(frame, caller)
+            if importer is None:
+                interrupt(number, frame)
+            else:
+                _interrupt_later(number, importer)
 
     for each in _SIGNALS:
         signal.signal(each, heard)
+
+
+def _importer(frame: FrameType | None, caller: FrameType) -> FrameType | None:
+    """Who imports something that `frame` is part of, while `caller` runs the command; None: it is no part of that."""
+    importer = None
+    while frame is not None and frame is not caller:
+        above = frame.f_back
+        if frame.f_code.co_filename == _IMPORTING and above is not None and above.f_code.co_filename != _IMPORTING:
+            importer = above
+        frame = above
+    return importer
+
+
+def _interrupt_later(number: int, frame: FrameType) -> None:
+    """Interrupt `frame` at its next line, when it has imported what it is about to.
+
+    In the middle of that, Python takes an exception for one of the module, or drops it with no more than a warning.
+    """
+
+    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
+        frame.f_trace = None
+        sys.settrace(before)
+        interrupt(number, frame)
+
+    before = sys.gettrace()
+    frame.f_trace = trace
+    sys.settrace(lambda _frame, _event, _argument: None)
 
 
 def over(code: int) -> None:

@@ -9,13 +9,11 @@ import gc
 import io
 import os
 import sys
-from typing import Final
 
-from enchufe.cli import exits, interruptions
-from enchufe.errors import EnchufeError
+from enchufe.cli import interruptions
 
 # Objects after which to look for cycles: there are next to none, and Python's 700 cost a start a tenth of its time.
-_GARBAGE: Final = 100_000
+_GARBAGE = 100_000
 
 
 def main() -> None:
@@ -27,6 +25,8 @@ def main() -> None:
         code = _ended()
         interruptions.over(code)
     except KeyboardInterrupt:
+        from enchufe.cli import exits  # noqa: PLC0415 (slow to import)
+
         code = exits.INTERRUPTED
         interruptions.over(code)
         from enchufe.cli import output  # noqa: PLC0415 (slow to import)
@@ -38,7 +38,8 @@ def main() -> None:
 
 def _ended() -> int:
     """Run the command that is asked for, and tell what it did not tell itself: the exit code."""
-    from enchufe.cli import output  # noqa: PLC0415 (slow to import)
+    from enchufe.cli import exits, output  # noqa: PLC0415 (slow to import)
+    from enchufe.errors import EnchufeError  # noqa: PLC0415 (slow to import)
 
     if sys.stdout is not None:
         sys.stdout = output.printing()
@@ -60,6 +61,7 @@ def _run() -> int:
     """As `_ended`, but whatever goes wrong is raised, other than a wrong usage."""
     import click  # noqa: PLC0415 (slow to import)
 
+    from enchufe.cli import exits  # noqa: PLC0415 (slow to import)
     from enchufe.cli.output import tell  # noqa: PLC0415 (slow to import)
     from enchufe.cli.root import NAME, cli  # noqa: PLC0415 (slow to import)
 

@@ -14,7 +14,7 @@ from enchufe.access import ByToken
 from enchufe.access.certificate import lasting
 from enchufe.access.tokens import Token, Tokens
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind
-from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError
+from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError, StoreError
 from enchufe.session import Options
 from enchufe.session.looking import LookingSession
 from enchufe.transfer.message import Message, Role
@@ -205,3 +205,20 @@ def test_what_is_no_whole_list_is_not_taken_for_one(messages: list[Message], err
         files.list_files(address, plain=True, on_event=side.tell)
     assert not side.of(events.Offered)
     assert not side.of(events.Retrying)
+
+
+@pytest.mark.parametrize("error", [StoreError("nobody reads it"), KeyboardInterrupt()])
+def test_whatever_ends_a_look_the_sender_waits_on(tmp_path: Path, error: BaseException) -> None:
+    """As where a pipe is closed that has read enough."""
+    (tmp_path / "file").write_bytes(b"hello")
+
+    def show(event: events.Event) -> None:
+        if isinstance(event, events.Entry):
+            raise error
+
+    with listening(files.send_files, [tmp_path / "file"], plain=True) as (side, address):
+        with pytest.raises(type(error)):
+            files.list_files(address, plain=True, on_event=show)
+        side.wait_for(events.Looked)
+        files.receive_files(tmp_path / "inbox", source=address, plain=True)
+    assert side.receipt.files == 1

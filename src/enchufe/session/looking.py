@@ -7,16 +7,17 @@ from typing import Final, NoReturn
 
 from enchufe import events
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import BrokenError, DeadlineExceeded
+from enchufe.errors import BrokenError, DeadlineExceeded, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.streams import Stream
 from enchufe.store.names import safe_name
-from enchufe.transfer.machine import InterruptedThere, Looked
+from enchufe.transfer.machine import InterruptedThere, Looked, told_to_peer
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import WINDOW, OfferEnd
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import PROGRESS_SECONDS, Receiver
+from enchufe.transfer.states import State
 from enchufe.transports import Transport
 
 _KINDS: Final = {Kind.FILE: "file", Kind.DIRECTORY: "folder", Kind.SYMLINK: "link"}
@@ -60,6 +61,13 @@ class LookingSession(Session[Receiver]):
             if not self.machine.offered:
                 raise
             raise CutShort(str(error)) from error
+        except RemoteProtocolError:
+            raise
+        except BaseException:
+            # Whatever ends a look here is no reason for the other side to end.
+            if self.machine.state is not State.FAILED:
+                await self.link.farewell(told_to_peer(Looked("that was enough")))
+            raise
 
     def _heed(self, message: Message) -> None:
         match message:
@@ -69,7 +77,7 @@ class LookingSession(Session[Receiver]):
                 self.say(self.machine.answer((entry, Answer.SKIP) for entry in entries))
             case OfferEnd(entries=count, size=size):
                 self.tell(events.Offered(count, size))
-                raise Looked("the other side only looked at what is offered, and took nothing")
+                raise Looked("all that is offered was looked at")
             case _:  # nothing was asked for
                 raise self.machine.misplaced(message)
 

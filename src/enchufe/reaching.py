@@ -26,7 +26,7 @@ from enchufe.access.discovery import find
 from enchufe.access.identity import Identity
 from enchufe.access.interfaces import dialable
 from enchufe.access.known import ChangedKey, KnownMachines, Machine
-from enchufe.access.links import SCHEME, Link
+from enchufe.access.links import Link, is_link
 from enchufe.access.targets import KnownName, SpokenCode, target
 from enchufe.access.tokens import Token
 from enchufe.acquaintance import acquaint, introduction, meet
@@ -228,7 +228,7 @@ def aim(
             places = _at(*dialable(meant.addresses))
             return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
     place, answer = _at(for_files(meant)), code()
-    if answer.strip().lower().startswith(SCHEME):  # which is a way to have it in no list of processes
+    if is_link(answer):  # which is a way to have it in no list of processes
         link = Link.parse(answer)
         return secured(place, _proof(link, code), certificate=link.fingerprint, fixed=True)
     return secured(place, ByCode(Code.parse(answer)), fixed=True)

@@ -58,6 +58,8 @@ def test_a_new_code_is_in_the_language_of_the_locale(
         ("7\u2013abaco\u2011ninez\u2014zurdo", SPANISH),
         ("7-a\u0301baco-nin\u0303ez-zurdo", SPANISH),
         ("\uff17-abaco-ninez-zurdo", SPANISH),
+        ("\u201c7-abaco-ninez-zurdo.\u201d ", SPANISH),
+        ("**7-abaco-ninez-zurdo**,", SPANISH),
         ("42-abandon-zoo-ability", ENGLISH),
         ("42 aban ZOO abil", ENGLISH),
     ],

@@ -37,6 +37,12 @@ from tests.access.letters import letters
         ("7-a\u0301rbol-barco-casa", SpokenCode("7-a\u0301rbol-barco-casa")),  # as some keyboards write accents
         (" 42 - amigo - barco - casa\n", SpokenCode(" 42 - amigo - barco - casa\n")),
         ("1-arch-barc-casa", SpokenCode("1-arch-barc-casa")),
+        ("'42-amigo-barco-casa'.", SpokenCode("'42-amigo-barco-casa'.")),
+        ("<enchufe://host:9000/>", Link((TcpAddress("host", 9000),))),
+        (
+            "\ufeff\u201cenchufe://host:9000/#code=42-amigo-barco-casa\u201d.",
+            Link((TcpAddress("host", 9000),), None, "42-amigo-barco-casa"),
+        ),
         ("enchufe://host:9000/", Link((TcpAddress("host", 9000),))),
         (
             "Enchufe://host:9000/#code=42-amigo-barco-casa",

@@ -153,7 +153,7 @@ def test_a_token_in_no_list_of_processes(neighbours: tuple[Person, Person], file
     assert receiver.named("paired")[0]["way"] == "token"
     check_nowhere([token], *processes.arguments, sender.output, sender.told, receiver.output, receiver.told)
     assert {number for number, said in processes.environments.items() if token in said} <= {sender.process.pid}
-    broken = ana.send(file, options=("--to", receiver.address), code=f"{link}!")
+    broken = ana.send(file, options=("--to", receiver.address), code=f"{link}%")
     assert broken.end() == 2
     check_nowhere([token], broken.output, broken.told)
 

@@ -19,6 +19,12 @@ WORDS: Final = 3  # of 11 bits each
 GUESSES: Final = 3
 LIFE: Final = 600.0  # seconds
 
+# What people and programs put around what they quote: spaces, quotation marks, brackets, the end of a sentence, stars
+# for bold, and marks that nobody sees. None of it can begin a code or link, or end one.
+_AROUND: Final = (
+    " \t\r\n\xa0\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb<>()[]{}*.,;!?"
+    "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
 _LABEL: Final = re.compile("0*([1-9][0-9]?)", re.ASCII)
 
 
@@ -78,8 +84,13 @@ class Code:
         return str(self).encode()
 
 
+def unwrapped(text: str) -> str:
+    """A code or link without what stands around it, where it was copied out of a message."""
+    return text.strip(_AROUND)
+
+
 def _parts(text: str) -> list[str]:
-    spaced = "".join(" " if unicodedata.category(character) == "Pd" else character for character in text)
+    spaced = "".join(" " if unicodedata.category(character) == "Pd" else character for character in unwrapped(text))
     return plain(spaced).split()
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from enchufe.access import interfaces as machine
-from enchufe.access.codes import Code
+from enchufe.access.codes import Code, unwrapped
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress, parse_address
@@ -36,7 +36,12 @@ _CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:[\s\-\u2010-\u2015]+[^\W\d_]+){3}\s*
 
 def looks_like_code(text: str) -> bool:
     """Whether a text has the form of a code: a number and three words, with hyphens or spaces between."""
-    return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", text)) is not None
+    return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", unwrapped(text))) is not None
+
+
+def is_link(text: str) -> bool:
+    """Whether a text is a link, or meant to be one."""
+    return unwrapped(text)[: len(SCHEME)].lower() == SCHEME
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,8 @@ class Link:
         """
         if len(text) > MOST_TEXT:
             raise _wrong(f"is longer than {MOST_TEXT} characters")
-        text = text.strip()
-        if text[: len(SCHEME)].lower() != SCHEME:
+        text = unwrapped(text)
+        if not is_link(text):
             raise _wrong(f"does not begin with {SCHEME}")
         place, has_more, fragment = text[len(SCHEME) :].partition("#")
         hosts, ended, path = place.partition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Final
 
-from enchufe.access.links import SCHEME, Link, looks_like_code
+from enchufe.access.links import SCHEME, Link, is_link, looks_like_code
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import Address, parse_address
@@ -44,9 +44,9 @@ def target(text: str) -> Target:
     Raises:
         LocalProtocolError: it is none of these, or a wrong one. Of what may be a secret, nothing is said.
     """
+    if is_link(text):
+        return Link.parse(text)
     bare = text.strip()
-    if bare[: len(SCHEME)].lower() == SCHEME:
-        return Link.parse(bare)
     if bare.startswith("@"):
         return _known(bare[1:])
     if ":" in text:

@@ -32,7 +32,7 @@ class CutShort(InterruptedThere):
 class LookingSession(Session[Receiver]):
     """Tells every entry that is offered (`events.Entry`), and then says that it only looked. One stream is enough.
 
-    No entry is kept, so there may be any number. `complete` never returns. It raises:
+    Nothing but folders' names is kept, so there may be any number. `complete` never returns. It raises:
         Looked: everything was told.
         BrokenError, DeadlineExceeded: the other side is gone; CutShort: after some was told.
         Refused, BusyError: it said no. RemoteProtocolError: it broke the protocol.
@@ -45,7 +45,7 @@ class LookingSession(Session[Receiver]):
 
     def __init__(self, over: Transport | Greeted[Receiver], options: Options, on_event: OnEvent) -> None:
         super().__init__(over, Receiver, options, on_event)
-        self._folders: dict[int, events.Path] = {NO_PARENT: ()}
+        self._folders: dict[int, tuple[int, bytes]] = {}  # in which one each is, and its name
 
     async def run(self) -> NoReturn:
         """Look at everything."""
@@ -83,12 +83,18 @@ class LookingSession(Session[Receiver]):
 
     def _tell_entry(self, entry: Entry) -> None:
         safe_name(entry.name)
-        path = (*self._folders[entry.parent], entry.name)
         if entry.kind is Kind.DIRECTORY:
-            self._folders[entry.id] = path
+            self._folders[entry.id] = entry.parent, entry.name
         size = entry.size if entry.kind is Kind.FILE and entry.size != UNKNOWN_SIZE else None
         target = os.fsdecode(entry.target) if entry.kind is Kind.SYMLINK else None
-        self.tell(events.Entry(path, _KINDS[entry.kind], size, target))
+        self.tell(events.Entry(self._path(entry), _KINDS[entry.kind], size, target))
+
+    def _path(self, entry: Entry) -> events.Path:
+        names, parent = [entry.name], entry.parent
+        while parent != NO_PARENT:
+            parent, name = self._folders[parent]
+            names.append(name)
+        return tuple(reversed(names))
 
     async def run_stream(self, stream: Stream) -> None:
         """There are none."""

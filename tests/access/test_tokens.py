@@ -225,3 +225,14 @@ def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, f
             with pytest.raises(StoreError, match="damaged"):
                 use()
         assert folder.read(FILE) == content
+
+
+@pytest.mark.parametrize(("key", "value"), [("quota", "much"), ("used", None), ("expires", "never"), ("made", [])])
+def test_what_is_no_number_is_damage(tokens: Tokens, folder: Folder, key: str, value: object) -> None:
+    tokens.new("ana")
+    with folder.locked() as opened:
+        content = unpacked((opened.read(FILE) or b""), FILE)
+        content["ana"][key] = value
+        opened.write(FILE, packed(content))
+    with pytest.raises(StoreError, match="damaged"):
+        tokens.all()

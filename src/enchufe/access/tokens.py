@@ -250,7 +250,8 @@ def _parse(name: str, record: dict[str, Any]) -> Record:
     if len(public) != _KEY or not scope <= frozenset(SCOPES):
         raise ValueError("no token")
     unfinished = bool(record.get("unfinished", False))  # older versions did not say
-    return Record(name, public, scope, record["quota"], record["used"], record["made"], record["expires"], unfinished)
+    quota, expires = (None if record[key] is None else int(record[key]) for key in ("quota", "expires"))
+    return Record(name, public, scope, quota, int(record["used"]), int(record["made"]), expires, unfinished)
 
 
 def _pack(record: Record) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +153,27 @@ def test_who_insists_a_second_later_is_heard(monkeypatch: pytest.MonkeyPatch) ->
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         now[0] += 0.1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_import_that_hangs_is_interrupted_by_who_insists(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(interruptions, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    moments = []
+
+    class Hanging:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            signal.raise_signal(signal.SIGINT)
+            moments.append("put off")
+            now[0] += 2.0
+            signal.raise_signal(signal.SIGINT)
+            moments.append("it hangs")
+
+    monkeypatch.setattr(sys, "meta_path", [Hanging()])
+    interruptions.heed()
+    with pytest.raises(KeyboardInterrupt):
+        import_module("nosuch")
+    assert moments == ["put off"]
 
 
 # What the demo runs: the receiver shows a code, and both wait, and would say so if they were told to end.

@@ -33,8 +33,8 @@ def heed() -> None:
         nonlocal said
         now = time.monotonic()
         if now - said > _SAME:
-            said = now
-            importer = _importer(frame, caller)
+            insists, said = said > float("-inf"), now
+            importer = None if insists else _importer(frame, caller)
             if importer is None:
                 interrupt(number, frame)
             else:

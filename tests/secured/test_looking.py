@@ -98,6 +98,7 @@ def test_a_code_is_used_up_and_another_one_is_shown(people: tuple[Person, Person
         "     0 bytes  tree/empty",
         "     5 bytes  tree/in/small",
     }
+    assert "uses the code up" in looking.stderr
     assert blas.receive(sender.address, code=sender.code(2)).end() == 0
     assert sender.end() == 0
 

@@ -190,8 +190,10 @@ class Inventory:
         """
         if isinstance(event, events.Entry):
             output.write(f"{_entry(event)}\n".encode())
-        else:
-            self._sentences.show(event)
+            return
+        self._sentences.show(event)
+        if isinstance(event, events.Paired) and event.way == "code" and self._sentences.lines(event):
+            output.tell("this look uses the code up: the other side shows another one\n")
 
     def close(self) -> None:
         """Nothing to do."""

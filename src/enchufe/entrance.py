@@ -146,6 +146,8 @@ class Entrance:
             # Whoever was cut before HELLO has come again by now, by what says nothing of him.
             met = self._met.pop(admitted.party, admitted)
             acquaint(met, None, remember=self._remember, on_event=self._tell)
+            if self._remember and met.way == "code" and met.introduced is not None:
+                self._lasting, self.gate.identity = True, Identity.mine()  # that one may come by its key from now on
         except EnchufeError as error:
             drive(self._turn_away(admitted, error, admitted.transport.waiter.now() + _FAREWELL))
             raise

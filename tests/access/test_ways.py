@@ -270,7 +270,7 @@ def test_whoever_is_asked_for_another_machine_says_so(place: Place) -> None:
 
 def test_a_listener_without_a_key_is_no_machine(place: Place) -> None:
     house = House()
-    house.gate._identity = None
+    house.gate.identity = None
     refused(house.meet(place, house.proof(place, "key"))[0], AnotherMachine)
 
 
@@ -290,7 +290,7 @@ def test_a_public_key_alone_proves_nothing(place: Place) -> None:
     near, far = house.meet(place, ByToken(Borrowed(house.token)))
     refused(near, TokenRefused)
     refused(far, TokenRefused)
-    house.gate._identity = Borrowed(house.key)
+    house.gate.identity = Borrowed(house.key)
     near, far = house.meet(place, ByKey(house.guest, house.key.public))
     refused(near, AnotherMachine)
     assert not isinstance(far, Admitted)

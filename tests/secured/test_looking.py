@@ -103,6 +103,19 @@ def test_a_code_is_used_up_and_another_one_is_shown(people: tuple[Person, Person
     assert sender.end() == 0
 
 
+def test_who_was_remembered_when_he_looked_comes_by_his_key(people: tuple[Person, Person], tree: Path) -> None:
+    """To the same run, which knew nobody when it began."""
+    ana, blas = people
+    sender = ana.send(tree, options=(*HERE, "--remember"))
+    looking = blas.start("receive", sender.address, "--list", "--remember", code=sender.code())
+    assert looking.end() == 0
+    (name,) = blas.known()
+    assert blas.start("receive", f"@{name}", "--list", "--no-announce").end() == 0
+    assert blas.receive(f"@{name}", "--no-announce").end() == 0
+    assert sender.end() == 0
+    assert [paired["way"] for paired in sender.named("paired")] == ["code", "key", "key"]
+
+
 def test_all_of_many_is_shown_and_nothing_written(people: tuple[Person, Person], tree: Path) -> None:
     """More than a window of entries."""
     ana, blas = people

@@ -52,7 +52,7 @@ class Gate:
         certificate: what the listener's TLS shows.
         code: what lets in one guest; it may be set anew.
         knows: by public key, what a machine is called here; None: it is not known.
-        identity: this machine's key, for those that know it.
+        identity: this machine's key, for those that know it; it may be set anew.
         tokens: those that were given out.
         introduction: how this machine introduces itself to those it lets in, if it is to.
         lost: is told of a code with a guess less, by which nobody came in, whatever became of it.
@@ -72,7 +72,7 @@ class Gate:
         self.code = code
         self._certificate = certificate.sha256
         self._knows = knows
-        self._identity = identity
+        self.identity = identity
         self._tokens = tokens
         self._introduction = introduction
         self._lost = lost
@@ -163,7 +163,7 @@ class Gate:
             ) from None
 
     async def _by_key(self, talk: Exchange, binding: Binding, mac: bytes) -> _Guest:
-        ours = self._identity
+        ours = self.identity
         if ours is None or not binding.is_whom(ours.public, mac):
             raise AnotherMachine(f"somebody at {talk.transport.peer} wanted another machine")
         await talk.say(m.Proof(ours.public, ours.sign(binding.signed(b"enchufe listener"))))

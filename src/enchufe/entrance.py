@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from enchufe import events
@@ -17,6 +17,7 @@ from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, own_addresses
 from enchufe.access.tokens import Tokens, UsedUp
 from enchufe.acquaintance import acquaint, introduction, meet
+from enchufe.dataclass import dataclass
 from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Options

@@ -16,7 +16,7 @@ from enchufe.transfer.machine import InterruptedThere, Looked, told_to_peer
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import WINDOW, OfferEnd
 from enchufe.transfer.offers import Offer
-from enchufe.transfer.receiver import PROGRESS_SECONDS, Receiver
+from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.states import State
 from enchufe.transports import Transport
 
@@ -56,7 +56,7 @@ class LookingSession(Session[Receiver]):
                     self._heed(message)
                 if (progress := self.machine.progress(self.waiter.now())) is not None:
                     self.say(progress)  # or the window would be full
-                await self.link.exchange(self.waiter.now() + PROGRESS_SECONDS if self.machine.untold else None)
+                await self.link.exchange(self.machine.late_at if self.machine.untold else None)
         except (BrokenError, DeadlineExceeded) as error:
             if not self.machine.offered:
                 raise

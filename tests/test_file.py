@@ -9,6 +9,7 @@ import pickle
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import enchufe
 from enchufe import BlockingConnection, Connection, aio, framing
 from enchufe.buffer import ReceiveBuffer
-from enchufe.errors import DeadlineExceeded, LocalProtocolError
+from enchufe.errors import ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.file import BlockingFile, ConnectionFile
 from enchufe.transports import unix
 from enchufe.waiting import BlockingWaiter, drive
@@ -284,6 +285,39 @@ def test_who_reads_does_not_wait_for_who_writes() -> None:
         answering.join()
         exactly(theirs, before + 100_000)
         writing.join()
+
+
+@pytest.mark.parametrize("what", ["reads", "writes"])
+def test_leaving_wakes_who_waits_in_another_thread(what: str) -> None:
+    """Also where what was written is lost by it, so that the other side is told that this is no end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connection = enchufe.connect(f"127.0.0.1:{listening.getsockname()[1]}", framing=LINES)
+        peer, _ = listening.accept()
+        file = connection.file()
+        told: list[BaseException] = []
+
+        def use() -> None:
+            try:
+                file.read(1) if what == "reads" else file.write(bytes(50_000_000))
+            except ClosedError as error:
+                told.append(error)
+
+        with peer:
+            waiting = threading.Thread(target=use, daemon=True)
+            waiting.start()
+            if what == "writes":
+                until(lambda: file._file.transport._full)
+                time.sleep(0.01)
+            else:
+                time.sleep(0.1)  # so that it waits in poll(), and no longer in recv()
+                file.write(b"lost")
+            connection.close()
+            waiting.join(20)
+            assert told
+            peer.settimeout(20)
+            with pytest.raises(ConnectionResetError):
+                while peer.recv(1 << 20):
+                    pass
 
 
 def test_nothing_is_waited_for_where_nothing_is_asked_for() -> None:

@@ -521,13 +521,19 @@ class Transport:
                     await self.waiter.wait([(self, READ)], min(deadline, now + quiet))
 
     def abort(self) -> None:
-        """Close so that the other side learns at once that this is no orderly end (RST where there is one)."""
+        """Close so that the other side learns at once that this is no orderly end (RST where there is one).
+
+        Whoever waits here is woken, as by `close`.
+        """
         if self._closed:
             return
         self._closed = True
         with contextlib.suppress(OSError):  # as in close()
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.waiter.forget(self)
+        if self.waiter.blocks:  # another thread that waits here keeps it open until it is woken
+            self._wake_all()
+        else:
+            self.waiter.forget(self)
         self._sock.close()
 
     def ends_only_by_close(self) -> None:

@@ -261,7 +261,7 @@ def test_the_same_in_threads() -> None:
         lines: list[bytes] = []
         reading = threading.Thread(target=lambda: lines.append(file.readline()))
         reading.start()
-        until(lambda: not plain._held)  # it sends that first
+        until(lambda: plain._sending.taken)  # it sends that first
         writing = threading.Thread(target=lambda: file.write(b"c" * 500_000))
         writing.start()
         in_order = exactly(theirs, before + 550_000)[before:] == b"a" * 50_000 + b"c" * 500_000
@@ -285,6 +285,17 @@ def test_who_reads_does_not_wait_for_who_writes() -> None:
         answering.join()
         exactly(theirs, before + 100_000)
         writing.join()
+
+
+def test_who_reads_hears_what_comes_before_all_that_was_written_could_go() -> None:
+    plain, theirs, _ = narrow()
+    with theirs, closing(plain.transport):
+        drive(plain.write(b"a" * 50_000))
+        answering = threading.Timer(0.05, theirs.send, [b"line\n"])
+        answering.start()
+        plain.timeout = 5
+        assert drive(plain.readline()) == b"line\n"
+        answering.join()
 
 
 @pytest.mark.parametrize("what", ["reads", "writes"])

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import Transport
-from enchufe.waiting import Turnstile, drive
+from enchufe.waiting import READ, WRITE, Turnstile, drive
 
 T = TypeVar("T")
 
@@ -169,6 +169,20 @@ class ConnectionFile:
         finally:
             self._sending.leave()
 
+    async def _send_until_heard(self) -> None:
+        """Send what is held, or as much as goes until something comes, for who has entered; it leaves."""
+        transport, deadline = self.transport, self._deadline()
+        try:
+            while True:
+                with self._changing:
+                    del self._held[: transport.try_send([self._held])]
+                    left = len(self._held)
+                # The other side may take no more before we have read what it says.
+                if not left or await transport.until_room(deadline, READ | WRITE) & READ:
+                    return
+        finally:
+            self._sending.leave()
+
     async def _more(self) -> bool:
         """Have more bytes in hand: False at the end."""
         if not self.at_end:
@@ -177,7 +191,7 @@ class ConnectionFile:
             if count is None:
                 # Not behind another who sends: the other side may take it only when we have read.
                 if self._held and self._sending.try_enter():
-                    await self._send_now((), self._deadline())
+                    await self._send_until_heard()
                 count = await self.transport.receive_into(view, self._deadline())
             self._buffer.received(count)
             self.at_end = not count

@@ -374,17 +374,15 @@ class Transport:
                 self.poison("an earlier send was cut in the middle of a message")
             raise
 
-    async def until_room(self, deadline: float | None) -> None:
-        """Wait for room to send, until `deadline`, or until the other side was silent for as long as it may be."""
+    async def until_room(self, deadline: float | None, interest: int = WRITE) -> int:
+        """`wait` for room to send, until `deadline`, or until the other side was silent for as long as it may be."""
         if self.patience is None:
-            await self.wait(WRITE, deadline)
-            return
+            return await self.wait(interest, deadline)
         now, pulse = self.waiter.now(), self._pulse()
         while True:
             silent = now + self.patience
             try:
-                await self.wait(WRITE, silent if deadline is None else min(silent, deadline))
-                return
+                return await self.wait(interest, silent if deadline is None else min(silent, deadline))
             except DeadlineExceeded:
                 if deadline is not None and (now := self.waiter.now()) >= deadline:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -16,11 +17,11 @@ from typing import Any
 import pytest
 
 from enchufe import transports
-from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
+from enchufe.errors import BrokenError, BusyError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
-from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
+from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Turnstile, drive
 from tests.namespaces import two_machines
 from tests.until import until
 
@@ -336,6 +337,19 @@ def test_waiting_for_what_is_closed_is_your_fault() -> None:
     near.close()
     with far, pytest.raises(LocalProtocolError, match="closed"):
         drive(WAITER.wait_one(near, READ))
+
+
+def test_who_waits_for_a_turn_and_has_no_descriptor_for_it_is_told() -> None:
+    turnstile = Turnstile()
+    assert turnstile.try_enter()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(BusyError):
+            drive(turnstile.enter(BlockingWaiter()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    turnstile.leave()
 
 
 def test_a_doorbell_rung_twice_is_rung_once() -> None:

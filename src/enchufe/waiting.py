@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
-from enchufe.errors import DeadlineExceeded, LocalProtocolError
+from enchufe.errors import BusyError, DeadlineExceeded, LocalProtocolError
 
 READ: Final = 1
 WRITE: Final = 2
@@ -305,9 +305,16 @@ class Turnstile:
 
         Raises:
             DeadlineExceeded: somebody still was at `deadline`.
+            BusyError: somebody is, and there is no descriptor to wait by.
         """
         while not self.try_enter():
-            bell = Doorbell()
+            try:
+                bell = Doorbell()
+            except OSError as error:
+                raise BusyError(
+                    f"no descriptor to wait by: {error.strerror}",
+                    hint="Close some connections, or raise the limit of open files (ulimit -n).",
+                ) from error
             self._bells.append(bell)
             try:
                 if self.taken:  # or nobody may ring any more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 import stat
 import subprocess
@@ -337,6 +338,27 @@ def test_waiting_for_what_is_closed_is_your_fault() -> None:
     near.close()
     with far, pytest.raises(LocalProtocolError, match="closed"):
         drive(WAITER.wait_one(near, READ))
+
+
+def test_a_timer_that_ticks_does_not_put_a_deadline_off() -> None:
+    ticks = 0
+
+    def tick(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+        assert ticks < 500, "the deadline never came"
+
+    ours, theirs = socket.socketpair()
+    waiter = BlockingWaiter()
+    before = signal.signal(signal.SIGALRM, tick)
+    with theirs, unix.transport(ours, waiter) as transport:
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        try:
+            with pytest.raises(DeadlineExceeded):
+                drive(transport.receive(1, waiter.now() + 0.2))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def test_who_waits_for_a_turn_and_has_no_descriptor_for_it_is_told() -> None:

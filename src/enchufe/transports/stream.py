@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 import socket
 import struct
 import sys
@@ -343,7 +344,9 @@ class Transport:
         waiter = self.waiter
         if waiter.unsettled:
             waiter.settle()
-        return deadline is None or deadline - waiter.now() > _BRIEFLY
+        # A call that a signal interrupts begins anew (PEP 475), for as long as each time: a timer that ticks more often
+        # than that would have it never end.
+        return deadline is None or (deadline - waiter.now() > _BRIEFLY and not signal.getitimer(signal.ITIMER_REAL)[0])
 
     async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:
         """Send all of `pieces`, gathered; the kernel has every byte when this returns.

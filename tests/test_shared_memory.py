@@ -493,6 +493,23 @@ def test_a_receive_cancelled_at_its_turn_loses_nothing(into: bool) -> None:
             assert far.try_receive(10) == b"x"
 
 
+def test_the_others_have_their_turn_though_messages_are_large() -> None:
+    waiter, size = Pausing(), 1 << 20
+    pauses = 0
+    with pair() as (near, far):
+        far.waiter = waiter
+        receiving = Connection(far, framing.LengthPrefixed(max_size=size))
+        sending = Connection(near, framing.LengthPrefixed(max_size=size))
+        for _ in range(8):
+            drive(sending.send(bytes(size)))
+            coroutine = receiving.receive()
+            with suppress(StopIteration):
+                while True:
+                    coroutine.send(None)
+                    pauses += 1
+    assert pauses >= 3
+
+
 def test_to_close_in_the_middle_of_a_send_is_no_end() -> None:
     near, far = ends(ring.LEAST)
     outcome: list[EnchufeError] = []

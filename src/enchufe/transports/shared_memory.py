@@ -29,7 +29,7 @@ from enchufe.errors import (
 from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
-from enchufe.transports.stream import Transport
+from enchufe.transports.stream import _SHARE, Transport
 from enchufe.waiting import READ, WRITE, Interest, Waiter
 
 fcntl: Any
@@ -256,7 +256,7 @@ class SharedMemoryTransport(Transport):
     async def receive(self, size: int, deadline: float | None = None) -> bytes:
         """As `Transport.receive`."""
         self._turn -= 1
-        if not self._turn:
+        if self._turn <= 0:
             await self._pause()
         while (data := self.try_receive(size)) is None:
             await self.wait(READ, deadline)
@@ -265,7 +265,7 @@ class SharedMemoryTransport(Transport):
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `Transport.receive_into`."""
         self._turn -= 1
-        if not self._turn:
+        if self._turn <= 0:
             await self._pause()
         while (count := self.try_receive_into(view)) is None:
             await self.wait(READ, deadline)
@@ -283,7 +283,7 @@ class SharedMemoryTransport(Transport):
             deadline: as for `receive`.
         """
         self._turn -= 1
-        if not self._turn:
+        if self._turn <= 0:
             await self._pause()
         while True:
             rings, count = self._readable(self._capacity)
@@ -385,6 +385,8 @@ class SharedMemoryTransport(Transport):
 
     def _skip(self, rings: Rings, count: int) -> None:
         self.bytes_received += count
+        if count > _SHARE:
+            self._turn -= count // _SHARE
         if self._stopped:  # before they go: what came last may be counted twice, and nothing is lost
             self._left -= count
         rings.skip(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -17,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from enchufe import transports
+from enchufe import framing, transports
+from enchufe.connection import Connection
 from enchufe.errors import BrokenError, BusyError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
@@ -437,6 +439,23 @@ def test_the_others_have_their_turn_though_much_is_taken_at_once() -> None:
         for _ in range(10):
             theirs.send(bytes(150_000), socket.MSG_DONTWAIT)
             assert drive(near.receive_into(bytearray(150_000))) == 150_000
+    assert waiter.pauses >= 3
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_the_others_have_their_turn_though_the_other_side_takes_all_that_is_sent(as_file: bool) -> None:
+    waiter = Counting()
+    ours, theirs = socket.socketpair()
+    with theirs, unix.transport(ours, waiter) as near:
+        connection = Connection(near, framing.LengthPrefixed())
+        file = connection.file() if as_file else None
+        for _ in range(30):
+            if file is not None:
+                drive(file.write(bytes(70_000)))
+            else:
+                drive(connection.send(bytes(70_000)))
+            while select.select([theirs], [], [], 0)[0]:
+                theirs.recv(1 << 20)
     assert waiter.pauses >= 3
 
 

@@ -22,8 +22,9 @@ from enchufe.waiting import Turnstile
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
 _MOST: Final = 65536
-# Messages handed out before the other connections have their turn.
+# Messages handed out before the other connections have their turn; and bytes sent, at least where messages are larger.
 _TURN: Final = 256
+_PORTION: Final = 1 << 19
 # Bytes of replies that are held back, at the most, to go out together.
 _HELD: Final = 65536
 # So many messages or more, that came after more seconds of idleness than a call to send takes, are handed out in two
@@ -196,7 +197,9 @@ class Connection:
         count = self.transport.try_send(pieces)
         if count != size:
             await self.transport.send(pieces, self._deadline(), count)
-        if self._sent % _TURN == 0:
+        if self._sent % _TURN == 0 or (
+            size >= _LEAST and (sent := self.transport.bytes_sent) // _PORTION != (sent - size) // _PORTION
+        ):
             await self.transport.waiter.pause()
 
     def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:

@@ -151,6 +151,8 @@ class ConnectionFile:
         deadline = self._deadline()
         await self._sending.enter(self.transport.waiter, deadline)
         await self._send_now(more, deadline)
+        if more:  # there may be no end to it
+            await self.transport.waiter.pause()
 
     async def _send_now(self, more: Sequence[Buffer], deadline: float | None) -> None:
         """As `_send`, for who has entered; it leaves."""

@@ -12,6 +12,7 @@ import pytest
 from enchufe import events, files
 from enchufe.access import ByToken
 from enchufe.access.certificate import lasting
+from enchufe.access.links import Link
 from enchufe.access.tokens import Token, Tokens
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError, StoreError
@@ -21,7 +22,7 @@ from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import Code, Error, Finish, Hello, OfferEnd, Want, frame
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.sender import Sender
-from enchufe.transports import Listener, parse_address
+from enchufe.transports import Listener, TcpAddress, parse_address
 from enchufe.waiting import BlockingWaiter, drive
 from tests.access.meeting import soon
 from tests.secured.people import HERE, Person
@@ -159,6 +160,22 @@ def test_who_may_only_look_and_asks_for_more_gets_none_of_it(tmp_path: Path, ans
                 drive(liar.complete())
         assert side.wait_for(events.Failed).kind == "refused"
         assert side.end is None
+        taken = files.receive_files(tmp_path / "inbox", source=address, code=str(code_of(side)))
+    assert (taken.files, side.receipt.files) == (1, 1)
+
+
+def test_a_receipt_of_who_may_only_look_does_not_end_the_waiting_for_others(tmp_path: Path) -> None:
+    """As of somebody who has all of it already, and skips it."""
+    token, _ = Tokens().new("window", ["list"])
+    (tmp_path / "file").write_bytes(b"hello")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_bytes(b"hello")
+    with listening(files.send_files, [tmp_path / "file"], tokens=True) as (side, address):
+        at = parse_address(address)
+        assert isinstance(at, TcpAddress)
+        link = str(Link((at,), lasting().sha256, token=token.seed))
+        files.receive_files(tmp_path / "full", source=link, if_exists="skip")
+        assert side.wait_for(events.Failed).kind == "refused"
         taken = files.receive_files(tmp_path / "inbox", source=address, code=str(code_of(side)))
     assert (taken.files, side.receipt.files) == (1, 1)
 

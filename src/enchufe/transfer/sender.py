@@ -393,6 +393,8 @@ class Sender(Machine):
                     raise RemoteProtocolError(f"the peer wants blocks of entry {number} again that it never had")
                 if not going.left_out:
                     self._queue(going)
+            case Receipt() if self.only_looks:  # of nothing, but it would end the waiting for others
+                raise _only_for_looking()
             case Receipt(files, size, digest):
                 if files != self.files or size != self._arrived_bytes or digest != self._tree.digest():
                     raise VerificationError("the receipt is for something else than what was sent")
@@ -401,7 +403,7 @@ class Sender(Machine):
         if not 0 < count <= len(self._unanswered):
             raise RemoteProtocolError("the peer answered what was not offered")
         if self.only_looks and not (answer is _SKIP or answer.refusal):
-            raise Refused("a token for `list` is for looking, and for taking nothing")
+            raise _only_for_looking()
         wanted = answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK
         for number in range(first, first + count):
             entry = self._unanswered.pop(number, None)
@@ -524,3 +526,7 @@ class Sender(Machine):
             if not going.left_out:
                 going.again(first, count)
                 self._queue(going)
+
+
+def _only_for_looking() -> Refused:
+    return Refused("a token for `list` is for looking, and for taking nothing")

@@ -146,6 +146,31 @@ def test_disk_mounted_inside(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
+def test_folder_of_the_same_disk_mounted_inside(inbox: Path) -> None:
+    """Nothing can be renamed into that either: told before anything is received, and only where something would be."""
+    mounted = inbox / "tree" / "mounted"
+    mounted.mkdir(parents=True)
+    (inbox / "real").mkdir()
+    (inbox / "real" / "same").write_bytes(b"same")
+    done = subprocess.run(["mount", "--bind", inbox / "real", mounted], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        with delivery(inbox, "skip") as begun:
+            offer = Offer(begun)
+            tree = offer.folder("tree")
+            inside = offer.folder("mounted", tree)
+            offer.file("same", parent=inside)
+            offer.file("beside", parent=tree)
+            assert offer.answers == [Answer.ALL, Answer.ALL, Answer.SKIP, Answer.ALL]
+            with pytest.raises(StoreError, match="cannot write into tree/mounted: Invalid cross-device") as caught:
+                offer.file("new", parent=inside)
+            assert "mounted inside" in caught.value.hint
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    assert contents(inbox) == {"real": None, "real/same": "same", "tree": None, "tree/mounted": None}
+
+
 def test_quota(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with delivery(inbox) as begun:
         offer = Offer(begun)

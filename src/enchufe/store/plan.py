@@ -8,6 +8,7 @@ costs one rename and shows all at once.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import stat
@@ -23,6 +24,7 @@ from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
 from enchufe.store.attributes import Attributes
+from enchufe.store.faults import store_error
 from enchufe.store.folders import Folders
 from enchufe.store.grafts import Graft
 from enchufe.store.hand import identity, packed, told_time
@@ -37,6 +39,8 @@ TOP: Final = -1
 """The id of the destination among the Folders of a delivery; entries have ids from 0."""
 AREA: Final = -2
 """The id of the staging area there."""
+
+_NOTHING: Final = b"nothing"  # what no staging area has
 
 
 class Standing(Enum):
@@ -292,15 +296,22 @@ class Plan:
 
     def _graft(self, entry: Entry, folder: Folder, *, replaces: bool) -> tuple[Answer, Standing]:
         if folder.id not in self._writable:
-            # Told now, not when all has been received.
-            descriptor = self._descriptors.descriptor(folder.id)
-            if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
-                path = b"/".join(self._descriptors.path(folder.id))
-                raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
+            self._check_writable(folder.id)  # told now, not when all has been received
             self._writable.add(folder.id)
         private = blake3(packed(folder.path, entry.name)).digest(length=16).hex().encode()
         self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
         return _ALL, _STAGED
+
+    def _check_writable(self, folder: int) -> None:
+        path = b"/".join(self._descriptors.path(folder))
+        descriptor = self._descriptors.descriptor(folder)
+        if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
+            raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
+        try:  # where the same file system is mounted once more, only that says so
+            os.rename(_NOTHING, _NOTHING, src_dir_fd=self._descriptors.descriptor(AREA), dst_dir_fd=descriptor)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise store_error(error, "write into", path) from error
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
         place = None

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -701,6 +702,23 @@ def test_depth(inbox: Path) -> None:
                 offer.add(kind, "x", folder, target=b"x")
         begun.abandon()
         assert list(inbox.iterdir()) == []
+
+
+@pytest.mark.parametrize("top", ["tree", ".enchufe"], ids=["staged", "refused"])
+def test_folders_deep_down_cost_their_names_and_not_their_paths(inbox: Path, top: str) -> None:
+    """Whoever sends says one name for each, and no limit on entries keeps that many paths of 64 KB out of memory."""
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        folder = offer.folder(top)
+        for _ in range(MAX_DEPTH - 10):
+            folder = offer.folder("d" * 255, folder)
+        tracemalloc.start()
+        try:
+            for number in range(300):
+                offer.folder(f"{number:0>255}", folder)
+            assert tracemalloc.get_traced_memory()[0] < 2 << 20
+        finally:
+            tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", [".enchufe", ".ENCHUFE", ".Enchufe", ".en\u200cchufe", "．enchufe"])  # noqa: RUF001

@@ -64,7 +64,6 @@ class Folder:
         id: of the entry, or TOP.
         standing: how it stands.
         depth: directories above what is in it, inside its root.
-        path: of it, packed as identities want it.
         mode, mtime_ns, attributes: as offered, for the end.
         seen: names offered in it by what makes them equal; None where the file system finds out.
         plain: whether any file with a safe name may go in, without another look.
@@ -73,7 +72,6 @@ class Folder:
     id: int
     standing: Standing
     depth: int
-    path: bytes = b""
     mode: int = 0o755
     mtime_ns: int = 0
     attributes: Attributes = ()
@@ -111,6 +109,7 @@ class Plan:
         self._skips = if_exists == "update" and not checksum and rules.none
         self._device = os.fstat(folders.descriptor(TOP)).st_dev
         self._top = Folder(TOP, _LIVE, 0, seen={})
+        self._latest = (TOP, b"")  # a folder whose path was wanted, and that
         self._writable = {TOP}  # the staging area could be made in it
         self.folders: dict[int, Folder] = {}
         self.grafts: dict[int, Graft] = {}
@@ -193,12 +192,20 @@ class Plan:
 
     def identity(self, entry: Entry) -> bytes:
         """Which version of which file an entry is, for the journal."""
-        above = b"" if entry.parent == NO_PARENT else self.folders[entry.parent].path
-        return identity(above, entry.name, entry.size, entry.mtime_ns)
+        return identity(self.path(entry.parent), entry.name, entry.size, entry.mtime_ns)
 
     def path(self, folder: int) -> bytes:
-        """The packed path of a folder that was offered; empty for the staging area, in which nothing has its name."""
-        return b"" if folder == AREA else self.folders[folder].path
+        """The packed path of a folder that was offered; empty for the staging area, in which nothing has its name.
+
+        It is not kept for each: one of 255 bytes may be in 255 others, and who offers it says its own name alone.
+        """
+        latest, path = self._latest
+        if latest != folder:
+            path = b""
+            for name in self._descriptors.path(folder):
+                path = packed(path, name)
+            self._latest = folder, path
+        return path
 
     def old_place(self, entry: Entry) -> tuple[int, bytes]:
         """Where the version is that the destination has: a descriptor, good until the next call, and a name in it.
@@ -298,7 +305,7 @@ class Plan:
         if folder.id not in self._writable:
             self._check_writable(folder.id)  # told now, not when all has been received
             self._writable.add(folder.id)
-        private = blake3(packed(folder.path, entry.name)).digest(length=16).hex().encode()
+        private = blake3(packed(self.path(folder.id), entry.name)).digest(length=16).hex().encode()
         self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
         return _ALL, _STAGED
 
@@ -325,7 +332,6 @@ class Plan:
             entry.id,
             standing,
             depth,
-            packed(folder.path, entry.name),
             entry.mode,
             entry.mtime_ns,
             entry.attributes,

@@ -18,6 +18,7 @@ from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError, StoreError
 from enchufe.session import Options
 from enchufe.session.looking import LookingSession
+from enchufe.transfer.data import Block
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import Code, Error, Finish, Hello, OfferEnd, Want, frame
 from enchufe.transfer.offers import Offer
@@ -236,6 +237,12 @@ def test_what_is_no_whole_list_is_not_taken_for_one(messages: list[Message], err
         files.list_files(address, plain=True, on_event=side.tell)
     assert not side.of(events.Offered)
     assert not side.of(events.Retrying)
+
+
+def test_content_that_nobody_asked_for_is_told_as_that() -> None:
+    said = [Offer([Entry(0, NO_PARENT, b"in", Kind.FILE, 5)]), Block(0, 0, bytes(32), b"hello")]
+    with saying(*said) as address, pytest.raises(RemoteProtocolError, match="sent BLOCK of what nobody wants"):
+        files.list_files(address, plain=True)
 
 
 @pytest.mark.parametrize("error", [StoreError("nobody reads it"), KeyboardInterrupt()])

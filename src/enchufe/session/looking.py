@@ -78,8 +78,8 @@ class LookingSession(Session[Receiver]):
             case OfferEnd(entries=count, size=size):
                 self.tell(events.Offered(count, size))
                 raise Looked("all that is offered was looked at")
-            case _:  # nothing was asked for
-                raise self.machine.misplaced(message)
+            case _:
+                raise RemoteProtocolError(f"the peer sent {message.type.name} of what nobody wants")
 
     def _tell_entry(self, entry: Entry) -> None:
         safe_name(entry.name)

@@ -704,19 +704,42 @@ def test_depth(inbox: Path) -> None:
         assert list(inbox.iterdir()) == []
 
 
+def deep(offer: Offer, top: str) -> Entry:
+    """A folder whose path is 62 KB long."""
+    folder = offer.folder(top)
+    for _ in range(MAX_DEPTH - 10):
+        folder = offer.folder("d" * 255, folder)
+    return folder
+
+
 @pytest.mark.parametrize("top", ["tree", ".enchufe"], ids=["staged", "refused"])
 def test_folders_deep_down_cost_their_names_and_not_their_paths(inbox: Path, top: str) -> None:
     """Whoever sends says one name for each, and no limit on entries keeps that many paths of 64 KB out of memory."""
     with delivery(inbox) as begun:
         offer = Offer(begun)
-        folder = offer.folder(top)
-        for _ in range(MAX_DEPTH - 10):
-            folder = offer.folder("d" * 255, folder)
+        folder = deep(offer, top)
         tracemalloc.start()
         try:
             for number in range(300):
                 offer.folder(f"{number:0>255}", folder)
             assert tracemalloc.get_traced_memory()[0] < 2 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_nor_do_files_that_are_put_there(inbox: Path) -> None:
+    with delivery(inbox) as begun:
+        deep(Offer(begun), "tree")
+        begun.commit()
+    with delivery(inbox, "overwrite") as begun:
+        offer = Offer(begun)
+        folder = deep(offer, "tree")
+        for number in range(300):
+            offer.file(f"{number}", parent=folder)
+        tracemalloc.start()
+        try:
+            begun.commit()
+            assert tracemalloc.get_traced_memory()[1] < 4 << 20
         finally:
             tracemalloc.stop()
 

@@ -36,7 +36,7 @@ class Commit:
 
     Attributes:
         bare: path of each directory that did not get all of its attributes, and their names.
-        placed: paths of the grafts that are in place.
+        placed: how many grafts are in place.
     """
 
     def __init__(self, plan: Plan, folders: Folders, written: Written, path: bytes, landed: dict[int, bytes]) -> None:
@@ -46,7 +46,8 @@ class Commit:
         self._path = path
         self._landed = landed
         self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
-        self.placed: list[bytes] = []
+        self.placed = 0
+        self._first: list[bytes] = []  # their paths, for an error: of few, as one may have 64 KB
         self._parents = {graft.parent for graft in plan.grafts.values()}
         self._live = [folder for folder in plan.live() if folder.id in self._parents or self._is_dressed(folder)]
         directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
@@ -113,7 +114,9 @@ class Commit:
             os.close(directory)
 
     def _note(self, graft: Graft, name: bytes) -> None:
-        self.placed.append(b"/".join((*self._folders.path(graft.parent), name)))
+        self.placed += 1
+        if len(self._first) < _NAMED:
+            self._first.append(b"/".join((*self._folders.path(graft.parent), name)))
         if graft.parent == TOP:
             self._landed[graft.id] = name
 
@@ -142,8 +145,6 @@ class Commit:
         """The error, telling what is in place already."""
         if not self.placed:
             return error
-        more = len(self.placed) - _NAMED
-        told = ", ".join(f"'{printable(path)}'" for path in self.placed[:_NAMED]) + (
-            f" and {more:,} more" if more > 0 else ""
-        )
+        more = self.placed - _NAMED
+        told = ", ".join(f"'{printable(path)}'" for path in self._first) + (f" and {more:,} more" if more > 0 else "")
         return type(error)(f"{error}; in place already: {told}", hint=error.hint)

@@ -594,7 +594,7 @@ class Delivery:
 
         What a commit has renamed is not where the journal says, and so not taken for what is still to come.
         """
-        in_place = self._commit is not None and len(self._commit.placed) == len(self._plan.grafts)
+        in_place = self._commit is not None and self._commit.placed == len(self._plan.grafts)
         return not (self._journal.empty or self._written.doubtful or in_place)
 
     def abandon(self) -> None:

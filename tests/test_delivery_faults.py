@@ -25,7 +25,7 @@ import pytest
 from enchufe.entry import UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, StoreError
 from enchufe.store import LocalStore, grafts, linux, staging
-from tests.test_delivery import Offer, contents, delivery, snapshot, write, write_whole
+from tests.test_delivery import Offer, T, contents, delivery, snapshot, write, write_whole
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
@@ -144,6 +144,32 @@ def test_disk_mounted_inside(small_disk: Path) -> None:
         assert offer.answers == [Answer.IN_THE_WAY, Answer.PARENT]
         begun.commit()
     assert list(small_disk.iterdir()) == []
+
+
+def test_disk_that_tells_times_by_the_second(tmp_path: Path) -> None:
+    """What is there from a run before is the same, as far as such a disk can tell."""
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(1 << 20)
+    for command in (["mkfs.ext2", "-q", "-F", "-I", "128", str(image)], ["mount", "-o", "loop", str(image), str(disk)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"there is no such disk here: {done.stderr.strip()}")
+    try:
+        for answer in (Answer.ALL, Answer.SKIP):
+            with delivery(disk, "update") as begun:
+                offer = Offer(begun)
+                offer.file("same")
+                assert offer.answer is answer
+                begun.commit()
+        os.utime(disk / "same", ns=(T, T - 10**9))
+        with delivery(disk, "update") as begun:
+            offer = Offer(begun)
+            offer.file("same")
+            assert offer.answer is Answer.ALL
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_folder_of_the_same_disk_mounted_inside(inbox: Path) -> None:

@@ -24,6 +24,10 @@ _DEVICES: Final = frozenset(
 )
 _WINDOWS_FORBIDS: Final = frozenset('<>:"/\\|?*') | {chr(c) for c in range(32)}
 
+# ext4, NTFS, some of FUSE, exFAT, ext3, FAT; and a time that is different in each.
+_GRAINS: Final = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
+_ODD: Final = 1_000_000_001_999_999_999
+
 
 def safe_name(name: bytes) -> None:
     """Accept `name` as one component of a path, whatever the file system; every name of a peer comes through here.
@@ -83,12 +87,14 @@ class NameRules:
         windows: the rules of Windows apply, here or in its file systems mounted elsewhere.
         text: names must be UTF-8.
         longest: bytes of the longest name.
+        grain: nanoseconds that its times are multiples of; what is between is not kept.
     """
 
     folds: bool = False
     windows: bool = False
     text: bool = False
     longest: int = NAME_MAX
+    grain: int = 1
 
     def holds(self, name: bytes) -> bool:
         """Whether the destination can hold a safe name as it is."""
@@ -127,6 +133,7 @@ def probe(descriptor: int) -> NameRules:
             windows=os.name == "nt" or not (_try(b"a:b", descriptor) and _try(b"end.", descriptor)),
             text=not _try(b"\xff", descriptor),
             longest=min(NAME_MAX, os.fstatvfs(descriptor).f_namemax),
+            grain=_grain(b"Probe", descriptor),
         )
     finally:
         for name in os.listdir(descriptor):
@@ -149,6 +156,15 @@ def _try(name: bytes, descriptor: int) -> bool:
             raise
         return False
     return name in map(os.fsencode, os.listdir(descriptor))
+
+
+def _grain(name: bytes, descriptor: int) -> int:
+    try:
+        os.utime(name, ns=(_ODD, _ODD), dir_fd=descriptor)
+        kept = os.stat(name, dir_fd=descriptor).st_mtime_ns
+    except OSError:
+        return 1
+    return next((grain for grain in _GRAINS if _ODD // grain * grain == kept), 1)
 
 
 def _found(name: bytes, descriptor: int) -> bool:

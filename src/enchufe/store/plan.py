@@ -296,7 +296,7 @@ class Plan:
         if directory or not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             return Answer.IN_THE_WAY, _REFUSED
         believed = not self._checksum or entry.kind is _SYMLINK
-        if self._if_exists == "update" and believed and _same(entry, found, descriptor):
+        if self._if_exists == "update" and believed and _same(entry, found, descriptor, self._rules.grain):
             return _SKIP, _REFUSED
         answer, standing = self._graft(entry, folder, replaces=True)
         return Answer.DELTA if _have_blocks(entry, found) else answer, standing
@@ -353,9 +353,9 @@ def _have_blocks(entry: Entry, found: os.stat_result) -> bool:
     return both and found.st_size >= BLOCK_SIZE <= entry.size != UNKNOWN_SIZE
 
 
-def _same(entry: Entry, found: os.stat_result, descriptor: int) -> bool:
+def _same(entry: Entry, found: os.stat_result, descriptor: int, grain: int) -> bool:
     """Whether the destination has this version of a file or symlink already, as far as a look at it can tell."""
     if entry.kind is _SYMLINK:
         return stat.S_ISLNK(found.st_mode) and os.readlink(entry.name, dir_fd=descriptor) == entry.target
-    same = found.st_size == entry.size and told_time(found.st_mtime_ns) == entry.mtime_ns
+    same = found.st_size == entry.size and told_time(found.st_mtime_ns) // grain == entry.mtime_ns // grain
     return same and stat.S_ISREG(found.st_mode)

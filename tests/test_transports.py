@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +313,25 @@ def test_a_dropped_listener_warns() -> None:
     listener = Listener(parse_address("127.0.0.1:0"))
     with pytest.warns(ResourceWarning, match="unclosed"):
         listener.__del__()
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_what_a_fork_drops_goes_on_here(address: str, tmp_path: Path) -> None:
+    with connected(address, tmp_path) as (near, far), near, far:
+        where = f"unix:{tmp_path / 'other'}" if address == "unix" else address
+        with Listener(parse_address(where)) as listener:
+            child = os.fork()
+            if not child:
+                with suppress(BaseException):
+                    # As at the end of a program. A warning would be an error.
+                    for copied in (near, far, listener):
+                        copied.__del__()
+                    os._exit(0)
+                os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+            drive(near.send([b"still here"]))
+            assert drive(far.receive(100, WAITER.now() + 10)) == b"still here"
+            dial(listener.addresses[0]).close()
 
 
 def test_advance() -> None:

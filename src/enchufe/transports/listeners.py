@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from enchufe.errors import BrokenError, BusyError, ClosedError, LocalProtocolError
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
-from enchufe.transports.stream import Transport
+from enchufe.transports.stream import Process, Transport
 from enchufe.waiting import READ, Interest, Waitable, Waiter
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Listener:
             self._transport = over_tls.server_side(kind.transport, tls)
         self._sockets = kind.listen(address, backlog)
         self.addresses = [kind.written(sock) for sock in self._sockets]
+        self._process = Process.this
         self._closed = False
 
     @classmethod
@@ -96,6 +97,7 @@ class Listener:
         listener.addresses = addresses
         listener._unlink = None
         listener._borrowed = borrowed
+        listener._process = Process.this
         listener._closed = False
         return listener
 
@@ -195,9 +197,13 @@ class Listener:
         self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if not getattr(self, "_closed", True):
-            _warn(f"unclosed {self!r}", ResourceWarning, source=self)
-            self.close()
+        if getattr(self, "_closed", True):
+            return
+        if self._process is not Process.this:
+            self.abandon()
+            return
+        _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+        self.close()
 
     def _closed_error(self) -> ClosedError:
         return ClosedError(f"{self!r} is closed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import socket
 import struct
@@ -41,6 +42,21 @@ _RCVTIMEO: Final = struct.pack("@ll", 0, int(_BRIEFLY * 1_000_000))  # a struct 
 _LINGER: Final = struct.pack("@ii", 0, 0)
 _NO_LINGER: Final = struct.pack("@ii", 1, 0)
 _NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
+
+
+class Process:
+    """Which process this is: a fork has copies of what its parent has, and ends nothing of that."""
+
+    this: ClassVar[object] = object()
+
+    @classmethod
+    def begin(cls) -> None:
+        """From here on it is another one."""
+        cls.this = object()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Process.begin)
 
 # What recv and send say when the world, not the caller, ended the connection.
 _BROKEN: Final = {
@@ -85,6 +101,7 @@ class Transport:
         "_late",
         "_left",
         "_lives",
+        "_process",
         "_sock",
         "_stopped",
         "_turn",
@@ -106,6 +123,7 @@ class Transport:
         self.bytes_sent = 0
         self.patience: float | None = None
         self._sock = sock
+        self._process = Process.this
         self._closed = False
         self._broken: str | None = None
         # cut_off() was called, and why.
@@ -560,9 +578,15 @@ class Transport:
         self.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if not getattr(self, "_closed", True):
-            _warn(f"unclosed {self!r}", ResourceWarning, source=self)
-            self.close()
+        if getattr(self, "_closed", True):
+            return
+        if self._process is not Process.this:
+            # To shut down is to shut down the other's too, and so it is to watch a loop's descriptor no more.
+            self._closed = True
+            self._sock.close()
+            return
+        _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+        self.close()
 
     def _closed_error(self) -> ClosedError:
         why = f": {self._late}" if self._late else ""

@@ -6,6 +6,7 @@ before a read that has to wait for the other side: it may be waiting for just th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Coroutine, Sequence
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from enchufe.buffer import Buffer, ReceiveBuffer
-from enchufe.errors import LocalProtocolError
+from enchufe.errors import EnchufeError, LocalProtocolError
 from enchufe.transports import Transport
 from enchufe.waiting import READ, WRITE, Turnstile, drive
 
@@ -266,6 +267,11 @@ class BlockingFile(io.BufferedIOBase):
                 super().close()  # flushes
             finally:
                 self._file.leave()
+
+    def __del__(self) -> None:
+        # As io's own, which prints what went wrong since Python 3.13. That not all was sent the other side knows.
+        with contextlib.suppress(EnchufeError):
+            self.close()
 
     def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         if self.closed:

@@ -251,7 +251,7 @@ async def quick(connection):
     async for message in connection:
         print("got", flush=True)
         await connection.send(message)
-enchufe.serve(quick if sys.argv[2] == "events" else slow, "127.0.0.1:" + sys.argv[1], framing=framing.Lines(),
+enchufe.serve(quick if sys.argv[2] == "events" else slow, sys.argv[1], framing=framing.Lines(),
     engine=sys.argv[2], workers=eval(sys.argv[3]), drain=5)
 print("drained")
 """
@@ -260,17 +260,16 @@ print("drained")
 @pytest.mark.parametrize("sent_to", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("engine", ["threads", "processes", "events"])
 @pytest.mark.parametrize("workers", [None, 2])
-def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signals) -> None:
-    _check_drains(SERVE, engine, workers, sent_to)
+def test_sigterm_drains(engine: str, workers: int | None, sent_to: signal.Signals, tmp_path: Path) -> None:
+    _check_drains(SERVE, engine, workers, sent_to, tmp_path)
 
 
-def _check_drains(program: str, engine: str, workers: int | None, sent_to: signal.Signals) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", program, str(port), engine, repr(workers)]
+def _check_drains(program: str, engine: str, workers: int | None, sent_to: signal.Signals, folder: Path) -> None:
+    address = f"unix:{folder / 'socket'}"
+    command = [sys.executable, "-c", program, address, engine, repr(workers)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        with _reached(port) as client:
+        with _reached(address) as client:
             client.send(b"acknowledge me")
             assert server.stdout.readline() == "got\n"
             server.send_signal(sent_to)
@@ -294,11 +293,11 @@ processes.fork = slowly
 
 
 @pytest.mark.parametrize("sent_to", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_comes_before_it_can_be_heard_drains_too(sent_to: signal.Signals) -> None:
-    _check_drains(HELD_UP + SERVE, "events", 2, sent_to)
+def test_a_signal_that_comes_before_it_can_be_heard_drains_too(sent_to: signal.Signals, tmp_path: Path) -> None:
+    _check_drains(HELD_UP + SERVE, "events", 2, sent_to, tmp_path)
 
 
-def test_what_a_handler_starts_hears_signals() -> None:
+def test_what_a_handler_starts_hears_signals(tmp_path: Path) -> None:
     """Which are blocked while the server begins."""
     code = """
 import subprocess, sys, enchufe
@@ -306,13 +305,12 @@ from enchufe import framing
 def blocked(connection):
     for message in connection:
         connection.send(subprocess.run(["grep", "SigBlk", "/proc/self/status"], capture_output=True).stdout.strip())
-enchufe.serve(blocked, "127.0.0.1:" + sys.argv[1], framing=framing.Lines(), engine="threads", workers=eval(sys.argv[2]))
+enchufe.serve(blocked, sys.argv[1], framing=framing.Lines(), engine="threads", workers=eval(sys.argv[2]))
 """
     for workers in (None, 1):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        with subprocess.Popen([sys.executable, "-c", code, str(port), repr(workers)]) as server:
-            with _reached(port) as client:
+        address = f"unix:{tmp_path / repr(workers)}"
+        with subprocess.Popen([sys.executable, "-c", code, address, repr(workers)]) as server:
+            with _reached(address) as client:
                 answer = client.ask(b"which?")
                 assert answer is not None
                 assert int(answer.split()[1], 16) == 0
@@ -320,10 +318,10 @@ enchufe.serve(blocked, "127.0.0.1:" + sys.argv[1], framing=framing.Lines(), engi
             assert server.wait(20) == 0
 
 
-def _reached(port: int) -> BlockingConnection:
+def _reached(address: str) -> BlockingConnection:
     while True:
         try:
-            return enchufe.connect(f"127.0.0.1:{port}", framing=framing.Lines(), timeout=20)
+            return enchufe.connect(address, framing=framing.Lines(), timeout=20)
         except BrokenError:
             time.sleep(0.02)
 

@@ -137,8 +137,15 @@ class Entrance:
         with suppress(EnchufeError):
             await admitted.transport.send(frame(told_to_peer(error)), deadline)
 
-    def suit(self, options: Options, admitted: Admitted) -> Options:
-        """The options for whoever was let in, has said HELLO, and is inside now. Raises as `acquaint`."""
+    def suit(self, options: Options, admitted: Admitted, session: bytes) -> Options | None:
+        """The options for whoever was let in, has said HELLO, and is inside now; None: he was turned away after all.
+
+        Args:
+            session: what he has come for.
+
+        Raises:
+            EnchufeError: as `acquaint`.
+        """
         self._announcement.close()  # until this one is gone, there is nothing for others here
         self._announced = False
         with self._lock:
@@ -149,10 +156,15 @@ class Entrance:
             acquaint(met, None, remember=self._remember, on_event=self._tell)
             if self._remember and met.way == "code" and met.introduced is not None:
                 self._lasting, self.gate.identity = True, Identity.mine()  # that one may come by its key from now on
+            grant = admitted.grant
+            if isinstance(grant, _Granted):
+                grant.begin(session)
         except EnchufeError as error:
             drive(self._turn_away(admitted, error, admitted.transport.waiter.now() + _FAREWELL))
-            raise
-        grant = admitted.grant
+            if not isinstance(error, UsedUp):
+                raise
+            self._tell(events.Failed.of(error))
+            return None
         return replace(
             options,
             name=admitted.name,
@@ -257,9 +269,21 @@ class _Granted:
         self._public = public
         self._tokens = tokens
         self._lock = threading.Lock()
+        self._session = bytes(16)
         self._expected = 0
         self._taken = 0
         self._crossed = 0
+
+    def begin(self, session: bytes) -> None:
+        """It is of this transfer.
+
+        Raises:
+            UsedUp: there is nothing left for it.
+            StoreError: what is left cannot be read.
+        """
+        self._session = session
+        if self._tokens.check(self._public, session) is None:
+            raise UsedUp("the token has nothing left for this transfer")
 
     def expect(self, total: int) -> None:
         """As `Allowance.expect`."""
@@ -282,13 +306,14 @@ class _Granted:
                 ahead = min(max(self._taken, _AHEAD), _FAR_AHEAD)
                 due = self._expected - self._taken
                 most = min(due, ahead) if due > 0 else ahead
-                self._taken += self._tokens.take(self._public, lacking, max(lacking, most))
+                self._taken += self._tokens.take(self._public, self._session, lacking, max(lacking, most))
             self._crossed = crossed
 
     def settle(self, *, finished: bool) -> None:
         """As `Allowance.settle`."""
         with self._lock:
-            self._tokens.settle(self._public, self._taken - self._crossed, finished=finished)
+            unused = self._taken - self._crossed
+            self._tokens.settle(self._public, self._session, unused, finished=finished)
 
 
 @dataclass(frozen=True, slots=True)

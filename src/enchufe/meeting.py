@@ -177,7 +177,10 @@ def listening(
                 try:
                     with greeted.transport:
                         if entrance is not None and greeted.admitted is not None:
-                            suited = entrance.suit(options, greeted.admitted)
+                            its = entrance.suit(options, greeted.admitted, greeted.hello.session)
+                            if its is None:
+                                continue
+                            suited = its
                         session = make(greeted, suited)
                         door.entered(session)
                         return drive(session.complete())

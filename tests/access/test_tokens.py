@@ -17,6 +17,10 @@ from enchufe.access.tokens import FILE, Grant, Token, Tokens, UsedUp
 from enchufe.errors import LocalProtocolError, Refused, StoreError
 from tests.access.conftest import Clock
 
+# Transfers.
+ONE = bytes(15) + b"1"
+OTHER = bytes(15) + b"2"
+
 
 @pytest.fixture
 def tokens(folder: Folder, clock: Clock) -> Tokens:
@@ -35,7 +39,7 @@ def test_a_token_that_says_nothing_else_has_no_end(tokens: Tokens, clock: Clock)
     token, record = tokens.new()
     clock.now = 1e12
     assert tokens.check(token.public) == Grant("token-1", frozenset({"drop"}), None)
-    assert tokens.take(token.public, 1 << 60, 1 << 60) == 1 << 60
+    assert tokens.take(token.public, ONE, 1 << 60, 1 << 60) == 1 << 60
     assert tokens.all()[0].used == 1 << 60
     assert (record.quota, record.expires) == (None, None)
 
@@ -61,7 +65,7 @@ def test_an_unknown_or_revoked_token_is_good_for_nothing(tokens: Tokens) -> None
     assert tokens.revoke("ana").public == token.public
     assert tokens.check(token.public) is None
     with pytest.raises(UsedUp, match="not good any more"):
-        tokens.take(token.public, 0, 0)
+        tokens.take(token.public, ONE, 0, 0)
     assert tokens.all() == []
     with pytest.raises(LocalProtocolError, match="no token called"):
         tokens.revoke("ana")
@@ -75,61 +79,86 @@ def test_it_expires_by_the_clock_on_the_wall(tokens: Tokens, clock: Clock) -> No
     assert tokens.check(token.public) is None
     assert tokens.all()[0].state(clock.now) == "expired"
     with pytest.raises(UsedUp):
-        tokens.take(token.public, 1, 1)
+        tokens.take(token.public, ONE, 1, 1)
     clock.now = 1400.0  # whoever sets the clock back has it back
     assert tokens.check(token.public) is not None
 
 
 def test_what_was_taken_and_not_needed_is_given_back(tokens: Tokens) -> None:
     token, _ = tokens.new("ana", quota=100)
-    assert tokens.take(token.public, 10, 60) == 60
-    tokens.settle(token.public, 25, finished=True)
+    assert tokens.take(token.public, ONE, 10, 60) == 60
+    tokens.settle(token.public, ONE, 25, finished=True)
     assert tokens.all()[0].used == 35
     with pytest.raises(ValueError, match="cannot be given back"):
-        tokens.settle(token.public, -1, finished=True)
+        tokens.settle(token.public, ONE, -1, finished=True)
     tokens.revoke("ana")
-    tokens.settle(token.public, 1, finished=True)
+    tokens.settle(token.public, ONE, 1, finished=True)
     assert tokens.all() == []
 
 
 def test_a_quota_is_taken_and_never_more(tokens: Tokens, clock: Clock) -> None:
     token, _ = tokens.new("ana", quota=100)
-    assert tokens.take(token.public, 60, 60) == 60
+    assert tokens.take(token.public, ONE, 60, 60) == 60
     with pytest.raises(UsedUp, match="40 bytes more, not for 41") as caught:
-        tokens.take(token.public, 41, 41)
+        tokens.take(token.public, ONE, 41, 41)
     assert isinstance(caught.value, Refused)
     assert tokens.check(token.public) == Grant("ana", frozenset({"drop"}), 40)
-    assert tokens.take(token.public, 1, 1000) == 40
+    assert tokens.take(token.public, ONE, 1, 1000) == 40
     assert tokens.all()[0].state(clock.now) == "used up"
     for least, most in ((-1, 0), (2, 1)):
         with pytest.raises(ValueError, match="cannot be taken"):
-            tokens.take(token.public, least, most)
+            tokens.take(token.public, ONE, least, most)
 
 
 def test_whoever_used_it_up_may_come_back_until_that_is_finished(tokens: Tokens, folder: Folder, clock: Clock) -> None:
     token, _ = tokens.new("ana", quota=100, expires=2000.0)
-    tokens.take(token.public, 100, 100)
-    tokens.settle(token.public, 0, finished=False)
+    tokens.take(token.public, ONE, 100, 100)
+    tokens.settle(token.public, ONE, 0, finished=False)
     assert Tokens(folder, clock).check(token.public) == Grant("ana", frozenset({"drop"}), 0)
     with pytest.raises(UsedUp, match="0 bytes more"):
-        tokens.take(token.public, 1, 1)
+        tokens.take(token.public, ONE, 1, 1)
     clock.now = 2000.0
     assert tokens.check(token.public) is None
     clock.now = 1000.0
-    tokens.settle(token.public, 0, finished=True)
+    tokens.settle(token.public, ONE, 0, finished=True)
     assert tokens.check(token.public) is None
 
 
-def test_tokens_that_an_older_version_kept_are_read(tokens: Tokens, folder: Folder) -> None:
+def test_only_the_transfer_that_was_cut_may_come_back_and_ends_that(tokens: Tokens) -> None:
+    token, _ = tokens.new("ana", quota=100)
+    assert tokens.take(token.public, OTHER, 10, 10) == 10
+    assert tokens.take(token.public, ONE, 90, 90) == 90
+    tokens.settle(token.public, ONE, 0, finished=False)
+    tokens.settle(token.public, OTHER, 0, finished=True)
+    assert tokens.check(token.public) == Grant("ana", frozenset({"drop"}), 0)  # who has not said what he comes for
+    assert tokens.check(token.public, ONE) == Grant("ana", frozenset({"drop"}), 0)
+    assert tokens.check(token.public, OTHER) is None
+    tokens.settle(token.public, ONE, 0, finished=True)
+    assert tokens.check(token.public, ONE) is None
+
+
+def test_transfers_that_never_end_fill_no_disk(tokens: Tokens) -> None:
+    token, _ = tokens.new("ana")
+    for number in range(100):
+        tokens.take(token.public, number.to_bytes(16), 1, 1)
+    unfinished = tokens.all()[0].unfinished
+    assert len(unfinished) < 100
+    assert unfinished[-1] == (99).to_bytes(16)
+
+
+@pytest.mark.parametrize("told", [None, False, True], ids=["silent", "none", "some"])
+def test_tokens_that_an_older_version_kept_are_read(tokens: Tokens, folder: Folder, told: bool | None) -> None:
     token, record = tokens.new("ana", quota=100)
     whole = folder.read(FILE)
     assert whole is not None
     content = unpacked(whole, FILE)
     del content["ana"]["unfinished"]
+    if told is not None:
+        content["ana"]["unfinished"] = told
     with folder.locked() as opened:
         opened.write(FILE, packed(content))
     assert tokens.all() == [record]
-    assert tokens.take(token.public, 100, 100) == 100
+    assert tokens.take(token.public, ONE, 100, 100) == 100
 
 
 SPENDING = """
@@ -139,7 +168,7 @@ from enchufe.access.tokens import Tokens, UsedUp
 tokens, spent = Tokens(Folder(sys.argv[1])), 0
 for _ in range(40):
     try:
-        tokens.take(bytes.fromhex(sys.argv[2]), 7, 7)
+        tokens.take(bytes.fromhex(sys.argv[2]), bytes(16), 7, 7)
         spent += 7
     except UsedUp:
         pass
@@ -221,14 +250,25 @@ def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, f
     for content in (b"", whole[:-20], whole.replace(b'"quota": 100', b'"quota": 900')):
         with folder.locked() as opened:
             opened.write(FILE, content)
-        for use in (lambda: tokens.check(token.public), lambda: tokens.take(token.public, 1, 1), tokens.new):
+        for use in (lambda: tokens.check(token.public), lambda: tokens.take(token.public, ONE, 1, 1), tokens.new):
             with pytest.raises(StoreError, match="damaged"):
                 use()
         assert folder.read(FILE) == content
 
 
-@pytest.mark.parametrize(("key", "value"), [("quota", "much"), ("used", None), ("expires", "never"), ("made", [])])
-def test_what_is_no_number_is_damage(tokens: Tokens, folder: Folder, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quota", "much"),
+        ("used", None),
+        ("expires", "never"),
+        ("made", []),
+        ("unfinished", 7),
+        ("unfinished", [7]),
+        ("unfinished", ["77"]),
+    ],
+)
+def test_what_makes_no_sense_is_damage(tokens: Tokens, folder: Folder, key: str, value: object) -> None:
     tokens.new("ana")
     with folder.locked() as opened:
         content = unpacked((opened.read(FILE) or b""), FILE)

@@ -22,6 +22,10 @@ from enchufe.waiting import drive
 from tests.access.meeting import Key, soon
 from tests.secured.entrances import Place
 
+# What they come for.
+SESSION = bytes(15) + b"1"
+OTHER = bytes(15) + b"2"
+
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -143,7 +147,7 @@ def test_a_code_that_brought_nobody_is_followed_by_another(places: list[Place]) 
     assert isinstance(near, Admitted)
     near, far = place.meet(ByCode(place.code))
     assert isinstance(far, Admitted)
-    assert place.entrance.suit(Options(), far) == Options(party=far.party)
+    assert place.entrance.suit(Options(), far, SESSION) == Options(party=far.party)
 
 
 def test_a_changed_key_ends_it(places: list[Place]) -> None:
@@ -172,7 +176,7 @@ def test_both_remember(places: list[Place]) -> None:
     assert near.introduced.public == Identity.mine().public
     assert place.told[1:] == [events.Paired("code")]
     assert KnownMachines().name_of(key.public) is None  # he has not said HELLO: he may know another by our name
-    place.entrance.suit(Options(), far)
+    place.entrance.suit(Options(), far, SESSION)
     assert KnownMachines().name_of(key.public) == "laptop"
     assert place.told[2:] == [events.Remembered("laptop")]
 
@@ -185,7 +189,7 @@ def test_who_is_cut_before_hello_is_remembered_when_he_comes_again(places: list[
     _, again = place.meet(ByPass(near.secret), key)
     assert isinstance(again, Admitted)
     for _ in range(2):
-        place.entrance.suit(Options(), again)
+        place.entrance.suit(Options(), again, SESSION)
     assert KnownMachines().name_of(key.public) == "laptop"
     assert place.told[1:] == [events.Paired("code"), events.Remembered("laptop")]
 
@@ -197,7 +201,7 @@ def test_who_cannot_be_remembered_hears_so(places: list[Place], state: Path) -> 
     assert isinstance(far, Admitted)
     state.chmod(0o755)
     with pytest.raises(StoreError, match="open to others"):
-        place.entrance.suit(Options(), far)
+        place.entrance.suit(Options(), far, SESSION)
     assert drive(near.transport.receive(4096, soon()))
     assert not place.entrance.gate._passes
 
@@ -207,7 +211,7 @@ def test_one_alone_remembers_nobody(places: list[Place], listener: bool) -> None
     place = begun(places, remember=listener)
     _, far = place.meet(ByCode(place.code), None if listener else Key())
     assert isinstance(far, Admitted)
-    place.entrance.suit(Options(), far)
+    place.entrance.suit(Options(), far, SESSION)
     assert not KnownMachines().all()
     assert place.told[1:] == [events.Paired("code"), *([events.Remembered(None)] if listener else [])]
 
@@ -221,7 +225,8 @@ def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
         assert isinstance(near, TokenRefused)
         return
     assert isinstance(far, Admitted)
-    options = place.entrance.suit(Options(), far)
+    options = place.entrance.suit(Options(), far, SESSION)
+    assert options is not None
     assert options.name == "scanner"
     assert options.allowance is not None
     options.allowance.expect(1000)
@@ -232,12 +237,22 @@ def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
     options.allowance.settle(finished=True)
     _, far = place.meet(ByToken(token))
     assert isinstance(far, Admitted)
-    again = place.entrance.suit(Options(), far).allowance
+    options = place.entrance.suit(Options(), far, SESSION)
+    assert options is not None
+    again = options.allowance
     assert again is not None
     again.spend(600)
     with pytest.raises(Refused, match="0 bytes more, not for 1"):
         again.spend(1)
     again.settle(finished=False)
-    assert isinstance(place.meet(ByToken(token))[0], Admitted)  # to end what was cut
+    near, far = place.meet(ByToken(token))
+    assert isinstance(near, Admitted)  # to end what was cut
+    assert isinstance(far, Admitted)
+    assert place.entrance.suit(Options(), far, OTHER) is None  # and not for anything else
+    assert b"nothing left for this transfer" in drive(near.transport.receive(4096, soon()))
+    assert isinstance(place.told[-1], events.Failed)
+    _, far = place.meet(ByToken(token))
+    assert isinstance(far, Admitted)
+    assert place.entrance.suit(Options(), far, SESSION) is not None
     again.settle(finished=True)
     assert isinstance(place.meet(ByToken(token))[0], TokenRefused)

@@ -274,7 +274,7 @@ def test_a_code_that_nobody_used_is_announced_again_after_somebody_else_was_insi
     way_in.open(["192.0.2.1:9000"])
     label = code_of(side).label
     assert heard == [label]
-    way_in.suit(Options(), Admitted(cast(tls.TlsTransport, None), bytes(32), "key", "somebody"))
+    way_in.suit(Options(), Admitted(cast(tls.TlsTransport, None), bytes(32), "key", "somebody"), bytes(16))
     assert not heard
     way_in.open(["192.0.2.1:9000"])
     assert heard == [label]

@@ -82,3 +82,20 @@ def test_for_the_receipt_with_nothing_left(people: tuple[Person, Person], tmp_pa
     sender = ana.send(file, options=("--to", aimed(link, receiver.address)))
     assert sender.end() == 3
     assert sender.error["kind"] == "token_refused"
+
+
+def test_nobody_else_comes_in_on_what_a_cut_transfer_left_open(people: tuple[Person, Person], tmp_path: Path) -> None:
+    """Not even for what need not cross; nor does that end what the cut one may come back for."""
+    ana, blas = people
+    file, empty = generated(tmp_path / "big", 3 * MIB), generated(tmp_path / "empty", 0)
+    link = link_of(blas, 3 * MIB)
+    receiver = blas.receive(*SERVING, program=("-c", CUT_AT_THE_END))
+    to = aimed(link, receiver.address)
+    assert ana.send(file, options=("--to", to, "--retry", "0")).end() == 4
+    other = ana.send(empty, options=("--to", to))
+    assert other.end() == 3
+    assert "nothing left for this transfer" in other.error["message"]
+    sender = ana.send(file, options=("--to", to))
+    assert (sender.end(), receiver.end()) == (0, 0)
+    assert sender.receipt["sent_bytes"] == 0
+    assert not (blas.inbox / "empty").exists()

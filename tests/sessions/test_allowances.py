@@ -94,16 +94,16 @@ def test_bytes_of_content_are_counted_whatever_they_shrink_to(
     ends = send(tree, inbox, compress=compress, **by(token, counts))
     assert (ends.sender.receipt.sent_bytes < size) == (compress == "always")
     assert ends.receiver.receipt.bytes == size
-    assert (record().used, record().unfinished) == (size, False)
+    assert (record().used, bool(record().unfinished)) == (size, False)
 
 
 def test_what_was_kept_of_a_cut_is_not_counted_again(file: Path, inbox: Path) -> None:
     token, _ = Tokens().new(quota=len(BIG))
     kept = cut(file, inbox, **by(token, "receiver"))
-    assert (record().used, record().unfinished) == (kept, True)
+    assert (record().used, bool(record().unfinished)) == (kept, True)
     ends = send(file, inbox, **by(token, "receiver"))
     assert ends.receiver.receipt.sent_bytes == len(BIG) - kept
-    assert (record().used, record().unfinished) == (len(BIG), False)
+    assert (record().used, bool(record().unfinished)) == (len(BIG), False)
     assert (inbox / "big").read_bytes() == BIG
 
 
@@ -114,7 +114,7 @@ def test_it_is_enough_that_what_is_missing_may_cross(file: Path, inbox: Path, co
     error = side_of(send(file, inbox, **by(token, counts)), counts).error
     assert isinstance(error, UsedUp)
     assert f"{missing} bytes, and {missing - 1} are left" in str(error)
-    assert (record().used, record().unfinished) == (0, False)
+    assert (record().used, bool(record().unfinished)) == (0, False)
     Tokens().revoke("little")
     token, _ = Tokens().new(quota=missing)
     assert send(file, inbox, **by(token, counts)).receiver.receipt.bytes == len(BIG)
@@ -132,7 +132,7 @@ def test_whoever_lacks_nothing_but_the_receipt_may_come_for_it(
     with monkeypatch.context() as patch:
         patch.setattr(Delivery, "commit", go_away)
         assert isinstance(send(file, inbox, **by(token, "receiver")).receiver.error, BrokenError)
-    assert (record().left, record().unfinished) == (0, True)
+    assert (record().left, bool(record().unfinished)) == (0, True)
     assert Tokens().check(token.public) is not None
     ends = send(file, inbox, **by(token, "receiver"))
     assert (ends.receiver.receipt.bytes, ends.receiver.receipt.sent_bytes) == (len(BIG), 0)
@@ -147,7 +147,7 @@ def test_of_too_much_nothing_crosses(file: Path, inbox: Path, counts: str) -> No
     other = ends.sender if counts == "receiver" else ends.receiver
     assert isinstance(other.error, Refused)
     assert "token" in str(other.error)
-    assert (record().used, record().unfinished) == (0, False)
+    assert (record().used, bool(record().unfinished)) == (0, False)
     assert visible(inbox) == []
 
 

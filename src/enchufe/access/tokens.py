@@ -25,6 +25,8 @@ FILE: Final = "tokens.json"
 CERTIFICATE: Final = "listener.pem"  # in the same folder: what a listener that takes tokens shows, and every link names
 SCOPES: Final = ("drop", "read", "list")
 _KEY: Final = 32  # bytes
+_SESSION: Final = 16  # bytes of what tells a transfer from others
+_UNFINISHED: Final = 16  # transfers of one token that may come back with nothing left
 _TEXT: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # 32 bytes in base64url, RFC 4648 section 5, without padding
 
 
@@ -83,7 +85,8 @@ class Record:
         used: bytes that have crossed, or were taken for what is about to.
         made: when, in seconds since 1970.
         expires: when it stops being good, in seconds since 1970; None: never.
-        unfinished: whether a transfer that took some has not come to its end, and may come back with nothing left.
+        unfinished: the sessions of transfers that took some and have not come to their end, the last one last: they may
+            come back with nothing left.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Record:
     used: int
     made: int
     expires: int | None
-    unfinished: bool = False
+    unfinished: tuple[bytes, ...] = ()
 
     @property
     def left(self) -> int | None:
@@ -170,17 +173,25 @@ class Tokens:
             records[name] = record
         return token, record
 
-    def check(self, public: bytes) -> Grant | None:
-        """What the bearer of this token may do; None where it is unknown, revoked, expired or used up."""
+    def check(self, public: bytes, session: bytes | None = None) -> Grant | None:
+        """What the bearer of this token may do; None where it is unknown, revoked, expired or used up.
+
+        Args:
+            session: which transfer he has come for; None: he has not said yet, and it may be one that was cut.
+        """
         record = self._good(self._book.read(), public)
-        if record is None or (record.left == 0 and not record.unfinished):
+        if record is None:
+            return None
+        may_return = bool(record.unfinished) if session is None else session in record.unfinished
+        if record.left == 0 and not may_return:
             return None
         return Grant(record.name, record.scope, record.left)
 
-    def take(self, public: bytes, least: int, most: int) -> int:
+    def take(self, public: bytes, session: bytes, least: int, most: int) -> int:
         """Take from what may cross before it does, whatever other processes do; how many bytes. To be settled.
 
         Args:
+            session: which transfer it is for.
             least: bytes without which nothing is taken.
             most: bytes to take where there are so many.
 
@@ -197,17 +208,18 @@ class Tokens:
             if left is not None and left < least:
                 raise UsedUp(f"the token is good for {left} bytes more, not for {least}")
             taken = most if left is None else min(most, left)
-            records[record.name] = replace(record, used=record.used + taken, unfinished=True)
+            unfinished = (*_without(record.unfinished, session), session)[-_UNFINISHED:]
+            records[record.name] = replace(record, used=record.used + taken, unfinished=unfinished)
         return taken
 
-    def settle(self, public: bytes, unused: int, *, finished: bool) -> None:
-        """Give back what was taken and has not crossed, of a transfer that was finished or cut."""
+    def settle(self, public: bytes, session: bytes, unused: int, *, finished: bool) -> None:
+        """Give back what a transfer took and has not had cross; it was finished or cut."""
         if unused < 0:
             raise ValueError(f"{unused} bytes cannot be given back")
         with self._book.changing() as records:
             record = _bearing(records, public)
             if record is not None:  # else it was revoked meanwhile
-                unfinished = record.unfinished and not finished
+                unfinished = _without(record.unfinished, session) if finished else record.unfinished
                 records[record.name] = replace(record, used=max(record.used - unused, 0), unfinished=unfinished)
 
     def revoke(self, name: str) -> Record:
@@ -232,6 +244,10 @@ def _bearing(records: dict[str, Record], public: bytes) -> Record | None:
     return next((record for record in records.values() if record.public == public), None)
 
 
+def _without(sessions: tuple[bytes, ...], session: bytes) -> tuple[bytes, ...]:
+    return tuple(each for each in sessions if each != session)
+
+
 def _scope(scope: Iterable[str]) -> frozenset[str]:
     wanted = frozenset(scope)
     unknown = sorted(wanted - frozenset(SCOPES))
@@ -249,7 +265,11 @@ def _parse(name: str, record: dict[str, Any]) -> Record:
     public, scope = bytes.fromhex(record["public"]), frozenset(record["scope"])
     if len(public) != _KEY or not scope <= frozenset(SCOPES):
         raise ValueError("no token")
-    unfinished = bool(record.get("unfinished", False))  # older versions did not say
+    told = record.get("unfinished")
+    # Older versions did not say, or only whether there are any: whose, nobody knows.
+    unfinished = () if told is None or isinstance(told, bool) else tuple(map(bytes.fromhex, told))
+    if any(len(session) != _SESSION for session in unfinished):
+        raise ValueError("no transfer")
     quota, expires = (None if record[key] is None else int(record[key]) for key in ("quota", "expires"))
     return Record(name, public, scope, quota, int(record["used"]), int(record["made"]), expires, unfinished)
 
@@ -262,5 +282,5 @@ def _pack(record: Record) -> dict[str, Any]:
         "used": record.used,
         "made": record.made,
         "expires": record.expires,
-        "unfinished": record.unfinished,
+        "unfinished": [session.hex() for session in record.unfinished],
     }

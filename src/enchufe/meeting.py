@@ -108,10 +108,12 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
     waiter = BlockingWaiter()
     identity = identity_of(about)
     patience = Patience(retry, waiter.now)
+    newest = 0
     older: int | None = None  # the epoch that another attempt has taken over from
     while True:
         session: Session[M] | None = None
-        epoch = older or time.time_ns()
+        newest = max(newest + 1, time.time_ns())  # whatever somebody does to the clock
+        epoch = older or newest
         try:
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:

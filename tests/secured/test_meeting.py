@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time
@@ -215,7 +216,12 @@ def test_two_sides_meet() -> None:
     assert (attempt.session, attempt.name, attempt.secret) == (identity_of(ABOUT), "desk", None)
 
 
-def test_after_a_cut_it_is_the_same_transfer_and_a_newer_attempt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [1, -1], ids=["on", "back"])
+def test_after_a_cut_it_is_the_same_transfer_and_a_newer_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Also where somebody sets the clock back meanwhile."""
+    monkeypatch.setattr(time, "time_ns", itertools.count(time.time_ns(), step * 3600 * 10**9).__next__)
     receiver, sender = Waiting(parse_address(f"unix:{tmp_path}/there")), Dialing()
     assert receiver.address
     wire = Wire(f"{tmp_path}/wire", f"{tmp_path}/there", CUT)

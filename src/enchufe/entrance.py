@@ -14,7 +14,7 @@ from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate,
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
-from enchufe.access.links import Link, own_addresses
+from enchufe.access.links import Link, elsewhere, own_addresses
 from enchufe.access.tokens import Tokens, UsedUp
 from enchufe.acquaintance import acquaint, introduction, meet
 from enchufe.dataclass import dataclass
@@ -349,4 +349,4 @@ def _dialable(addresses: Sequence[str], interfaces: Sequence[str] | None) -> tup
     listening = [address for address in map(parse_address, addresses) if isinstance(address, TcpAddress)]
     if any(address.host in ("::", "0.0.0.0") for address in listening):  # noqa: S104 (to know, not to bind)
         return own_addresses(listening[0].port, interfaces)
-    return tuple(listening)
+    return tuple(map(elsewhere, listening))

@@ -204,6 +204,7 @@ def aim(
 
     Raises:
         LocalProtocolError: it is none of them, or there is no such machine; or nobody may be asked where it is.
+        BrokenError: no address of the link can be dialed from here.
     """
     meant = target(text)
     secured = partial(Secured, remember=remember, on_event=on_event)
@@ -225,8 +226,13 @@ def aim(
             by_key = ByKey(Identity.mine(), machine.public)
             return secured(places, by_key, fixed=there is not None, name=machine.name)
         case Link():
-            places = _at(*dialable(meant.addresses))
-            return secured(places, _proof(meant, code), certificate=meant.fingerprint, fixed=True)
+            found = dialable(meant.addresses)
+            if not found:
+                raise BrokenError(
+                    "every address in the link holds on one network link alone, and no interface here leads to any",
+                    hint="Are both machines in the same network? Else ask for a link with another address.",
+                )
+            return secured(_at(*found), _proof(meant, code), certificate=meant.fingerprint, fixed=True)
     place, answer = _at(for_files(meant)), code()
     if is_link(answer):  # which is a way to have it in no list of processes
         link = Link.parse(answer)

@@ -46,11 +46,12 @@ def token(tmp_path: Path) -> Run:
 
 
 def test_the_link_is_all_of_standard_output_and_lets_its_bearer_in(token: Run, state: Path) -> None:
-    done = token("new", "--to", "host:9000", "--to", "[2001:db8::1]:9001", "--scope", "drop,read", "--quota", "10GB")
+    to = ("host:9000", "[2001:db8::1]:9001", "[fe80::1%eth0]:9002")
+    done = token("new", *(part for each in to for part in ("--to", each)), "--scope", "drop,read", "--quota", "10GB")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n") and done.stdout.count("\n") == 1
     link = Link.parse(done.stdout.strip())
-    assert [str(address) for address in link.addresses] == ["host:9000", "[2001:db8::1]:9001"]
+    assert [str(address) for address in link.addresses] == ["host:9000", "[2001:db8::1]:9001", "[fe80::1]:9002"]
     assert link.token is not None and link.fingerprint is not None
     grant = Tokens(Folder(str(state))).check(Token(link.token).public)
     assert grant is not None

@@ -163,3 +163,33 @@ def test_where_the_machine_is_there_and_nobody_listens(
     assert receiver.end() == 4
     assert "router" not in receiver.error["hint"]
     assert "listening" in receiver.error["hint"]
+
+
+def link_local(machine: Machine) -> str:
+    """Its address that holds on the first link alone, RFC 4291 appendix A, of the hardware's."""
+    return f"fe80::ff:fe00:{machine.number}"
+
+
+def test_an_address_of_one_link(people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path) -> None:
+    """Listened on with the interface; the link leaves that out, since the other side's is called otherwise."""
+    ana, blas = people
+    machines[1].do("ip", "link", "set", "link0", "down")
+    machines[1].do("ip", "link", "set", "link0", "name", "cable")
+    machines[1].do("ip", "link", "set", "cable", "up")
+    sender = ana.send(file, options=("--listen", f"[{link_local(machines[0])}%link0]:0", "--no-announce"))
+    assert sender.address.startswith(f"[{link_local(machines[0])}%link0]:")
+    assert sender.link().startswith(f"enchufe://[{link_local(machines[0])}]:")
+    assert (blas.receive(sender.link()).end(), sender.end()) == (0, 0)
+    sender = ana.send(file, options=("--listen", f"[{link_local(machines[0])}%link0]:0", "--no-announce"))
+    where = f"[{link_local(machines[0])}%cable]:{port_of(sender.address)}"
+    assert (blas.receive(where, code=sender.code()).end(), sender.end()) == (0, 0)
+
+
+def test_a_link_whose_addresses_hold_on_no_link_of_ours(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine]
+) -> None:
+    _, blas = people
+    machines[1].do("ip", "link", "set", "link0", "down")
+    receiver = blas.receive("enchufe://[fe80::1]:9000/#code=7-abandon-ability-able")
+    assert receiver.end() == 4
+    assert "no interface here" in receiver.error["message"]

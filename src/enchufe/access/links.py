@@ -140,6 +140,11 @@ def own_addresses(port: int, interfaces: Sequence[str] | None = None) -> tuple[T
     return tuple(dict.fromkeys(TcpAddress(str(address.ip), port) for address in own))[:MOST_ADDRESSES]
 
 
+def elsewhere(address: TcpAddress) -> TcpAddress:
+    """The address as a link has it: without an interface, as `own_addresses`."""
+    return TcpAddress(address.host.partition("%")[0], address.port)
+
+
 def _address(text: str) -> TcpAddress:
     try:
         address = parse_address(text)

@@ -288,7 +288,11 @@ class ProgressBars:
 def to_dial(address: str) -> str:
     """What another machine dials where somebody listens on `address`."""
     host, colon, port = address.rpartition(":")
-    return f"HOST:{port}" if colon and host in ("[::]", "0.0.0.0") else address  # noqa: S104 (names what it means)
+    if colon and host in ("[::]", "0.0.0.0"):  # noqa: S104 (names what it means)
+        return f"HOST:{port}"
+    if host.startswith("[") and "%" in host:  # what the interface is called there, nobody here knows
+        return f"{host.partition('%')[0]}%INTERFACE]:{port}"
+    return address
 
 
 def failure(event: events.Failed) -> list[str]:

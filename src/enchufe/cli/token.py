@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 
 from enchufe.access import certificate
-from enchufe.access.links import MOST_ADDRESSES, Link, is_host, own_addresses
+from enchufe.access.links import MOST_ADDRESSES, Link, elsewhere, is_host, own_addresses
 from enchufe.access.state import Folder
 from enchufe.access.tokens import CERTIFICATE, SCOPES, Record, Tokens
 from enchufe.cli import output
@@ -94,7 +94,7 @@ def _addresses(text: str) -> tuple[TcpAddress, ...]:
         raise LocalProtocolError(f"{text!r} can be in no link", hint=_ADDRESS)
     if address.host and not is_host(address.host):
         raise LocalProtocolError(f"{text!r} is no address: nothing is called {address.host!r}", hint=_ADDRESS)
-    return (address,) if address.host else own_addresses(address.port)
+    return (elsewhere(address),) if address.host else own_addresses(address.port)
 
 
 def _fingerprint() -> bytes:

@@ -83,12 +83,13 @@ def to_listen_on(text: str) -> Address:
     """Read an address that this machine is to listen on.
 
     Raises:
-        LocalProtocolError: it is none, or one that holds on a single link.
+        LocalProtocolError: it is none, or one that holds on a single link and does not say which.
     """
     address = parse_address(text)
-    if isinstance(address, TcpAddress) and _ON_ONE_LINK.match(address.host):
+    if isinstance(address, TcpAddress) and _ON_ONE_LINK.match(address.host) and "%" not in address.host:
         raise LocalProtocolError(
-            f"{address.host!r} holds on one link alone, and cannot be listened on by itself",
-            hint=f"Listen on :{address.port}, which is every address of this machine, this one too.",
+            f"{address.host!r} holds on one link alone, and does not say which",
+            hint=f"Name the interface, as in [{address.host}%eth0]:{address.port}; or listen on :{address.port}, which"
+            " is every address of this machine.",
         )
     return address

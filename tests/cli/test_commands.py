@@ -760,6 +760,18 @@ def test_a_standard_stream_that_is_not_there(start: Start, tmp_path: Path, inbox
         assert receiver.end() == 0
 
 
+@pytest.mark.parametrize("command", ["receive {address} --list --plain", "peers show", "config show --json"])
+def test_what_nobody_can_see_does_not_pass_for_shown(start: Start, tmp_path: Path, command: str) -> None:
+    """Where standard output is closed, as where it is full."""
+    (tmp_path / "f").write_text("x")
+    address = start("send", tmp_path / "f", "--listen", "127.0.0.1:0").wait_for("listening")["address"]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *command.format(address=address).split()]
+    state = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    done = subprocess.run(shell, capture_output=True, timeout=PATIENCE, check=False, env=state)
+    assert done.returncode == 6
+    assert b"cannot write standard output" in done.stderr
+
+
 def test_a_peers_address_does_not_steer_the_terminal(tmp_path: Path) -> None:
     where = tmp_path / "socket"
     command = [*COMMAND, "receive", "--listen", f"unix:{where}", "-o", str(tmp_path / "inbox"), "--plain"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enchufe.access.known import FILE, ChangedKey, KnownMachines, chosen_name, suggested_name
-from enchufe.access.state import Folder
+from enchufe.access.state import Folder, packed, unpacked
 from enchufe.errors import LocalProtocolError, Refused, StoreError
 from tests.access.conftest import Clock
 
@@ -139,7 +139,7 @@ def test_every_suggested_name_could_have_been_chosen(text: str) -> None:
 ADDING = """
 import sys
 from enchufe.access.known import KnownMachines
-from enchufe.access.state import Folder
+from enchufe.access.state import Folder, packed, unpacked
 known = KnownMachines(Folder(sys.argv[1]))
 for i in range(25):
     known.add(f"m-{sys.argv[2]}-{i}", bytes([int(sys.argv[2]), i]) * 16, "a:1")
@@ -152,6 +152,17 @@ def test_processes_that_add_at_once_lose_nothing(known: KnownMachines, folder: F
     assert {each.name: each.public for each in known.all()} == {
         f"m-{n}-{i}": bytes([n, i]) * 16 for n in range(3) for i in range(25)
     }
+
+
+@pytest.mark.parametrize("key", ["met", "added"])
+def test_a_time_that_no_calendar_has_is_damage(known: KnownMachines, folder: Folder, key: str) -> None:
+    known.add("laptop", LAPTOP)
+    with folder.locked() as opened:
+        content = unpacked((opened.read(FILE) or b""), FILE)
+        content["laptop"][key] = 10**30
+        opened.write(FILE, packed(content))
+    with pytest.raises(StoreError, match="damaged"):
+        known.all()
 
 
 def test_a_damaged_file_is_told_and_never_begun_anew(known: KnownMachines, folder: Folder) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from enchufe.access.state import Book, Folder
+from enchufe.access.state import Book, Folder, moment
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, Refused
 from enchufe.printable import printable
@@ -225,7 +225,7 @@ def _parse(name: str, record: dict[str, Any]) -> Machine:
     public = bytes.fromhex(record["public"])
     if len(public) != _KEY:
         raise ValueError("no key")
-    return Machine(name, public, tuple(map(str, record["addresses"])), int(record["added"]), int(record["met"]))
+    return Machine(name, public, tuple(map(str, record["addresses"])), moment(record["added"]), moment(record["met"]))
 
 
 def _pack(machine: Machine) -> dict[str, Any]:

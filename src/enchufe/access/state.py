@@ -33,6 +33,7 @@ LARGEST: Final = 16 << 20  # bytes of one file: some 50,000 machines or tokens
 _PATIENCE: Final = 10.0  # seconds that another process may hold the lock; it needs milliseconds
 _VERSION: Final = 1
 _LOCK: Final = "lock"
+_FARTHEST: Final = 1 << 50  # seconds from 1970: 35 million years, which localtime(3) takes
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe does not wait
@@ -250,7 +251,7 @@ class Book(Generic[R]):
         content = unpacked(data, path)
         try:
             return {name: self._parse(name, record) for name, record in content.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise damaged(path, "it holds something else") from error
 
 
@@ -279,6 +280,18 @@ def unpacked(data: bytes, path: str) -> Any:
     if isinstance(version, int) and version > _VERSION:
         raise StoreError(f"{printable(path)} is of a newer enchufe", hint="Use that one here too.")
     raise damaged(path, "it does not hold what was written")
+
+
+def moment(kept: Any) -> int:
+    """A time that a record holds, in seconds since 1970.
+
+    Raises:
+        TypeError, ValueError: it is none that a calendar could tell.
+    """
+    seconds = int(kept)
+    if abs(seconds) > _FARTHEST:
+        raise ValueError("no time")
+    return seconds
 
 
 def damaged(path: str, how: str) -> StoreError:

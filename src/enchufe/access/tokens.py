@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from enchufe.access.identity import KeyPair
 from enchufe.access.known import chosen_name
-from enchufe.access.state import Book, Folder
+from enchufe.access.state import Book, Folder, moment
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, Refused
 from enchufe.printable import printable
@@ -270,8 +270,9 @@ def _parse(name: str, record: dict[str, Any]) -> Record:
     unfinished = () if told is None or isinstance(told, bool) else tuple(map(bytes.fromhex, told))
     if any(len(session) != _SESSION for session in unfinished):
         raise ValueError("no transfer")
-    quota, expires = (None if record[key] is None else int(record[key]) for key in ("quota", "expires"))
-    return Record(name, public, scope, quota, int(record["used"]), int(record["made"]), expires, unfinished)
+    quota = None if record["quota"] is None else int(record["quota"])
+    expires = None if record["expires"] is None else moment(record["expires"])
+    return Record(name, public, scope, quota, int(record["used"]), moment(record["made"]), expires, unfinished)
 
 
 def _pack(record: Record) -> dict[str, Any]:

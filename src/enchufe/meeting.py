@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import time
 from collections.abc import Callable
@@ -255,7 +254,7 @@ class Patience:
         if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
             return None
         # Not in step with others that were cut by the same.
-        pause = self._next * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+        pause = self._next * (0.5 + os.urandom(1)[0] / 512)
         self._next = min(2 * self._next, _LONGEST_PAUSE)
         return min(pause, self._since + self._retry - now)
 

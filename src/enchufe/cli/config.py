@@ -7,7 +7,6 @@ for one.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -226,6 +225,8 @@ def show(context: click.Context, command: Path, *, as_json: bool) -> int:
             for setting, value, origin, at in told
         ]
         written = {"v": 1, "file": file.path or None, "found": file.found, "settings": each, "unknown": strange}
+        import json  # noqa: PLC0415 (slow to import, and seldom needed)
+
         output.write(json.dumps(written).encode() + b"\n")
         return exits.DONE
     lines = [_first_line(file), *(f"# {name}: no setting is called so" for name in strange)]
@@ -381,6 +382,8 @@ def _kind(value: object) -> str:
 
 def _as_toml(value: object) -> str:
     """As TOML, of which JSON's strings, numbers and lists are a part."""
+    import json  # noqa: PLC0415 (slow to import, and seldom needed)
+
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 

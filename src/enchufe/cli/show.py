@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -43,6 +42,9 @@ class JsonLines:
     """One object a line on standard output; once that fails, what went wrong as sentences on standard error."""
 
     def __init__(self, hurry: output.Hurry | None = None) -> None:
+        from json import dumps  # noqa: PLC0415 (slow to import, and not everybody needs it)
+
+        self._dumps = dumps
         self._hurry = hurry
         self._failed = False
 
@@ -54,7 +56,7 @@ class JsonLines:
         """
         if not self._failed:
             try:
-                output.write(json.dumps(event.as_dict()).encode() + b"\n", hurry=self._hurry)
+                output.write(self._dumps(event.as_dict()).encode() + b"\n", hurry=self._hurry)
             except StoreError:
                 self._failed = True
                 if not isinstance(event, events.Failed):

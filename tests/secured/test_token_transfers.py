@@ -39,6 +39,7 @@ def tokens(person: Person) -> list[dict[str, Any]]:
 def check_denied(dialer: Run, listener: Run) -> None:
     assert dialer.end() == 3
     assert dialer.error["kind"] == "token_refused"
+    assert "used up, or for something else" in dialer.error["message"]
     assert not dialer.named("offer")
     assert not listener.named("paired")
     assert not listener.named("offer")

@@ -56,10 +56,10 @@ class UnknownMachine(Denial):
 
 
 class TokenRefused(Denial):
-    """The token is unknown, revoked, expired or used up."""
+    """The token is unknown, revoked, expired or used up, or for something else."""
 
     reason = Reason.TOKEN
-    told = "{peer} does not take this token: it is unknown there, revoked, expired or used up"
+    told = "{peer} does not take this token: it is unknown there, revoked, expired, used up, or for something else"
     hint = "Ask whoever gave you the link for a new one."
 
 

@@ -770,6 +770,7 @@ def test_what_nobody_can_see_does_not_pass_for_shown(start: Start, tmp_path: Pat
     done = subprocess.run(shell, capture_output=True, timeout=PATIENCE, check=False, env=state)
     assert done.returncode == 6
     assert b"cannot write standard output" in done.stderr
+    assert b"It is closed" in done.stderr
 
 
 def test_a_peers_address_does_not_steer_the_terminal(tmp_path: Path) -> None:

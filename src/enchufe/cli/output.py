@@ -81,7 +81,7 @@ def write(data: bytes, descriptor: int = STDOUT, hurry: Hurry | None = None) -> 
     except OSError as error:
         raise StoreError(
             f"cannot write standard output: {error.strerror}",
-            hint="Whoever reads it has gone, or the disk behind it is full.",
+            hint="It is closed, whoever reads it has gone, or the disk behind it is full.",
         ) from error
 
 

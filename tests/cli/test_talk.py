@@ -241,7 +241,7 @@ def test_what_goes_wrong_at_once(arguments: list[str], code: int, told: str) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    done = run(*[one.format(port=port) for one in arguments])
+        done = run(*[one.format(port=port) for one in arguments])
     assert done.returncode == code
     assert told in done.stderr.decode()
     assert b"Traceback" not in done.stderr

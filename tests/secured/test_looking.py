@@ -246,12 +246,15 @@ def test_content_that_nobody_asked_for_is_told_as_that() -> None:
 
 
 @pytest.mark.parametrize("error", [StoreError("nobody reads it"), KeyboardInterrupt()])
-def test_whatever_ends_a_look_the_sender_waits_on(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize("told", [events.Connected, events.Entry])
+def test_whatever_ends_a_look_the_sender_waits_on(
+    tmp_path: Path, told: type[events.Event], error: BaseException
+) -> None:
     """As where a pipe is closed that has read enough."""
     (tmp_path / "file").write_bytes(b"hello")
 
     def show(event: events.Event) -> None:
-        if isinstance(event, events.Entry):
+        if isinstance(event, told):
             raise error
 
     with listening(files.send_files, [tmp_path / "file"], plain=True) as (side, address):

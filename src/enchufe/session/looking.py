@@ -49,8 +49,8 @@ class LookingSession(Session[Receiver]):
 
     async def run(self) -> NoReturn:
         """Look at everything."""
-        await self.greet()
         try:
+            await self.greet()
             while True:
                 while (message := self.next_event()) is not None:
                     self._heed(message)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import field, replace
+from os import urandom
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from blake3 import blake3
@@ -254,7 +255,7 @@ class Patience:
         if not self._met or isinstance(error, InterruptedThere) or now - self._since >= self._retry:
             return None
         # Not in step with others that were cut by the same.
-        pause = self._next * (0.5 + os.urandom(1)[0] / 512)
+        pause = self._next * (0.5 + urandom(1)[0] / 512)
         self._next = min(2 * self._next, _LONGEST_PAUSE)
         return min(pause, self._since + self._retry - now)
 

@@ -326,7 +326,7 @@ class Turns:
                             replace(module, name, by)
             dialing = ModuleType("transports")
             dialing.connect = connect  # type: ignore[attr-defined]
-            for name, by in (("transports", dialing), ("Listener", listener), ("random", network.random)):
+            for name, by in (("transports", dialing), ("Listener", listener), ("urandom", network.random.randbytes)):
                 replace(meeting, name, by)
             yield
         finally:

@@ -549,6 +549,13 @@ def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
     assert done == [True]
 
 
+@pytest.mark.skipif(not V6, reason="no v6 here")
+def test_an_address_of_one_link_says_which() -> None:
+    with pytest.raises(BrokenError) as caught:
+        dial("[fe80::1]:9")
+    assert "Name the interface" in caught.value.hint
+
+
 def test_who_is_not_there_is_named_as_it_was_called(tmp_path: Path) -> None:
     with pytest.raises(BrokenError, match="could not reach shm:"):
         dial(f"shm:{tmp_path / 'nobody'}")

@@ -23,6 +23,11 @@ class TcpAddress:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def lacks_link(self) -> bool:
+        """Whether it holds on one link alone, and does not say by which interface that is."""
+        return _ON_ONE_LINK.match(self.host) is not None and "%" not in self.host
+
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
@@ -86,7 +91,7 @@ def to_listen_on(text: str) -> Address:
         LocalProtocolError: it is none, or one that holds on a single link and does not say which.
     """
     address = parse_address(text)
-    if isinstance(address, TcpAddress) and _ON_ONE_LINK.match(address.host) and "%" not in address.host:
+    if isinstance(address, TcpAddress) and address.lacks_link:
         raise LocalProtocolError(
             f"{address.host!r} holds on one link alone, and does not say which",
             hint=f"Name the interface, as in [{address.host}%eth0]:{address.port}; or listen on :{address.port}, which"

@@ -24,6 +24,7 @@ _APART: Final = (
     "Check the address. Two machines behind routers of their own do not reach each other: forward a port on one router"
     " to the machine behind it, which listens there (--listen :PORT), or have both in one network or VPN."
 )
+_WHICH_LINK: Final = "Name the interface that leads there, as it is called here: [fe80::1%eth0]:9000."
 _ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried too: RFC 8305 section 5
 
 # A peer that vanished is found within about a minute, whether we wait for it (keepalive: first probe
@@ -194,9 +195,8 @@ async def _first_ready(
 def _unreachable(addresses: Sequence[TcpAddress], failures: list[str]) -> BrokenError:
     # Whoever says no is there.
     there = any(failure.endswith(os.strerror(errno.ECONNREFUSED)) for failure in failures)
-    return BrokenError(
-        f"could not reach {', '.join(map(str, addresses))} ({'; '.join(failures)})", hint=_REFUSED if there else _APART
-    )
+    hint = _REFUSED if there else _WHICH_LINK if any(address.lacks_link for address in addresses) else _APART
+    return BrokenError(f"could not reach {', '.join(map(str, addresses))} ({'; '.join(failures)})", hint=hint)
 
 
 def listen(address: TcpAddress, backlog: int) -> list[socket.socket]:

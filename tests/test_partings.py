@@ -185,7 +185,8 @@ def test_a_worker_that_dies_is_no_orderly_end(engine: str) -> None:
 def test_a_worker_that_is_killed_at_the_end_of_a_drain_is_no_orderly_end() -> None:
     async def stuck(connection: Connection) -> None:
         await connection.send(b"in")
-        ctypes.PyDLL(None).sleep(60)  # no thread of that process runs meanwhile
+        while True:  # a signal ends one sleep
+            ctypes.PyDLL(None).sleep(60)  # no thread of that process runs meanwhile
 
     with ENGINES["processes"](stuck, "127.0.0.1:0", PREFIXED, drain=0.1) as (address, *_):
         client = enchufe.connect(address, framing=PREFIXED, timeout=20)

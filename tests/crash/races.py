@@ -347,7 +347,7 @@ class _Entrance:
     def forget(self, secret: bytes | None) -> None:
         pass
 
-    def suit(self, options: Options, _admitted: Any) -> Options:
+    def suit(self, options: Options, _admitted: Any, _session: bytes) -> Options:
         return options
 
 

@@ -4,4 +4,4 @@
 set -eu
 apt-get update
 apt-get install -y --no-install-recommends gcc libc6-dev socat netcat-openbsd rsync openssh-server openssh-client \
-    iproute2 procps
+    iproute2 procps valgrind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -82,6 +83,15 @@ class Entry:
     shared: bool = False
     listing: Listing | None = None
     packed: bytes = field(default=b"", repr=False, compare=False)
+
+
+def path_of(folder: int, offered: Mapping[int, tuple[int, bytes]]) -> tuple[bytes, ...]:
+    """The names of a folder from its root on, by the parent and the name of each that was offered."""
+    names = []
+    while (found := offered.get(folder)) is not None:
+        folder, name = found
+        names.append(name)
+    return tuple(reversed(names))
 
 
 class Answer(IntEnum):

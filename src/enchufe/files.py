@@ -147,31 +147,33 @@ def _source_of(
     paths: Sequence[Path], text: str | None, name: str | None, exclude: Sequence[str], attributes: bool
 ) -> tuple[Callable[[], Sending], bytes, bytes]:
     """What makes the source of an attempt; what tells this transfer from others, and its files from others' of the same
-    names. What makes none is told before anybody is dialed.
+    names.
     """
     from enchufe.store import PipeSource, Source, TextSource  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     if text is not None:
         if paths:
             raise LocalProtocolError("a text goes alone", hint="Send the files in another run.")
-        words = partial(TextSource, text, name or "text.txt")
-        words().close()
+        words = _tried(partial(TextSource, text, name or "text.txt"))
         return words, b"text:" + text.encode("utf-8", "surrogateescape"), b"text"
     if not paths:
         raise LocalProtocolError("nothing to send", hint="Name a file or a folder.")
     if _is_pipe(paths):
         if len(paths) > 1:
             raise LocalProtocolError("standard input goes alone", hint="Send the files in another run.")
-        pipe = partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin")
-        pipe().close()
-        return pipe, b"-", b"-"
-    begin = partial(Source, paths, exclude=exclude, attributes=attributes)
-    begin().close()
+        return _tried(partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin")), b"-", b"-"
+    begin = _tried(partial(Source, paths, exclude=exclude, attributes=attributes))
     about = [os.path.realpath(os.fsencode(path)) for path in paths]
     origin = os.path.dirname(about[0])
     if exclude or attributes:  # what goes is another then
         about += [b"", b"attributes" if attributes else b"", *map(os.fsencode, sorted(exclude))]
     return begin, b"\0".join(about), b"files in\0" + origin
+
+
+def _tried(begin: Callable[[], Sending]) -> Callable[[], Sending]:
+    """The same, which makes a source as has been seen: what makes none is told before anybody is dialed."""
+    begin().close()
+    return begin
 
 
 def receive_files(

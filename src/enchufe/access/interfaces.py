@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Final
 
@@ -99,21 +99,13 @@ def _is_up(name: str) -> bool:
 def dialable(addresses: Iterable[TcpAddress]) -> list[TcpAddress]:
     """What to dial: an IPv6 address that is good on one link alone, and says on none of ours, is tried on each."""
     every = list(addresses)
-    own = chosen() if any(_needs_scope(each.host) for each in every) else []
+    own = chosen() if any(each.lacks_link for each in every) else []
     return [
         each
         for address in every
         for each in (
             [TcpAddress(f"{address.host}%{link.name}", address.port) for link in own if link.has_link_local]
-            if _needs_scope(address.host)
+            if address.lacks_link
             else [address]
         )
     ]
-
-
-def _needs_scope(host: str) -> bool:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return isinstance(address, IPv6Address) and address.is_link_local and address.scope_id is None

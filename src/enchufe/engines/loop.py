@@ -195,7 +195,9 @@ class Loop:
     @types.coroutine
     def pause(self) -> Generator[object, None, None]:
         """As `Waiter.pause`: the others that are ready run first, and so do those that become ready soon."""
-        self._put_last(self._running())
+        task = self._running()
+        task.greedy = True
+        self._put_last(task)
         yield _PARKED
 
     def before_waiting(self, action: Callable[[], None]) -> None:
@@ -283,7 +285,6 @@ class Loop:
             raise error
 
     def _put_last(self, task: Task) -> None:
-        task.greedy = True
         if not task.queued:
             task.queued = True
             self._greedy.append(task)
@@ -308,8 +309,8 @@ class Loop:
         if task.queued:
             return
         if task.greedy:
-            self._put_last(task)
             task.greedy = False
+            self._put_last(task)
         else:
             self._step(task)
 

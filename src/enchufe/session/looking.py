@@ -6,7 +6,7 @@ import os
 from typing import Final, NoReturn
 
 from enchufe import events
-from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.entry import UNKNOWN_SIZE, Answer, Entry, Kind, path_of
 from enchufe.errors import BrokenError, DeadlineExceeded, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
@@ -87,14 +87,8 @@ class LookingSession(Session[Receiver]):
             self._folders[entry.id] = entry.parent, entry.name
         size = entry.size if entry.kind is Kind.FILE and entry.size != UNKNOWN_SIZE else None
         target = os.fsdecode(entry.target) if entry.kind is Kind.SYMLINK else None
-        self.tell(events.Entry(self._path(entry), _KINDS[entry.kind], size, target))
-
-    def _path(self, entry: Entry) -> events.Path:
-        names, parent = [entry.name], entry.parent
-        while parent != NO_PARENT:
-            parent, name = self._folders[parent]
-            names.append(name)
-        return tuple(reversed(names))
+        path = (*path_of(entry.parent, self._folders), entry.name)
+        self.tell(events.Entry(path, _KINDS[entry.kind], size, target))
 
     async def run_stream(self, stream: Stream) -> None:
         """There are none."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 from typing import Final
 
-from enchufe.entry import NO_PARENT
+from enchufe.entry import NO_PARENT, path_of
 
 OPEN_LIMIT: Final = 32
 
@@ -84,11 +84,7 @@ class Folders:
 
     def path(self, id_: int) -> tuple[bytes, ...]:
         """The directory's names as they were offered, from its root on."""
-        names = []
-        while (offered := self._offered.get(id_)) is not None:
-            id_ = offered[0]
-            names.append(offered[1])
-        return tuple(reversed(names))
+        return path_of(id_, self._offered)
 
     def close(self) -> None:
         """Close all that is open here, and hand out no more; the pinned are their owners'."""

@@ -310,15 +310,15 @@ class Plan:
         return _ALL, _STAGED
 
     def _check_writable(self, folder: int) -> None:
-        path = b"/".join(self._descriptors.path(folder))
         descriptor = self._descriptors.descriptor(folder)
         if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
-            raise StoreError(f"cannot write into {printable(path)}", hint="Check its permissions.")
+            told = printable(b"/".join(self._descriptors.path(folder)))
+            raise StoreError(f"cannot write into {told}", hint="Check its permissions.")
         try:  # where the same file system is mounted once more, only that says so
             os.rename(_NOTHING, _NOTHING, src_dir_fd=self._descriptors.descriptor(AREA), dst_dir_fd=descriptor)
         except OSError as error:
             if error.errno == errno.EXDEV:
-                raise store_error(error, "write into", path) from error
+                raise store_error(error, "write into", b"/".join(self._descriptors.path(folder))) from error
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
         place = None

@@ -461,10 +461,33 @@ def stop(them: hands.Hands | None) -> None:
 def test_one_that_does_not_end_is_killed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hands, "ending", 0.1)
     source = Source([tree])
-    read(source, files_of(source))
+    entries = files_of(source)
+    read(source, entries)
     stop(source.hands)
+    assert source.read_together(entries[:1], lambda _: None)
     source.close()
     assert not running()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_one_that_is_at_nothing_is_not_waited_for(tree: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    """Python takes a while to end in order, and longer where it has just begun."""
+    monkeypatch.setattr(hands, "ending", 3600.0)
+    source = Source([tree])
+    if begun:
+        read(source, files_of(source))
+    else:
+        source._hiring.with_files(1)
+    assert running()
+    stop(source.hands)
+    closing = threading.Thread(target=source.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    waits = closing.is_alive()
+    for process in running():
+        os.kill(process, signal.SIGKILL)
+    closing.join()
+    assert not waits
 
 
 def test_an_interruption_ends_the_wait_for_its_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,9 @@ from enchufe.store.shared_folders import SharedFolders
 
 # Tests turn them off to see that nothing depends on them, and have them from the first file on.
 use_hands = True
-from_files = 1_000  # small files after which some are taken on: they cost a fiftieth of a second each, once
+# Small files after which some are taken on: each costs a thirtieth of a second of a processor, once. Where there are
+# 5,000 in all they make nothing faster, and with fewer they would make it slower.
+from_files = 3_000
 # And have less of these, in seconds: for one file, which is a block at the most, however slow the disk is; and for what
 # one is at when it is to end.
 patience = 45.0
@@ -114,6 +116,7 @@ class _Hand:
         self.asked: deque[Answered] = deque()
         self.lost = False
         self.stuck = False
+        self._begun = False
         self._pulse = pulse
         self._seen = pulse[0]
         self._waited = 0.0  # seconds since it was seen to go on
@@ -145,6 +148,7 @@ class _Hand:
                 answer = hand.answered(self.channel)
         except (EOFError, OSError):
             self.kill()
+        self._begun = True
         self._waited = 0.0
         self.asked.popleft()(answer)
 
@@ -171,10 +175,16 @@ class _Hand:
         with contextlib.suppress(OSError):  # it has ended
             self.channel.shutdown(socket.SHUT_RDWR)
 
-    def end(self, until: float) -> None:
-        """Have it end after what it is at, and wait for that until then; longer it does not get."""
-        self.give_up()
+    def dismiss(self) -> None:
+        """Have it end after what it is at; where that is nothing, or it has not even begun, at once."""
+        if len(self.asked) > (not self._begun):
+            self.give_up()
+        else:
+            self.kill()
         self.asked.clear()
+
+    def end(self, until: float) -> None:
+        """Wait for the end of one that was dismissed until then; longer it does not get."""
         try:
             self._wait(until)
         finally:
@@ -337,7 +347,7 @@ class Hands:
     def close(self) -> None:
         """End them after what they are at, within a moment, and let go of the memory as nobody has a view of it."""
         for one in self._hands:
-            one.give_up()
+            one.dismiss()
         until = time.monotonic() + ending
         while self._hands:
             self._hands.pop().end(until)

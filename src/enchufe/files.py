@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
@@ -300,11 +301,8 @@ def list_files(
     )
     # Not what another run is about: two that look at the same do not end each other.
     about, options = b"list" + os.urandom(16), Options(timeout=timeout, streams=1)
-    try:
+    with suppress(Looked):
         _meet(Receiver, make, source, None, how, about, options, retry, tell, once=False)
-    except Looked:
-        if offered is None:
-            raise  # it was the other side that said so
     assert offered is not None
     return offered
 

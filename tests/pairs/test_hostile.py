@@ -177,6 +177,7 @@ LIES_TO_A_RECEIVER: list[tuple[str, list[Message]]] = [
     ("HELLO while", [m.Hello(Role.SENDER)]),
     ("WANT while", [m.Want([(0, 1, Answer.ALL)])]),
     ("RECEIPT while", [m.Receipt(0, 0, D)]),
+    ("sends, says that it only looked", [m.Error(m.Code.LOOKED, "")]),
 ]
 IDS = [f"{said[-1].type.name}{number}" for number, (_, said) in enumerate(LIES_TO_A_RECEIVER)]
 

@@ -225,8 +225,8 @@ def saying(*messages: Message) -> Iterator[str]:
     [
         ([Offer([Entry(0, NO_PARENT, b"../up", Kind.FILE)])], RemoteProtocolError),
         ([Offer([Entry(0, NO_PARENT, b"in", Kind.FILE)]), Finish(bytes(32))], RemoteProtocolError),
-        ([Error(Code.LOOKED, "")], Refused),
-        ([Offer([Entry(0, NO_PARENT, b"in", Kind.FILE)]), Error(Code.LOOKED, "")], Refused),
+        ([Error(Code.LOOKED, "")], RemoteProtocolError),
+        ([Offer([Entry(0, NO_PARENT, b"in", Kind.FILE)]), Error(Code.LOOKED, "")], RemoteProtocolError),
         ([Offer([Entry(0, NO_PARENT, b"in", Kind.FILE)])], BrokenError),
     ],
 )

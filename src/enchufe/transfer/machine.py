@@ -71,6 +71,8 @@ class Machine(ABC):
             after = step(self.role, self.state, Way.GOT, message.type)
             if isinstance(message, Error):
                 self.state = after
+                if message.code is Code.LOOKED and self.role is Role.RECEIVER:  # nobody ends well by that but us
+                    raise RemoteProtocolError("the peer, which sends, says that it only looked")
                 raise told_by_peer(message)
             if isinstance(message, Hello):
                 self._greet(message)

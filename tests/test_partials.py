@@ -84,6 +84,18 @@ def test_expired(inbox: Path, by: str) -> None:
     assert finish(inbox) == ALL
 
 
+def test_what_is_dated_in_the_future_expires_a_week_after_it_was_seen(inbox: Path) -> None:
+    """A clock was wrong when it was written, and has been put right since."""
+    area = leave(inbox)
+    age(area, -400 * 24 * 3600)
+    (seen,) = partials(inbox)
+    assert seen.changed is not None
+    assert seen.changed <= time.time()
+    LocalStore(inbox).begin().abandon()
+    assert areas(inbox) == [area]
+    assert time.time() - 3600 < (area / "journal").stat().st_mtime <= time.time()
+
+
 def test_cleaned_while_somebody_has_looked_at_it(inbox: Path) -> None:
     """A delivery that began before knows of what is gone: it is received anew."""
     leave(inbox)

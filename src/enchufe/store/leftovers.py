@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -156,12 +157,22 @@ class Leftovers:
 
 
 def last_change(area: Area) -> float | None:
-    """When the journal of an area was written last, in seconds since 1970; None where there is none."""
+    """When the journal of an area was written last, in seconds since 1970; None where there is none.
+
+    One that is dated in the future, by a clock that was wrong, is dated now: it would never expire else.
+    """
     try:
         info = os.stat(journal.NAME, dir_fd=area.descriptor, follow_symlinks=False)
     except OSError:
         return None
-    return info.st_mtime if stat.S_ISREG(info.st_mode) and info.st_size >= journal.RECORD_SIZE else None
+    if not stat.S_ISREG(info.st_mode) or info.st_size < journal.RECORD_SIZE:
+        return None
+    now = time.time()
+    if info.st_mtime <= now:
+        return info.st_mtime
+    with contextlib.suppress(OSError):
+        os.utime(journal.NAME, (now, now), dir_fd=area.descriptor, follow_symlinks=False)
+    return now
 
 
 def blank_rest(descriptor: int, runs: Runs) -> None:

@@ -197,6 +197,23 @@ def test_folder_of_the_same_disk_mounted_inside(inbox: Path) -> None:
     assert contents(inbox) == {"real": None, "real/same": "same", "tree": None, "tree/mounted": None}
 
 
+@pytest.mark.parametrize("how", [("-t", "tmpfs", "none"), ("--bind", "elsewhere")])
+def test_a_staging_folder_that_is_mounted(inbox: Path, how: tuple[str, ...]) -> None:
+    """Nothing could be renamed out of it: told before anything is received."""
+    (inbox / ".enchufe").mkdir(mode=0o700)
+    (inbox / "elsewhere").mkdir()
+    mounting = ["mount", *how, ".enchufe"]
+    done = subprocess.run(mounting, cwd=inbox, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        with pytest.raises(StoreError, match=r"\.enchufe is a file system of its own"):
+            LocalStore(inbox).begin()
+        assert list((inbox / ".enchufe").iterdir()) == []
+    finally:
+        subprocess.run(["umount", inbox / ".enchufe"], check=True)
+
+
 def test_quota(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with delivery(inbox) as begun:
         offer = Offer(begun)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from typing import Final
 
@@ -12,6 +13,20 @@ OPEN_LIMIT: Final = 32
 
 # Never through a symlink: whoever swaps a directory for one meets ELOOP or ENOTDIR.
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NOTHING: Final = b"nothing"  # what no staging area has
+
+
+def is_apart(area: int, directory: int) -> bool:
+    """Whether nothing can be renamed from a staging area into a directory: another file system is between them.
+
+    Where the same one is mounted once more only that says so.
+    """
+    try:
+        os.rename(_NOTHING, _NOTHING, src_dir_fd=area, dst_dir_fd=directory)
+    except OSError as error:
+        return error.errno == errno.EXDEV
+    return False
 
 
 class Folders:

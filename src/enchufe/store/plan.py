@@ -25,7 +25,7 @@ from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, Sto
 from enchufe.printable import printable
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
-from enchufe.store.folders import Folders
+from enchufe.store.folders import Folders, is_apart
 from enchufe.store.grafts import Graft
 from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
@@ -39,8 +39,6 @@ TOP: Final = -1
 """The id of the destination among the Folders of a delivery; entries have ids from 0."""
 AREA: Final = -2
 """The id of the staging area there."""
-
-_NOTHING: Final = b"nothing"  # what no staging area has
 
 
 class Standing(Enum):
@@ -314,11 +312,9 @@ class Plan:
         if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
             told = printable(b"/".join(self._descriptors.path(folder)))
             raise StoreError(f"cannot write into {told}", hint="Check its permissions.")
-        try:  # where the same file system is mounted once more, only that says so
-            os.rename(_NOTHING, _NOTHING, src_dir_fd=self._descriptors.descriptor(AREA), dst_dir_fd=descriptor)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                raise store_error(error, "write into", b"/".join(self._descriptors.path(folder))) from error
+        if is_apart(self._descriptors.descriptor(AREA), descriptor):
+            error = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            raise store_error(error, "write into", b"/".join(self._descriptors.path(folder)))
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
         place = None

@@ -23,7 +23,7 @@ from blake3 import blake3
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store.faults import store_error
-from enchufe.store.folders import DIRECTORY
+from enchufe.store.folders import DIRECTORY, is_apart
 from enchufe.store.names import STAGING
 
 fcntl: Any
@@ -132,6 +132,12 @@ class Staging:
                     for each in dead:
                         unwound.callback(each.close)
                     area = _new_area(home, whose)
+                    unwound.callback(area.remove)
+                    if is_apart(area.descriptor, self._folder):  # told now, not when all has been received
+                        raise StoreError(
+                            f"{_shown(path)} is a file system of its own",
+                            hint="Unmount it: what has arrived is put in place by a rename, which leads out of none.",
+                        )
                 except FileNotFoundError:  # its last delivery ended and removed it while we were coming in
                     if attempt == _ATTEMPTS - 1:
                         raise
@@ -164,7 +170,7 @@ def locked_home(folder: int, path: bytes) -> int | None:
 
 
 def _opened_home(folder: int, path: bytes) -> int:
-    shown = f"{printable(path)}/{STAGING.decode()}"
+    shown = _shown(path)
     try:
         home = os.open(STAGING, DIRECTORY, dir_fd=folder)
     except OSError as error:
@@ -184,6 +190,10 @@ def _opened_home(folder: int, path: bytes) -> int:
         os.close(home)
         raise
     return home
+
+
+def _shown(path: bytes) -> str:
+    return f"{printable(path)}/{STAGING.decode()}"
 
 
 def remove_home(folder: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -90,20 +91,50 @@ def test_a_failing_receiver_tells_its_sender(
     assert visible(tmp_path / "inbox") == []
 
 
-def test_a_slow_commit_keeps_the_heartbeat(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit longer than the sender's patience: it hears pings meanwhile."""
+@pytest.mark.parametrize("slow", ["begin", "commit"])
+def test_a_slow_disk_keeps_the_heartbeat(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """To look at what is left here, and to have all on disk, may take longer than the sender's patience."""
     monkeypatch.setattr("enchufe.link.PING_AFTER", 0.1)
     slept = threading.Event()
+    store = LocalStore(tmp_path / "inbox")
 
     class Slow(FailingDelivery):
         def commit(self) -> None:
-            slept.wait(2.5)
+            if slow == "commit":
+                slept.wait(2.5)
             self._real.commit()
 
-    store = LocalStore(tmp_path / "inbox")
-    begin: Any = lambda _: Slow(store.begin(), "", ValueError())  # noqa: E731
+    def begin(_origin: bytes) -> Any:
+        if slow == "begin":
+            slept.wait(2.5)
+        return Slow(store.begin(), "", ValueError())
+
     ends = send(tree, begin, timeout=1.5)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+
+
+def test_an_interruption_while_the_store_is_opened_leaves_it_closed(tmp_path: Path) -> None:
+    """Nothing stays open, and nothing is left in the folder."""
+    near, far = socket.socketpair()
+    store = LocalStore(tmp_path / "inbox")
+    begun = threading.Event()
+
+    def begin(_origin: bytes) -> Receiving:
+        delivery = store.begin()
+        begun.set()
+        signal.raise_signal(signal.SIGINT)
+        return delivery
+
+    def never() -> Transport:
+        raise AssertionError("one stream is enough")
+
+    with far, transport(near) as one, pytest.raises(KeyboardInterrupt):
+        far.sendall(b"".join(m.frame(m.Hello(Role.SENDER, window=0))))
+        drive(ReceivingSession(one, begin, Options(dial=never, streams=1), id).complete())
+    assert begun.is_set()
+    assert list((tmp_path / "inbox").iterdir()) == []
 
 
 def test_a_silent_peer_is_given_up(tree: Path) -> None:

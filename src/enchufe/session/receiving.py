@@ -140,7 +140,7 @@ class ReceivingSession(Session[Receiver]):
         await self.greet()
         # Not before somebody is there, and not while there is nobody.
         assert self.machine.peer is not None
-        self.delivery = delivery = self._begin(self.machine.peer.origin)
+        self.delivery = delivery = await self._begun(self.machine.peer.origin)
         self._together = delivery if isinstance(delivery, WritesTogether) else None
         try:
             self.open_streams()
@@ -156,6 +156,17 @@ class ReceivingSession(Session[Receiver]):
         finally:
             if self._question is not None:
                 self._question.withdraw()
+
+    async def _begun(self, origin: bytes) -> Receiving:
+        """The store, opened beside the heartbeat: what cut transfers have left there may take long to look at."""
+        begun: list[Receiving] = []
+        try:
+            await self.link.beside(lambda: begun.append(self._begin(origin)))
+        except BaseException:  # an interruption may have come meanwhile
+            for delivery in begun:
+                delivery.suspend()
+            raise
+        return begun[0]
 
     def _stop_work(self) -> None:
         """Nobody touches the delivery after this."""

@@ -239,6 +239,16 @@ def test_what_is_no_whole_list_is_not_taken_for_one(messages: list[Message], err
     assert not side.of(events.Retrying)
 
 
+def test_more_folders_than_a_list_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their names are kept for what may yet be in them."""
+    monkeypatch.setattr("enchufe.session.looking.LIST_WINDOW", 3)
+    folders = [Entry(number, NO_PARENT, b"%d" % number, Kind.DIRECTORY) for number in range(4)]
+    side = Side()
+    with saying(Offer(folders)) as address, pytest.raises(Refused, match="more than 3 folders"):
+        files.list_files(address, plain=True, on_event=side.tell)
+    assert len(side.of(events.Entry)) == 3
+
+
 def test_content_that_nobody_asked_for_is_told_as_that() -> None:
     said = [Offer([Entry(0, NO_PARENT, b"in", Kind.FILE, 5)]), Block(0, 0, bytes(32), b"hello")]
     with saying(*said) as address, pytest.raises(RemoteProtocolError, match="sent BLOCK of what nobody wants"):

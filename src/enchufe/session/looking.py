@@ -7,14 +7,14 @@ from typing import Final, NoReturn
 
 from enchufe import events
 from enchufe.entry import UNKNOWN_SIZE, Answer, Entry, Kind, path_of
-from enchufe.errors import BrokenError, DeadlineExceeded, RemoteProtocolError
+from enchufe.errors import BrokenError, DeadlineExceeded, Refused, RemoteProtocolError
 from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.streams import Stream
 from enchufe.store.names import safe_name
 from enchufe.transfer.machine import InterruptedThere, Looked, told_to_peer
 from enchufe.transfer.message import Message, Role
-from enchufe.transfer.messages import WINDOW, OfferEnd
+from enchufe.transfer.messages import LIST_WINDOW, WINDOW, OfferEnd
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.states import State
@@ -32,10 +32,10 @@ class CutShort(InterruptedThere):
 class LookingSession(Session[Receiver]):
     """Tells every entry that is offered (`events.Entry`), and then says that it only looked. One stream is enough.
 
-    Nothing but folders' names is kept, so there may be any number. `complete` never returns. It raises:
+    Nothing but folders' names is kept, so there may be any number of all else. `complete` never returns. It raises:
         Looked: everything was told.
         BrokenError, DeadlineExceeded: the other side is gone; CutShort: after some was told.
-        Refused, BusyError: it said no. RemoteProtocolError: it broke the protocol.
+        Refused, BusyError: it said no; Refused: there are too many folders. RemoteProtocolError: it broke the protocol.
     """
 
     role = Role.RECEIVER
@@ -84,6 +84,11 @@ class LookingSession(Session[Receiver]):
     def _tell_entry(self, entry: Entry) -> None:
         safe_name(entry.name)
         if entry.kind is Kind.DIRECTORY:
+            if len(self._folders) >= LIST_WINDOW:
+                raise Refused(
+                    f"that is too much to be shown: more than {LIST_WINDOW:,} folders",
+                    hint="What was shown is not all: receive it to have all of it.",
+                )
             self._folders[entry.id] = entry.parent, entry.name
         size = entry.size if entry.kind is Kind.FILE and entry.size != UNKNOWN_SIZE else None
         target = os.fsdecode(entry.target) if entry.kind is Kind.SYMLINK else None

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -168,6 +169,32 @@ def test_disk_that_tells_times_by_the_second(tmp_path: Path) -> None:
             offer = Offer(begun)
             offer.file("same")
             assert offer.answer is Answer.ALL
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_disk_that_tells_of_a_folder_as_it_was_when_it_was_opened(tmp_path: Path) -> None:
+    """It holds any name, and nothing is left on it: btrfs."""
+    disk, image = tmp_path / "disk", tmp_path / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    for command in (["mkfs.btrfs", "-q", "-f", str(image)], ["mount", "-o", "loop", str(image), str(disk)]):
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"there is no {command[0]} here")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"there is no such disk here: {done.stderr.strip()}")
+    try:
+        for end in ("abandon", "commit"):
+            with delivery(disk) as begun:
+                offer = Offer(begun)
+                for name in ("a:b", "CON", "dot."):
+                    offer.file(name)
+                assert offer.answers == [Answer.ALL] * 3
+                getattr(begun, end)()
+            assert not (disk / ".enchufe").exists()
+        assert sorted(os.listdir(disk)) == ["CON", "a:b", "dot."]
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 

@@ -222,6 +222,17 @@ def test_probe_finds_no_rule_here(tmp_path: Path) -> None:
         os.close(here)
 
 
+def test_probe_begins_at_the_beginning(tmp_path: Path) -> None:
+    """Whatever has been read through that descriptor; on btrfs a folder just opened is at its end, for what is new."""
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        os.lseek(here, (1 << 63) - 1, os.SEEK_SET)
+        assert probe(here) == NameRules()
+        assert os.listdir(here) == []
+    finally:
+        os.close(here)
+
+
 def test_probe_finds_narrower_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in that behaves as vfat does: folds, drops the last dot, refuses a colon and what is no text."""
     make, stat = os.open, os.stat

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from enchufe.store import linux
+from enchufe.store.folders import scan
 
 ONE_BY_ONE: Final = 32  # as many files and directories are synced each; beyond, syncfs() is cheaper
 
@@ -112,7 +113,7 @@ class Written:
             self.surely(os.fsync, descriptor)
 
     def _sync_files(self, directory: int) -> None:
-        with os.scandir(directory) as listing:
+        with scan(directory) as listing:
             names = [os.fsencode(entry.name) for entry in listing if entry.is_file(follow_symlinks=False)]
         for name in names:
             try:

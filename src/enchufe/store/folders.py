@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from enchufe.entry import NO_PARENT, path_of
@@ -27,6 +28,15 @@ def is_apart(area: int, directory: int) -> bool:
     except OSError as error:
         return error.errno == errno.EXDEV
     return False
+
+
+def scan(directory: int) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
+    """`os.scandir` of what is in an open directory by now, wherever others have read on to through its descriptor.
+
+    btrfs tells only of what was there when it was opened or last rewound.
+    """
+    os.lseek(directory, 0, os.SEEK_SET)
+    return os.scandir(directory)
 
 
 class Folders:

@@ -11,6 +11,7 @@ from enchufe.dataclass import dataclass
 from enchufe.errors import RemoteProtocolError
 from enchufe.printable import printable
 from enchufe.store.faults import FULL, OUT_OF_MEANS
+from enchufe.store.folders import scan
 
 NAME_MAX: Final = 255  # bytes: every Unix file system
 TARGET_MAX: Final = 4095  # bytes: PATH_MAX less the NUL
@@ -136,7 +137,9 @@ def probe(descriptor: int) -> NameRules:
             grain=_grain(b"Probe", descriptor),
         )
     finally:
-        for name in os.listdir(descriptor):
+        with scan(descriptor) as listing:
+            made = [entry.name for entry in listing]
+        for name in made:
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=descriptor)
 
@@ -155,7 +158,8 @@ def _try(name: bytes, descriptor: int) -> bool:
         if error.errno in FULL or error.errno in OUT_OF_MEANS:  # says nothing about the name
             raise
         return False
-    return name in map(os.fsencode, os.listdir(descriptor))
+    with scan(descriptor) as listing:
+        return any(os.fsencode(entry.name) == name for entry in listing)
 
 
 def _grain(name: bytes, descriptor: int) -> int:

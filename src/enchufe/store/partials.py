@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from enchufe.dataclass import dataclass
 from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.store.faults import check_path, store_error
-from enchufe.store.folders import DIRECTORY
+from enchufe.store.folders import DIRECTORY, scan
 from enchufe.store.journal import NAME, ROOT
 from enchufe.store.leftovers import EXPIRY, last_change
 from enchufe.store.names import NAME_MAX
@@ -102,7 +102,7 @@ def _areas(folder: str | bytes | os.PathLike[str]) -> Iterator[dict[Partial, Are
 def _looked_at(area: Area) -> Partial:
     in_use = not area.lock()
     size, files = _measured(area.descriptor)
-    with contextlib.suppress(OSError), os.scandir(area.descriptor) as listing:
+    with contextlib.suppress(OSError), scan(area.descriptor) as listing:
         files -= sum(os.fsencode(entry.name) in (ROOT, NAME) for entry in listing)
     return Partial(area.name.decode(), _root(area), size, files, last_change(area), in_use)
 
@@ -121,7 +121,7 @@ def _root(area: Area) -> bytes | None:
 def _measured(directory: int) -> tuple[int, int]:
     """Bytes on the disk and number of files below a directory; what cannot be looked at counts nothing."""
     size = files = 0
-    with contextlib.suppress(OSError), os.scandir(directory) as listing:
+    with contextlib.suppress(OSError), scan(directory) as listing:
         for entry in listing:
             with contextlib.suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):

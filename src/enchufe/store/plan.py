@@ -25,7 +25,7 @@ from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, Sto
 from enchufe.printable import printable
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
-from enchufe.store.folders import Folders, is_apart
+from enchufe.store.folders import Folders, is_apart, scan
 from enchufe.store.grafts import Graft
 from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
@@ -338,7 +338,7 @@ class Plan:
 
 def _names(directory: int, most: int) -> list[bytes]:
     """Names of what is in a directory and no directory, in order; more than `most` are cut short."""
-    with os.scandir(directory) as found:
+    with scan(directory) as found:
         leaves = (one.name for one in found if not one.is_dir(follow_symlinks=False))
         return in_order(itertools.islice(leaves, most + 1))
 

@@ -15,6 +15,7 @@ from enchufe.printable import printable
 from enchufe.store.attributes import LIMIT, Attributes, get_attributes
 from enchufe.store.exclude import Exclude
 from enchufe.store.faults import check_path, store_error
+from enchufe.store.folders import scan
 from enchufe.store.hand import READ, read_small, told_time
 from enchufe.store.hands import Hands, Hiring, Places
 from enchufe.store.interface import Contents
@@ -315,7 +316,7 @@ class Source:
         """Names in an open folder that are not excluded: what is no folder, and what is one, both in order."""
         leaves: list[str] = []
         folders: list[str] = []
-        with os.scandir(descriptor) as names:
+        with scan(descriptor) as names:
             for found in names:
                 (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
         if self._exclude is not None:

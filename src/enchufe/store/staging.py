@@ -23,7 +23,7 @@ from blake3 import blake3
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store.faults import store_error
-from enchufe.store.folders import DIRECTORY, is_apart
+from enchufe.store.folders import DIRECTORY, is_apart, scan
 from enchufe.store.names import STAGING
 
 fcntl: Any
@@ -211,11 +211,11 @@ def _new_area(home: int, whose: str) -> Area:
 
 def areas(home: int) -> Iterator[Area]:
     """All areas, each open; whoever takes them has them to close."""
-    for entry in os.listdir(home):
-        if _NAME.fullmatch(entry):
-            name = entry.encode()
-            with contextlib.suppress(OSError):  # gone meanwhile, or not ours
-                yield Area(home, name, os.open(name, DIRECTORY, dir_fd=home), locked=False)
+    with scan(home) as listing:
+        names = [entry.name for entry in listing if _NAME.fullmatch(entry.name)]
+    for name in map(str.encode, names):
+        with contextlib.suppress(OSError):  # gone meanwhile, or not ours
+            yield Area(home, name, os.open(name, DIRECTORY, dir_fd=home), locked=False)
 
 
 def dead_areas(home: int) -> list[Area]:
@@ -252,7 +252,7 @@ def _empty(directory: int) -> None:
         # A directory that was given its last mode may not let us write any more.
         os.fchmod(directory, 0o700)
     try:
-        with os.scandir(directory) as listing:
+        with scan(directory) as listing:
             entries = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in listing]
     except OSError:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import random
@@ -840,11 +841,12 @@ def test_names_that_the_file_system_cannot_hold(inbox: Path) -> None:
     assert contents(inbox) == {"tree": None}
 
 
-def test_what_the_file_system_says_itself(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vfat has no symlinks: EPERM. That refuses the entry, not the delivery."""
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_what_the_file_system_says_itself(inbox: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """vfat has no symlinks: EPERM; exFAT by FUSE neither: ENOSYS. That refuses the entry, not the delivery."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     with delivery(inbox) as begun:
         offer = Offer(begun)
@@ -856,7 +858,8 @@ def test_what_the_file_system_says_itself(inbox: Path, monkeypatch: pytest.Monke
         assert offer.answers[1:] == [Answer.CANNOT_STORE] * 2
         offer.file("x", parent=below)
         assert offer.answer is Answer.PARENT
-        monkeypatch.setattr(os, "fchmod", refuse)  # nor modes
+        if number == errno.EPERM:
+            monkeypatch.setattr(os, "fchmod", refuse)  # nor modes
         offer.file("y", parent=tree)
         begun.commit()
     assert contents(inbox) == {"tree": None, "tree/y": "new"}

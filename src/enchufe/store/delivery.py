@@ -45,7 +45,7 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 # What a file system says to a name, or to a symlink, that it cannot hold.
 _CANNOT_HOLD: Final = frozenset(
-    {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
+    {errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 )
 
 _ALL, _DELTA, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.DELTA, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK

@@ -14,8 +14,9 @@ import pytest
 
 from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, NoSpaceError, Refused, StoreError
-from enchufe.store import Delivery, IfExists, LocalStore, PipeDelivery, linux
+from enchufe.store import Delivery, IfExists, LocalStore, PipeDelivery, delta, linux
 from enchufe.store import delivery as delivery_module
+from enchufe.transfer.messages import HAVE_DIGESTS
 from tests.test_delivery import T, delivery
 from tests.test_delivery_faults import as_nobody, public, small_disk  # noqa: F401 (fixtures)
 from tests.test_resume import areas, blocks, digest
@@ -66,6 +67,49 @@ def test_delta(inbox: Path, if_exists: IfExists, where: str) -> None:
     assert sent == BLOCK_SIZE + len(b"something more")
     assert (folder / "file").read_bytes() == new
     assert (folder / "file").stat().st_mtime_ns == T
+
+
+@pytest.mark.parametrize("data", [(), (0,), (5,), (3, 39, 40)])
+def test_holes_of_the_version_that_is_here_are_not_read(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, data: tuple[int, ...]
+) -> None:
+    with (inbox / "file").open("wb") as file:
+        file.truncate(40 * BLOCK_SIZE + 500)
+        for number in data:
+            os.pwrite(file.fileno(), b"data", number * BLOCK_SIZE + 100)
+        if os.lseek(file.fileno(), BLOCK_SIZE, os.SEEK_HOLE) != BLOCK_SIZE:
+            pytest.skip("this file system does not tell of holes")
+    old, read, read_block = (inbox / "file").read_bytes(), list[int](), delta.read_block
+
+    def reading(descriptor: int, buffer: memoryview, offset: int) -> memoryview:
+        read.append(offset // BLOCK_SIZE)
+        return read_block(descriptor, buffer, offset)
+
+    monkeypatch.setattr(delta, "read_block", reading)
+    with delivery(inbox, "update") as begun:
+        entry = a_file(0, b"file", 3 * BLOCK_SIZE)
+        assert begun.admit(entry) is Answer.DELTA
+        told = list(begun.own(entry, 1 << 16))
+        assert b"".join(digests for digests, _ in told) == b"".join(map(digest, blocks(old)[:40]))
+        starts = range(0, len(old) - (1 << 16) + 1, 1 << 16)
+        records = b"".join(old[at : at + 32] + digest(old[at : at + (1 << 16)])[:16] for at in starts)
+        assert b"".join(records for _, records in told) == records
+    assert read == sorted({*data, 40})
+
+
+def test_of_a_long_hole_no_more_is_told_at_once_than_one_message_holds(inbox: Path) -> None:
+    """And no less than that by far: whoever tells of it looks after each few messages whether they have left."""
+    with (inbox / "file").open("wb") as file:
+        file.truncate(5000 * BLOCK_SIZE)
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) != 0:
+            pytest.skip("this file system does not tell of holes")
+    with delivery(inbox, "update") as begun:
+        entry = a_file(0, b"file", 3 * BLOCK_SIZE)
+        assert begun.admit(entry) is Answer.DELTA
+        told = [len(digests) // 32 for digests, _ in begun.own(entry)]
+    assert sum(told) == 5000
+    assert max(told) <= HAVE_DIGESTS
+    assert len(told) < 10
 
 
 def test_pieces_of_the_version_that_is_here(inbox: Path) -> None:

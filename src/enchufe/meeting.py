@@ -19,6 +19,8 @@ from enchufe.events import OnEvent
 from enchufe.session.base import Greeted, Options, Session
 from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Looked, Machine, TakenOver
+from enchufe.transfer.message import Role
+from enchufe.transfer.messages import Hello
 from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
@@ -189,26 +191,27 @@ def listening(
                 except (StoreError, LocalProtocolError, Declined):
                     raise
                 except EnchufeError as error:
-                    # Whoever only looks, or may do no more, ends nothing, however it went.
-                    if isinstance(error, Looked) or suited.only_looks:
-                        if entrance is not None:
-                            entrance.forget(greeted.secret)
-                        on_event(events.Looked() if isinstance(error, Looked) else events.Failed.of(error))
-                        continue
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
                     returning = retry if may_return else 0.0
                     if entrance is not None and not may_return:
                         entrance.forget(greeted.secret)
-                    if once and not may_return:
-                        raise
-                    if once:
+                    # Whoever only looks, or may do no more, ends nothing, however it went.
+                    looks = isinstance(error, Looked) or suited.only_looks or _wants_nothing(greeted.hello)
+                    if once and not looks:
+                        if not may_return:
+                            raise
                         cut = error
-                    on_event(events.Failed.of(error))
+                    on_event(events.Looked() if isinstance(error, Looked) else events.Failed.of(error))
                 finally:
                     door.left(greeted)
         finally:
             if entrance is not None:
                 entrance.close()
+
+
+def _wants_nothing(hello: Hello) -> bool:
+    """Whether somebody who says so has come to look and no more: docs/protocol.md, Looking."""
+    return hello.role is Role.RECEIVER and not hello.features
 
 
 def _next(door: Door[M], timeout: float | None, entrance: Entrance | None, returning: float = 0.0) -> Greeted[M] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enchufe import events, files
-from enchufe.access import ByToken
+from enchufe.access import ByCode, ByPass, ByToken
 from enchufe.access.certificate import lasting
 from enchufe.access.links import Link
 from enchufe.access.tokens import Token, Tokens
@@ -19,6 +19,7 @@ from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolErr
 from enchufe.session import Options
 from enchufe.session.looking import LookingSession
 from enchufe.transfer.data import Block
+from enchufe.transfer.machine import Looked
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import Code, Error, Finish, Hello, OfferEnd, Want, frame
 from enchufe.transfer.offers import Offer
@@ -193,6 +194,27 @@ def test_who_may_only_look_does_not_end_the_waiting_for_others(tmp_path: Path, w
             drive(transport.send([words], soon()))
         side.wait_for(events.Failed)
         files.receive_files(tmp_path / "inbox", source=address, code=str(code_of(side)))
+    assert side.receipt.files == 1
+
+
+@pytest.mark.parametrize("retry", [0, 30])
+def test_a_look_that_is_cut_does_not_end_the_waiting_for_others(tmp_path: Path, retry: float) -> None:
+    """By whatever he was let in; who goes on with what was cut is heard as before."""
+    (tmp_path / "file").write_bytes(b"hello")
+    with listening(files.send_files, [tmp_path / "file"], retry=retry) as (side, address):
+        admitted = enter(address, ByCode(code_of(side)))
+        with admitted.transport as transport:
+            drive(transport.send(frame(Hello(Role.RECEIVER, bytes(16), 1, window=9)), soon()))
+            side.wait_for(events.Connected)
+        assert side.wait_for(events.Failed).kind == "broken"
+        if retry:
+            again = enter(address, ByPass(admitted.secret))
+            with again.transport as transport:
+                look = LookingSession(transport, Options(dial=no_more, secret=again.secret, epoch=2), Side().tell)
+                with pytest.raises(Looked):
+                    drive(look.complete())
+            side.wait_for(events.Looked)
+        files.receive_files(tmp_path / "inbox", source=address, code=str(code_of(side, 2)))
     assert side.receipt.files == 1
 
 

@@ -1,5 +1,12 @@
-"""`python -m enchufe`."""
+"""The command `enchufe`, also as `python -m enchufe`."""
 
-from enchufe.cli.main import main
+# Not `signal`, which is made of it: to import that takes longer than all else before.
+import _signal  # type: ignore[import-not-found]
 
-main()
+# Until `main` heeds it: Ctrl-C ends us as silently as any program, and not by a traceback out of some import.
+_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+from enchufe.cli.main import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

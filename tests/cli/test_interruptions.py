@@ -82,6 +82,26 @@ def test_an_interrupted_transfer(number: signal.Signals, tmp_path: Path) -> None
     assert done.stderr.count("\n") == 2
 
 
+BEFORE_ANYTHING = """
+import runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "enchufe.cli.main":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+if sys.argv.pop(1) == "script":
+    from enchufe.__main__ import main
+    main()
+runpy.run_module("enchufe", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_an_interruption_before_anything_is_imported_ends_without_a_traceback(how: str, tmp_path: Path) -> None:
+    done = run(BEFORE_ANYTHING, how, "--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 # Where Python makes another error of whatever is raised, and where it drops it.
 WITHIN_AN_IMPORT = """
 import signal, sys, weakref

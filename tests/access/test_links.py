@@ -129,7 +129,9 @@ def test_a_link_that_was_cut_off_is_refused_or_means_the_same_or_says_nothing_se
         assert text[:end] in bare or Code.parse(cut.code or "") == Code.parse(link.code or "")
 
 
-@pytest.mark.parametrize("dash", ["-", "\u2010", "\u2011", "\u2012", "\u2013", "\u2014", " \u2013 "])
+@pytest.mark.parametrize(
+    "dash", ["-", *"\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-\xad", "\u200b-", " \u2013 "]
+)
 def test_a_code_has_its_form_whatever_dashes_a_program_makes_of_hyphens(dash: str) -> None:
     typed = dash.join(("7", "leader", "front", "jungle"))
     assert looks_like_code(typed)

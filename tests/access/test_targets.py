@@ -26,6 +26,7 @@ from tests.access.letters import letters
         ("unix:/run/inbox", UnixAddress("/run/inbox")),
         ("unix:@name", UnixAddress("@name")),
         ("unix:/run/in#box", UnixAddress("/run/in#box")),
+        ("unix:42-amigo-barco-casa", UnixAddress("42-amigo-barco-casa")),
         ("shm:/run/inbox", SharedMemoryAddress("/run/inbox")),
         ("@laptop", KnownName("laptop")),
         ("@laptop:9000", KnownName("laptop:9000")),
@@ -61,7 +62,7 @@ def test_each_is_told_from_the_others(text: str, found: Target) -> None:
         *("42", "42-amigo", "42-amigo-barco", "42-amigo-barco-casa-dedo", "442-amigo-barco-casa", "42--amigo-barco"),
         *("amigo-barco-casa", "42-amigo-barco-c4sa", "42_amigo_barco_casa", "4-" + "a" * 200 + "-b-c"),
         *("enchufe://", "enchufe://host/", "enchufe:///", "https://host:9000/#code=42-amigo-barco-casa"),
-        "host:9000/#code=42-amigo-barco-casa",
+        *("host:9000/#code=42-amigo-barco-casa", "code: 42-amigo-barco-casa", "code:42-amigo-barco-casa"),
     ],
 )
 def test_what_is_none_of_these_is_refused_and_no_word_of_a_code_repeated(text: str) -> None:

@@ -26,6 +26,7 @@ _AROUND: Final = (
     "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
 _LABEL: Final = re.compile("0*([1-9][0-9]?)", re.ASCII)
+_MINUS: Final = "\u2212"  # no dash to Unicode, and one to whoever copies it
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,21 @@ def unwrapped(text: str) -> str:
     return text.strip(_AROUND)
 
 
+def spaced(text: str) -> str:
+    """A code as it was typed, unwrapped: spaces for whatever passes for a hyphen, and nothing for what nobody sees.
+
+    Soft hyphens and marks of direction are such, which programs put into a text.
+    """
+    return "".join(map(_spaced, unwrapped(text)))
+
+
+def _spaced(character: str) -> str:
+    kind = unicodedata.category(character)
+    return " " if kind == "Pd" or character == _MINUS else "" if kind == "Cf" else character
+
+
 def _parts(text: str) -> list[str]:
-    spaced = "".join(" " if unicodedata.category(character) == "Pd" else character for character in unwrapped(text))
-    return plain(spaced).split()
+    return plain(spaced(text)).split()
 
 
 def _unknown_word(typed: list[str]) -> LocalProtocolError:

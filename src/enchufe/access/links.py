@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from enchufe.access import interfaces as machine
-from enchufe.access.codes import Code, unwrapped
+from enchufe.access.codes import Code, spaced, unwrapped
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress, parse_address
@@ -29,14 +29,13 @@ _TOKEN: Final = 32  # bytes: an Ed25519 seed, RFC 8032 section 5.1.5
 _KEYS: Final = ("cert", "code", "token")
 _HINT: Final = "Copy the whole link again, from enchufe:// to its end, in quotes: # and & mean something to a shell."
 _NAME: Final = re.compile(r"[\w.-]+")  # of a host or an interface: nothing that could end the address part of a link
-# A label and three words, as people type them; whether they are of a list is for whoever reads the code. Some programs
-# make other dashes of hyphens: U+2010 to U+2015.
-_CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:[\s\-\u2010-\u2015]+[^\W\d_]+){3}\s*")
+# A label and three words, as `spaced`; whether they are of a list is for whoever reads the code.
+_CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:\s+[^\W\d_]+){3}\s*")
 
 
 def looks_like_code(text: str) -> bool:
     """Whether a text has the form of a code: a number and three words, with hyphens or spaces between."""
-    return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", unwrapped(text))) is not None
+    return len(text) < 128 and _CODE.fullmatch(unicodedata.normalize("NFC", spaced(text))) is not None
 
 
 def is_link(text: str) -> bool:

@@ -50,10 +50,13 @@ def target(text: str) -> Target:
     if bare.startswith("@"):
         return _known(bare[1:])
     if ":" in text:
-        if "#" in text and not text.startswith(("unix:", "shm:")):
+        is_path = text.startswith(("unix:", "shm:"))
+        if "#" in text and not is_path:
             raise LocalProtocolError(f"a link begins with {SCHEME}", hint=_HINT)
-        return parse_address(text)
-    if looks_like_code(text):
+        # Of "code: 7-...", as somebody copied it, the error about an address would tell all.
+        if is_path or not looks_like_code(text.rpartition(":")[2]):
+            return parse_address(text)
+    elif looks_like_code(text):
         return SpokenCode(text)
     raise LocalProtocolError(
         "this is no address (which has a port), no @name, no code (a number and three words) and no link", hint=_HINT

@@ -16,7 +16,7 @@ import pytest
 
 from enchufe import measure
 from enchufe.blocking import ENGINES
-from enchufe.cli.bench import told
+from enchufe.cli.bench import tables, told
 from enchufe.cli.chart import as_html, as_svg
 from enchufe.errors import BrokenError, LocalProtocolError
 from tests.until import until
@@ -82,6 +82,15 @@ def test_a_table_with_bars() -> None:
     assert "█" in table
     assert "tcp" not in table
     assert "more is better" in table
+
+
+@pytest.mark.parametrize(("columns", "ranges", "bars"), [(200, True, True), (55, True, False), (20, False, False)])
+def test_a_narrow_terminal_has_names_and_medians(columns: int, ranges: bool, bars: bool) -> None:
+    results = [measure.Result(measure.DECODE, name, (1e6, 2e6, 3e6)) for name in ("lines", "typed:A=63,B=length:4")]
+    drawn = tables(results, columns)
+    assert "typed:A=63,B=length:4  2.00 M/s" in drawn
+    assert ("1.00 M/s to 3.00 M/s" in drawn, "█" in drawn) == (ranges, bars)
+    assert max(map(len, drawn.splitlines())) <= max(columns, 31)
 
 
 @pytest.mark.parametrize("engine", ["threads", "events"])

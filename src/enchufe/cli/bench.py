@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import platform
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import enchufe
 from enchufe import measure
@@ -20,10 +20,9 @@ from enchufe.cli.show import in_bytes
 from enchufe.errors import EnchufeError, StoreError
 from enchufe.measure import Result
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_BAR: int = 24  # characters of the longest
+# In characters, of the longest bar: the most, and the least that still compares anything.
+_BAR: Final = 24
+_LEAST_BAR: Final = 8
 
 
 def bench(
@@ -43,7 +42,7 @@ def bench(
         if as_json:
             output.write(json.dumps(as_dict(results)).encode() + b"\n")
         else:
-            output.write(_tables(results).encode())
+            output.write(tables(results, shutil.get_terminal_size().columns).encode())
         for path, draw in ((html, as_html), (svg, as_svg)):
             if path is not None:
                 _write(path, draw(results, machine()))
@@ -100,30 +99,35 @@ def _write(path: str, text: str, mode: str = "w") -> None:
         raise StoreError(f"cannot write {path!r}: {error.strerror}") from error
 
 
-def _tables(results: Sequence[Result]) -> str:
-    from rich.console import Console  # noqa: PLC0415 (slow to import)
-
-    drawn = io.StringIO()
-    console = Console(file=drawn, force_terminal=os.isatty(output.STDOUT), width=shutil.get_terminal_size().columns)
+def tables(results: Sequence[Result], columns: int) -> str:
+    """A table for every kind: names and medians always, ranges and bars where so many columns have room for them."""
+    parts = []
     for kind in dict.fromkeys(result.kind for result in results):
         better = "less is better" if kind.less_is_better else "more is better"
-        console.print(f"\n{kind.title} ({better})", highlight=False, style="bold")
-        console.print(_of_kind([result for result in results if result.kind == kind]))
-    return drawn.getvalue()
+        parts += ["", *textwrap.wrap(f"{kind.title} ({better})", columns, break_long_words=False)]
+        parts += _of_kind([result for result in results if result.kind == kind], columns)
+    return "".join(f"{line}\n" for line in parts)
 
 
-def _of_kind(results: Sequence[Result]) -> Table:
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", overflow="fold")
-    table.add_column("median", justify="right", no_wrap=True)
-    table.add_column("lowest to highest", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+def _of_kind(results: Sequence[Result], columns: int) -> list[str]:
     longest = max(result.median for result in results)
-    for result in results:
-        spread = f"{told(result, min(result.values))} to {told(result, max(result.values))}"
-        bar = "█" * max(1, round(_BAR * result.median / longest))
-        table.add_row(Text(result.name), told(result, result.median), spread, bar)
-    return table
+    rows = [("", "median", "lowest to highest")] + [
+        (
+            result.name,
+            told(result, result.median),
+            f"{told(result, min(result.values))} to {told(result, max(result.values))}",
+        )
+        for result in results
+    ]
+    names, medians, ranges = (max(map(len, cells)) for cells in zip(*rows, strict=True))
+    lines = [f"{name:{names}}  {median:>{medians}}" for name, median, _ in rows]
+    room = columns - names - medians - ranges - 4
+    if room >= 0:
+        lines = [f"{line}  {spread:>{ranges}}" for line, (_, _, spread) in zip(lines, rows, strict=True)]
+    bar = min(_BAR, room - 2)
+    if bar >= _LEAST_BAR:
+        lines[1:] = [
+            f"{line}  {'█' * max(1, round(bar * result.median / longest))}"
+            for line, result in zip(lines[1:], results, strict=True)
+        ]
+    return lines

@@ -22,6 +22,12 @@ from enchufe.errors import BrokenError, LocalProtocolError
 from tests.until import until
 
 COMMAND = [sys.executable, "-m", "enchufe"]
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="run by nohup, as is what we start"
+    ),
+)
 PATIENCE = 120.0
 
 
@@ -151,7 +157,7 @@ def test_what_goes_wrong(arguments: list[str], code: int, text: str, tmp_path: P
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds children in /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
 def test_an_interruption_leaves_nobody_behind(number: signal.Signals) -> None:
     with subprocess.Popen(
         [*COMMAND, "bench", "--seconds", "600", "--only", "latency"], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -15,6 +15,12 @@ import pytest
 
 from enchufe.cli import interruptions
 
+HANGUP = pytest.param(
+    signal.SIGHUP,
+    marks=pytest.mark.skipif(
+        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="run by nohup, as is what we start"
+    ),
+)
 PATIENCE = 60.0
 
 # It comes three times where a module is about to be imported, which is the moment that is meant; and once more at the
@@ -73,7 +79,7 @@ def test_an_interrupted_command(moment: str, arguments: list[str], number: signa
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "enchufe: interrupted\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
 def test_an_interrupted_transfer(number: signal.Signals, tmp_path: Path) -> None:
     moment = "enchufe.session.receiving"
     done = run(AT_AN_IMPORT, moment, str(int(number)), "receive", "--yes", "--listen", "127.0.0.1:0", cwd=tmp_path)
@@ -100,6 +106,24 @@ runpy.run_module("enchufe", run_name="__main__", alter_sys=True)
 def test_an_interruption_before_anything_is_imported_ends_without_a_traceback(how: str, tmp_path: Path) -> None:
     done = run(BEFORE_ANYTHING, how, "--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+IGNORED = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from enchufe.cli.main import main
+from enchufe.cli import output
+write = output.write
+output.write = lambda *data: (signal.raise_signal(signal.SIGHUP), write(*data))
+main()
+signal.raise_signal(signal.SIGHUP)
+"""
+
+
+def test_who_is_to_outlive_the_terminal_does(tmp_path: Path) -> None:
+    """As under nohup."""
+    done = run(IGNORED, "peers", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"v": 1, "peers": []}\n', "")
 
 
 # Where Python makes another error of whatever is raised, and where it drops it.
@@ -155,7 +179,7 @@ def test_what_comes_behind_the_end_changes_nothing(argument: str, code: int, tmp
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -224,7 +248,7 @@ main()
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANGUP])
 def test_an_interrupted_demo_ends_its_children_without_a_word(
     number: signal.Signals, whole: bool, tmp_path: Path
 ) -> None:

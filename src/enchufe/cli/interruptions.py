@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first ends the command, and however many follow, its exit code is one.
+"""Ctrl-C, SIGTERM and SIGHUP: the first ends the command, and however many follow, its exit code is one.
 
 A terminal and whoever started us may both say it, and people press Ctrl-C twice.
 """
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup does
+    _SIGNALS.append(signal.SIGHUP)  # the terminal or the connection to this machine has gone
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 

@@ -271,7 +271,8 @@ def _later() -> Iterator[list[int]]:
         yield came  # signals are not for this thread
         return
     # One that is ignored, or ends us at once, stays so.
-    before = {number: old for number in (signal.SIGINT, signal.SIGTERM) if callable(old := signal.getsignal(number))}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: old for number in numbers if callable(old := signal.getsignal(number))}
     try:
         for number in before:
             signal.signal(number, lambda number, _: came.append(number))

@@ -33,6 +33,11 @@ _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 _AHEAD: Final = 4 << 20
 _FAR_AHEAD: Final = 64 << 20
 _ENTERING: Final = 10.0  # seconds from a guess to HELLO at the most: docs/access.md, Limits
+# What is told of who said the code, and never HELLO.
+_GONE: Final = (
+    "whoever said the code went away before the transfer began",
+    "The other side says why. For another attempt there is a new code.",
+)
 
 
 def _now() -> float:
@@ -226,6 +231,7 @@ class Entrance:
         if self._somebody_comes() and now - self._dead_since < _ENTERING:
             return
         if code.burnt:
+            self._tell(events.Failed("broken", *_GONE))
             self.open(self._listening)
             return
         if self._lasting:

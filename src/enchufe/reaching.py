@@ -216,7 +216,8 @@ def aim(
             by_code = Code.parse(said)
             if where is None and not search:
                 raise LocalProtocolError(
-                    "nobody may be asked who has this code", hint="Give its address too: --to ADDR."
+                    "nobody may be asked who has this code",
+                    hint="Name its link or address: `receive CODE --to ADDR`; `send --to ADDR`, which asks for it.",
                 )
             places = there or partial(_announced, by_code.label, interfaces)
             return secured(places, ByCode(by_code), fixed=there is not None)

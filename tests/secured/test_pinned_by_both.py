@@ -32,6 +32,7 @@ def test_neither_is_pinned_where_one_stops(people: tuple[Person, Person], file: 
         assert "not the" in receiver.error["message"]
     else:
         sender.code(2)
+        assert "before the transfer began" in sender.error["message"]  # or nobody there would know why
     assert not sender.named("remembered")
     assert not receiver.named("remembered")
     assert (blas if stops == "listener" else ana).known() == []

@@ -213,6 +213,29 @@ def test_a_machine_without_any_network_is_trouble_and_no_crash() -> None:
         assert finding(one, 1, 42, SHORT) == ["trouble"]
 
 
+OWN = """
+from enchufe.access.interfaces import chosen
+from enchufe.access.links import own_addresses
+print(*(each.name for each in chosen()), *own_addresses(9))
+"""
+
+
+def test_what_leads_out_comes_before_the_bridges_of_containers() -> None:
+    """Which were there first, and are more than what is taken, as are their addresses."""
+    with two_machines() as (one, _):
+        for number in range(20):
+            one.do("ip", "link", "add", f"bridge{number}", "type", "bridge")
+            one.do("ip", "address", "add", f"172.{number}.0.1/16", "dev", f"bridge{number}")
+            one.do("ip", "link", "set", f"bridge{number}", "up")
+        one.do("ip", "link", "add", "late", "type", "bridge")
+        one.do("ip", "address", "add", "192.0.2.1/24", "dev", "late")
+        one.do("ip", "link", "set", "late", "up")
+        one.do("ip", "route", "add", "default", "via", "192.0.2.2")
+        done = subprocess.run(one.python(OWN), capture_output=True, text=True, timeout=60, check=True)
+        found = done.stdout.split()
+        assert (found[0], found[16]) == ("late", "192.0.2.1:9")
+
+
 def test_an_announcement_tells_nothing_of_machine_or_user() -> None:
     capture = """
 import socket, sys

@@ -221,7 +221,7 @@ def judged(info: ServiceInfo, chosen: Sequence[Interface]) -> Announcer | None:
 def _near(text: str, chosen: Sequence[Interface]) -> Iterator[tuple[str, int]]:
     """An announced address as a host to dial, and when to try it, if it can be that of somebody on a chosen interface.
 
-    So nobody makes us dial this machine's own services, or strangers elsewhere.
+    So nobody makes us dial what this machine serves to itself alone, or strangers elsewhere.
     """
     address = ip_address(text)
     if isinstance(address, IPv6Address) and address.is_link_local:

@@ -44,14 +44,19 @@ def chosen(wanted: Sequence[str] | None = None) -> list[Interface]:
     """The interfaces to use.
 
     Args:
-        wanted: names or addresses of interfaces; None: all that are up and lead out, the loopback if none does.
+        wanted: names or addresses of interfaces; None: all that are up and lead out, the likeliest to meet others on
+            first; the loopback if none does.
 
     Raises:
         LocalProtocolError: there is no such interface, or it has no address.
     """
     every = list(_every())
     if wanted is None:
-        return [each for each in every if not each.loopback][:MOST] or every[:MOST]
+        leading = _leading()
+        out = [each for each in every if not each.loopback]
+        # Where containers run there are more of them than are taken, and others are on none of theirs.
+        out.sort(key=lambda each: (each.name not in leading, all(own.is_link_local for own in each.addresses)))
+        return out[:MOST] or every[:MOST]
     return list(dict.fromkeys(_named(each, every) for each in wanted))[:MOST]
 
 
@@ -86,6 +91,20 @@ def _every() -> Iterator[Interface]:
                 addresses.append(IPv4Interface(f"{each.ip}/{each.network_prefix}"))
         if addresses and adapter.index is not None and _is_up(adapter.name):
             yield Interface(adapter.name, adapter.index, tuple(addresses))
+
+
+def _leading() -> set[str]:
+    """The interfaces by which the wider network is reached; where the system does not tell (other than Linux), none."""
+    # Name, destination and more; for IPv6 destination, length of its prefix and more, the name last: proc_net(5).
+    found = {row[0] for row in _routes("route") if row[1] == "0" * 8}
+    return found | {row[-1] for row in _routes("ipv6_route") if row[:2] == ["0" * 32, "00"]}
+
+
+def _routes(table: str) -> list[list[str]]:
+    try:
+        return [line.split() for line in Path("/proc/net", table).read_text().splitlines()]
+    except OSError:
+        return []
 
 
 def _is_up(name: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from enchufe.cli import interruptions
+from tests.secured.people import sitting_at
 
 HANGUP = pytest.param(
     signal.SIGHUP,
@@ -273,3 +276,29 @@ def test_an_interrupted_demo_ends_its_children_without_a_word(
     for name in ("receive", "send"):
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / name).read_text()), 0)
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="run by nohup, as is what we start")
+@pytest.mark.parametrize("columns", [20, 100])
+def test_a_terminal_that_goes_away_below_a_bar_is_an_interruption(columns: int, tmp_path: Path) -> None:
+    """And no bug; the other side is told."""
+    (tmp_path / "big").write_bytes(os.urandom(8 << 20))
+    environment = {**os.environ, "HOME": str(tmp_path), "TERM": "xterm", "COLUMNS": str(columns)}
+    receive = [sys.executable, "-m", "enchufe", "receive", "--plain", "--listen", "127.0.0.1:0", "--json"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(receive, stdout=subprocess.PIPE, cwd=tmp_path, env=environment) as receiver:
+        assert receiver.stdout is not None
+        address = json.loads(receiver.stdout.readline())["address"]
+        send = [*sitting_at(os.ttyname(theirs)), "send", "big", "--plain", "--to", address, "--limit", "1MB/s"]
+        with subprocess.Popen(
+            [sys.executable, *send], stderr=theirs, cwd=tmp_path, env=environment, start_new_session=True
+        ) as sender:
+            os.close(theirs)
+            shown = b""
+            while b"/s" not in shown:  # the rate, which even a narrow one shows
+                shown += os.read(ours, 4096)
+            os.close(ours)
+            assert sender.wait(PATIENCE) == 130
+        told = next(line for line in receiver.stdout if b'"error"' in line)
+        receiver.kill()
+    assert b"interrupted" in told

@@ -117,6 +117,30 @@ def printing() -> io.TextIOWrapper:
     return io.TextIOWrapper(_Printed(), encoding, "backslashreplace", write_through=True)
 
 
+class _Told(_Printed):
+    """Standard error, for what would print on `sys.stderr`: see `tell`."""
+
+    name = "<stderr>"
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        with contextlib.suppress(StoreError):
+            write(whole, STDERR)
+        return len(whole)
+
+    def fileno(self) -> int:
+        return STDERR
+
+    def isatty(self) -> bool:
+        return os.isatty(STDERR)
+
+
+def telling() -> io.TextIOWrapper:
+    """What takes the place of `sys.stderr`, so that what prints there cares as little as `tell` where that fails."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(_Told(), encoding, "backslashreplace", write_through=True)
+
+
 def _room(descriptor: int) -> select.poll:
     """What waits until `descriptor` takes bytes."""
     poller = select.poll()

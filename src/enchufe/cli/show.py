@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from enchufe import events
 from enchufe.cli import output
@@ -14,6 +14,9 @@ from enchufe.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+
+_WIDE: Final = 60  # columns of a terminal that has room for a bar and all that stands beside it
 
 
 class Screen(Protocol):
@@ -116,7 +119,7 @@ class Sentences:
             case events.Connected(peer):
                 return [f"connected to {peer}"]
             case events.Offered(entries, size):
-                return [f"{entries} entries, {in_bytes(size)}"]
+                return [f"{entries:,} {'entry' if entries == 1 else 'entries'}, {in_bytes(size)}"]
             case events.File() if self._verbose:
                 return [f"{event.action}: {shown_path(event.path)} ({in_bytes(event.bytes)})"]
             case events.Landed(path):
@@ -266,16 +269,18 @@ class ProgressBars:
             TransferSpeedColumn,
         )
 
-        self._bars = Progress(
+        console = Console(file=output.telling())  # the terminal may go, and the transfer hears of that by a signal
+        percent, speed = TextColumn("{task.percentage:>3.0f}%"), TransferSpeedColumn()
+        columns = [
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
+            percent,
             DownloadColumn(binary_units=False),
-            TransferSpeedColumn(),
+            speed,
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[files]} files"),
-            console=Console(stderr=True),
-            transient=True,
-        )
+        ]
+        chosen = columns if console.width >= _WIDE else [percent, speed]
+        self._bars = Progress(*chosen, console=console, transient=True)
         self._task = self._bars.add_task("", total=None, files=0)
         self._bars.start()
 

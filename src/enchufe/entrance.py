@@ -23,7 +23,7 @@ from enchufe.events import OnEvent
 from enchufe.session.base import Options
 from enchufe.transfer.machine import told_to_peer
 from enchufe.transfer.messages import frame
-from enchufe.transports import TcpAddress, parse_address
+from enchufe.transports import Address, TcpAddress, parse_address
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
 
@@ -195,7 +195,11 @@ class Entrance:
     def _announce(self, code: Code) -> None:
         self._announcement.close()
         self._announced = True
-        if not self._announces or all(_is_here_only(address.host) for address in self._addresses):
+        if not self._announces:
+            return
+        if all(_is_here_only(address.host) for address in self._addresses):
+            if any(_is_everywhere(address) for address in map(parse_address, self._listening)):
+                self._tell_trouble("this machine is on no network but its own")
             return
         from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
@@ -350,9 +354,13 @@ def _is_here_only(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
+def _is_everywhere(address: Address) -> bool:
+    return isinstance(address, TcpAddress) and address.host in ("::", "0.0.0.0")  # noqa: S104 (to know, not to bind)
+
+
 def _dialable(addresses: Sequence[str], interfaces: Sequence[str] | None) -> tuple[TcpAddress, ...]:
     """Where others can dial what listens at `addresses`."""
     listening = [address for address in map(parse_address, addresses) if isinstance(address, TcpAddress)]
-    if any(address.host in ("::", "0.0.0.0") for address in listening):  # noqa: S104 (to know, not to bind)
+    if any(map(_is_everywhere, listening)):
         return own_addresses(listening[0].port, interfaces)
     return tuple(map(elsewhere, listening))

@@ -133,6 +133,16 @@ def test_nobody_is_found_where_multicast_is_blocked(
     assert "link" in receiver.error["hint"]
 
 
+def test_a_machine_on_no_network_says_so(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path
+) -> None:
+    ana, _ = people
+    machines[0].do("ip", "link", "set", "link0", "down")
+    sender = ana.send(file)
+    sender.code()
+    assert [told["message"] for told in sender.named("unannounced")] == ["this machine is on no network but its own"]
+
+
 @pytest.mark.parametrize("way", list(UNREACHABLE))
 def test_where_the_other_machine_cannot_be_reached(
     people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path, way: str

@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from enchufe.errors import (
     RemoteProtocolError,
 )
 from enchufe.framing import LengthPrefixed
+from enchufe.heartbeat import BeatingConnection, Heartbeat
 from enchufe.server import Acceptor, ServerOptions
 from enchufe.testing import CHECKS, check_transport
 from enchufe.testing.contract import check_a_send_not_begun_poisons_nothing
@@ -43,6 +44,8 @@ from enchufe.transports.tls import TlsTransport
 from enchufe.transports.tls_machine import PLAIN, RECORD, TlsMachine, records
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, Waiter, drive
 from tests.beside import Beside
+from tests.framed import framed
+from tests.test_heartbeat import Scripted as ByTheClock
 from tests.until import until
 
 WAITER = BlockingWaiter()
@@ -812,3 +815,42 @@ def test_no_descriptor_is_left_behind(authority: Authority, tmp_path: Path) -> N
             drive(tls.connect(parse_address(silent.addresses[0]), WAITER, WAITER.now(), context=authority.client))
     assert len(os.listdir("/proc/self/fd")) == before
     assert tcp.NAME == "tcp"
+
+
+def test_a_record_that_comes_slowly_is_a_sign_of_life(authority: Authority) -> None:
+    """And when no more of it comes, that is silence."""
+    ours, theirs = socket.socketpair()
+    waiter = ByTheClock()
+    near = TlsTransport(
+        ours, waiter, authority.client, server_side=False, server_hostname="localhost", local="", peer="the peer"
+    )
+    far = TlsMachine(authority.server, server_side=True, server_hostname=None, peer="near")
+
+    def shake() -> bool:
+        far.put(theirs.recv(65536))
+        return not far.shake() and theirs.send(far.take()) > 0
+
+    connection = BeatingConnection(near, LengthPrefixed(4), heartbeat=Heartbeat(every=1, patience=3))
+    with theirs, closing(connection):
+        waiter.steps[READ] = shake
+        drive(near.handshake())
+        shake()
+        wire: list[Buffer] = []
+        far.encrypt([framed(bytes(16000))], 16004, wire)
+        record = memoryview(b"".join(wire))
+        pieces = [record[start : start + 1000] for start in range(0, len(record), 1000)]
+
+        def a_piece_a_second() -> bool:
+            theirs.send(pieces.pop(0))
+            return not pieces
+
+        waiter.steps[READ] = a_piece_a_second
+        assert drive(connection.receive()) == bytes(16000)
+        assert waiter.clock > 10
+
+        theirs.send(record[:1000])
+        begun = waiter.clock
+        waiter.steps[READ] = lambda: False
+        with pytest.raises(BrokenError, match="no sign of life"):
+            drive(connection.receive())
+        assert begun + 3 <= waiter.clock <= begun + 4

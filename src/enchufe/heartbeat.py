@@ -28,8 +28,8 @@ class Heartbeat:
         message: what is never said otherwise; the framing must be able to carry it.
         every: seconds.
         patience: seconds of silence after which the other side counts as dead; by default three times `every`. Whoever
-            receives counts from the last byte, or from when it began to listen; whoever waits to send looks once in
-            so many seconds, and so finds it within twice as many.
+            receives counts from the last byte, or from when it began to listen, and in the middle of a TLS record from
+            the next beat; whoever waits to send looks once in so many seconds, and so finds it within twice as many.
 
     Raises:
         LocalProtocolError: the times make no sense.
@@ -134,7 +134,7 @@ class BeatingConnection(Connection):
         allowed = self._allowed
         # Silence counts from when we listen: what came while nobody did waits in the kernel.
         self._heard = now = self.transport.waiter.now()
-        self._counted = self.transport.bytes_received
+        self._counted = self.transport.heard
         while True:
             if not self._ended and now >= self._said + self.heartbeat.every:
                 self._say_alive()
@@ -145,17 +145,21 @@ class BeatingConnection(Connection):
                 now = self.transport.waiter.now()
                 if allowed is not None and now >= allowed:
                     raise
-                # Of whoever is being sent something the sender knows more.
-                if self._sending:
+                # Of whoever is being sent something the sender knows more; and a part of a record ends no receive.
+                if self._sending or self._hears():
                     self._heard = now
                 elif now >= self._heard + self.heartbeat.patience:
                     raise self.transport.silent() from None
 
     async def _receive_behind(self, deadline: float | None) -> None:  # noqa: ARG002 (each piece of a message moves it)
-        if self._counted != self.transport.bytes_received:
-            self._counted = self.transport.bytes_received
+        if self._hears():
             self._heard = self.transport.waiter.now()
         await super()._receive_behind(self._patience())
+
+    def _hears(self) -> bool:
+        """Whether anything has come since this was asked."""
+        before, self._counted = self._counted, self.transport.heard
+        return self._counted != before
 
     def _say_alive(self) -> None:
         """Beat, as far as that goes without waiting; while something else is on its way, that is a sign of life."""

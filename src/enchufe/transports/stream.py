@@ -159,6 +159,11 @@ class Transport:
         """`stop_receiving` was called: the end that was read may not be the other side's."""
         return self._stopped
 
+    @property
+    def heard(self) -> int:
+        """What grows with each byte that comes, whether or not anything can be made of it yet: a sign of life."""
+        return self.bytes_received
+
     async def handshake(self, deadline: float | None = None) -> None:
         """Exchange what must cross before the first byte: nothing here, keys or memory elsewhere.
 
@@ -419,7 +424,7 @@ class Transport:
 
     def _pulse(self) -> tuple[int, ...]:
         """What does not stay the same, while a send waits, where the other side takes or says anything."""
-        return self.bytes_received, self._queued("FIONREAD"), self._queued("TIOCOUTQ")
+        return self.heard, self._queued("FIONREAD"), self._queued("TIOCOUTQ")
 
     def _queued(self, which: str) -> int:
         """Bytes in the kernel that we have not received (FIONREAD), or that the other side has not taken (TIOCOUTQ)."""

@@ -149,7 +149,7 @@ class TlsTransport(Transport):
 
     encrypts = True
 
-    __slots__ = ("_credit", "_machine", "_midway", "_owed", "_rest", "_sending", "_shaken")
+    __slots__ = ("_credit", "_heard", "_machine", "_midway", "_owed", "_rest", "_sending", "_shaken")
 
     def __init__(
         self,
@@ -172,12 +172,18 @@ class TlsTransport(Transport):
         # re-entrant as that is.
         self._sending = threading.RLock()
         self._shaken = False
+        self._heard = 0  # bytes of ciphertext
         # Sending. Encrypted and not in the kernel; bytes that are counted when it is; bytes of kernel memory that are
         # free at least; in the middle of a send.
         self._rest: list[Buffer] = []
         self._owed = 0
         self._credit = 0
         self._midway = False
+
+    @property
+    def heard(self) -> int:
+        """As `Transport.heard`: the rest of a record may be long in coming."""
+        return self._heard
 
     async def handshake(self, deadline: float | None = None) -> None:
         """Agree on keys, and learn who the other side is.
@@ -315,6 +321,7 @@ class TlsTransport(Transport):
         """Of the `asked` bytes of ciphertext `count` came, first `data`; none: the socket's end, whatever TLS says."""
         self._drained = 0 < count < asked
         if count:
+            self._heard += count
             self._machine.put(data)
         elif self._closed:
             raise self._closed_error()

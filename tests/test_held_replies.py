@@ -20,11 +20,12 @@ import enchufe
 from enchufe import BlockingConnection, Connection, aio, framing, transports
 from enchufe.engines.loop import Loop
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded
-from enchufe.heartbeat import Heartbeat
+from enchufe.heartbeat import BeatingConnection, Heartbeat
 from enchufe.transports import TcpAddress, tcp, unix
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.waiting import WRITE, BlockingWaiter, Waitable, drive
 from tests.beside import Beside
 from tests.framed import framed
+from tests.test_heartbeat import Narrow, Scripted
 from tests.until import until
 
 PREFIXED = framing.LengthPrefixed(4)
@@ -408,3 +409,81 @@ def test_whoever_flushes_in_another_thread_is_woken_by_a_close() -> None:
         connection.close()
         with pytest.raises((BrokenError, ClosedError)):
             answering.result()
+
+
+class Hurried(Scripted):
+    """A peer that makes room for a little, each time a little later; and any task of a loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task = 1
+
+    def me(self) -> object:  # type: ignore[override]
+        return self.task
+
+    async def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> None:
+        if deadline is not None and self.clock >= deadline:
+            raise DeadlineExceeded("nothing happened")
+        await super().wait_one(thing, interest, deadline)
+
+
+@pytest.mark.parametrize("way", ["flush", "send"])
+def test_a_timeout_holds_for_the_whole_of_a_call(way: str) -> None:
+    ours, theirs = socket.socketpair()
+    waiter = Hurried()
+    transport = Narrow(ours, waiter, name="narrow", local="", peer="the peer")
+    with theirs, closing(Connection(transport, PREFIXED, gathers=True, timeout=1)) as connection:
+
+        def a_little_room() -> bool:
+            if way == "flush":  # there is no end to what another task sends
+                drive(connection.send(BIG))
+            waiter.clock += 0.6
+            transport.room = sum(map(len, connection._rest))
+            return True
+
+        transport.room = 0
+        waiter.steps[WRITE] = a_little_room
+        theirs.sendall(framed(*[b"m"] * 9))
+        for _ in range(8):
+            drive(connection.receive())
+            drive(connection.send(BIG))
+        if way == "flush":
+            with pytest.raises(DeadlineExceeded):
+                drive(connection.flush())
+        else:
+            transport.room, waiter.task = 0, 2
+            waiter.steps[WRITE] = lambda: a_little_room() if waiter.clock < 0.5 else None
+            with pytest.raises(DeadlineExceeded):
+                drive(connection.send(BIG * 1000))
+        assert waiter.clock <= 1.2
+
+
+def test_two_tasks_that_send_behind_half_a_beat_both_do() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        beat = Heartbeat(b"beat", every=0.1, patience=20)
+        transport = unix.transport(ours, aio.host())
+        with theirs, closing(BeatingConnection(transport, PREFIXED, heartbeat=beat, gathers=True)) as connection:
+            theirs.sendall(framed(b"1", b"2"))
+            assert [await connection.receive(), await connection.receive()] == [b"1", b"2"]
+            while transport.try_send([bytes(1000)]) or transport.try_send([bytes(1)]):
+                pass
+            filled = transport.bytes_sent
+            receiving = asyncio.create_task(connection.receive())
+            while not connection._beat:
+                await asyncio.sleep(0.01)
+            theirs.sendall(framed(b"3", b"4"))
+
+            async def reply() -> None:
+                assert await receiving == b"3"
+                await connection.send(b"reply")
+                await connection.flush()
+
+            replying = asyncio.create_task(reply())
+            sending = asyncio.create_task(connection.send(b"beside"))
+            await asyncio.wait([replying, sending], timeout=0.3)  # both wait for room
+            got = await asyncio.to_thread(read, theirs, filled + len(framed(b"beat", b"reply", b"beside")))
+            await asyncio.gather(replying, sending)
+            assert got[filled:] in (framed(b"beat", b"reply", b"beside"), framed(b"beat", b"beside", b"reply"))
+
+    asyncio.run(asyncio.wait_for(main(), 30))

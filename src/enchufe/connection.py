@@ -61,7 +61,8 @@ class Connection:
     Args:
         transport: the bytes; this owns it from here on.
         framing: how messages are told apart.
-        timeout: seconds that any one send, receive or end may take; None: no limit.
+        timeout: seconds that any one send, flush, receive or end may take; None: no limit. A receive that has replies
+            to send first has as long for those.
         deadline: when the connection ends at the latest, on the waiter's clock; None: never.
         gathers: see above.
 
@@ -185,18 +186,20 @@ class Connection:
             if len(kept) >= _TOGETHER:
                 await self.flush()
             return
+        deadline: float | None = None
         if kept or self._rest or (self._ready and self.gathers):
             if self.transport.waiter.me() == self._receiver:
                 if self._keep(messages):
                     await self.flush()
                 return
-            await self.flush()
+            deadline = self._deadline()
+            await self.flush(deadline)
         pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         self._sent += len(messages)
         count = self.transport.try_send(pieces)
         if count != size:
-            await self.transport.send(pieces, self._deadline(), count)
+            await self.transport.send(pieces, self._deadline() if deadline is None else deadline, count)
         if self._sent % _TURN == 0 or (
             size >= _LEAST and (sent := self.transport.bytes_sent) // _PORTION != (sent - size) // _PORTION
         ):
@@ -218,17 +221,21 @@ class Connection:
             return self.flush() if self._keep(messages) else None
         return self.send(*messages)
 
-    async def flush(self) -> None:
+    async def flush(self, deadline: float | None = None) -> None:
         """Send what is held back, if anything is, and what was written into a file. Raises as `send` does.
 
         One that times out or is cancelled loses nothing: the next one goes on where it stood.
+
+        Args:
+            deadline: on the waiter's clock; None: as `timeout` allows.
         """
         if self._file is not None:
             await self._file.flush()
         transport, flushing = self.transport, self._flushing
         while flushing is not None and (self._kept or self._rest):
             if not flushing.try_enter():  # another task does it, and takes what is held back meanwhile
-                await flushing.enter(transport.waiter, self._deadline())
+                deadline = self._deadline() if deadline is None else deadline  # once: it holds for all that follows
+                await flushing.enter(transport.waiter, deadline)
             try:
                 while self._next_rest():
                     count = transport.try_send(self._rest)
@@ -236,7 +243,7 @@ class Connection:
                         self._rest = ()
                         continue
                     self._rest = advance(self._rest, count)
-                    deadline = self._deadline()
+                    deadline = self._deadline() if deadline is None else deadline
                     while self._rest:
                         await transport.until_room(deadline)
                         self._rest = advance(self._rest, transport.try_send(self._rest))
@@ -282,8 +289,9 @@ class Connection:
 
     async def end(self) -> None:
         """Half-close: "I am done sending, still listening"."""
-        await self.flush()
-        await self.transport.end(self._deadline())
+        deadline = self._deadline()
+        await self.flush(deadline)
+        await self.transport.end(deadline)
 
     def reframe(self, framing: Framing) -> None:
         """Go on with another framing, from the first byte behind the last message that was handed out.

@@ -14,6 +14,7 @@ from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
 from enchufe.framing.base import Framing
 from enchufe.transports import Transport, advance
+from enchufe.waiting import Turnstile
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +67,27 @@ class BeatingConnection(Connection):
         self._lock = threading.Lock()
         self._sending = 0
         self._beat: Sequence[Buffer] = ()
+        self._kept, self._flushing = [], Turnstile()  # for what is left of a beat
 
     async def send(self, *messages: Buffer) -> None:
         """As `Connection.send`; BrokenError where the peer takes nothing for as long as it may be silent."""
         with self._lock:
             self._sending += 1
+            self._take_beat()
         try:
-            if self._beat:
-                await self._finish_beat()
             await super().send(*messages)
         finally:
             with self._lock:
                 self._sending -= 1
         self._said = self.transport.waiter.now()
 
-    async def flush(self) -> None:
+    async def flush(self, deadline: float | None = None) -> None:
         """As `Connection.flush`."""
         with self._lock:
             self._sending += 1
+            self._take_beat()
         try:
-            if self._beat:
-                await self._finish_beat()
-            await super().flush()
+            await super().flush(deadline)
         finally:
             with self._lock:
                 self._sending -= 1
@@ -166,19 +166,13 @@ class BeatingConnection(Connection):
         with self._lock:
             if not (self._sending or self._kept or self._rest):
                 self._beat = self._beat or self.framing.encode(self.heartbeat.message)
-                self._try_beat()
+                with contextlib.suppress(EnchufeError):  # it is for who receives to find that the other side is gone
+                    self._beat = advance(self._beat, self.transport.try_send(self._beat))
 
-    def _try_beat(self) -> None:
-        with contextlib.suppress(EnchufeError):  # it is for whoever receives to find that the other side is gone
-            self._beat = advance(self._beat, self.transport.try_send(self._beat))
-
-    async def _finish_beat(self) -> None:
-        deadline = self._deadline()
-        while self._beat:
-            count = self.transport.try_send(self._beat)
-            self._beat = advance(self._beat, count)
-            if self._beat and not count:
-                await self.transport.until_room(deadline)
+    def _take_beat(self) -> None:
+        """What is left of a beat goes before all else that is sent, though no receive waits for it. With the lock."""
+        if self._beat:
+            self._rest, self._beat = self._beat, ()
 
     def file(self) -> ConnectionFile:
         """As `Connection.file`; half a beat comes before it."""
@@ -192,10 +186,8 @@ class BeatingConnection(Connection):
         with self._lock:
             if self._sending:
                 return False
-            if self._beat:
-                self._try_beat()
-            if self._beat:
-                return self.unsent
+            if self.unsent:
+                self._take_beat()
         return super()._flush_some()
 
 

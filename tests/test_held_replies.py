@@ -487,3 +487,33 @@ def test_two_tasks_that_send_behind_half_a_beat_both_do() -> None:
             assert got[filled:] in (framed(b"beat", b"reply", b"beside"), framed(b"beat", b"beside", b"reply"))
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_close_while_replies_leave_ends_a_receive_at_once() -> None:
+    """Of who was receiving, and of who comes later; the replies go on leaving."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        transport = unix.transport(ours, aio.host())
+        with theirs, closing(Connection(transport, PREFIXED, gathers=True)) as connection:
+            theirs.sendall(framed(*[b"m"] * 2))
+            assert await connection.receive() == b"m"
+            while transport.try_send([bytes(1000)]) or transport.try_send([bytes(1)]):
+                pass
+            filled = transport.bytes_sent
+            await connection.send(b"reply")
+            await asyncio.sleep(0.05)  # elsewhere
+            assert await connection.receive() == b"m"
+            receiving = asyncio.create_task(connection.receive())
+            await asyncio.sleep(0.05)
+            connection.close()
+            with pytest.raises(ClosedError):
+                await asyncio.wait_for(receiving, 5)
+            with pytest.raises(ClosedError):
+                await asyncio.wait_for(connection.receive(), 5)
+            with pytest.raises(ClosedError):
+                await asyncio.wait_for(connection.send(b"more"), 5)
+            reply = framed(b"reply")
+            assert (await asyncio.to_thread(read, theirs, filled + 100))[filled:] == reply
+
+    asyncio.run(asyncio.wait_for(main(), 30))

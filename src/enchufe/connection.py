@@ -146,7 +146,7 @@ class Connection:
         # What was taken and is on its way: nothing may go in between.
         self._rest: Sequence[Buffer] = ()
         self._flushing: Turnstile | None = None
-        self._aside = False  # who is in there is beside who sent that
+        self._aside = False  # who is in there is beside who sent that, and waits so that nobody else has to
         self._closing = False
         self._file: ConnectionFile | None = None
 
@@ -188,6 +188,8 @@ class Connection:
             return
         deadline: float | None = None
         if kept or self._rest or (self._ready and self.gathers):
+            if self._closing:
+                raise self._closed_error()
             if self.transport.waiter.me() == self._receiver:
                 if self._keep(messages):
                     await self.flush()
@@ -216,7 +218,7 @@ class Connection:
         ):
             kept.append(message)
             return self.flush() if len(kept) >= _TOGETHER else None
-        keeps = kept or self._rest or (self._ready and self.gathers)
+        keeps = (kept or self._rest or (self._ready and self.gathers)) and not self._closing
         if keeps and self.transport.waiter.me() == self._receiver:
             return self.flush() if self._keep(messages) else None
         return self.send(*messages)
@@ -350,7 +352,7 @@ class Connection:
             self._file.leave()
             return
         flushing = self._flushing
-        if flushing is None or (flushing.taken and not self._aside):  # whoever is sending learns of it
+        if flushing is None or not self.gathers or (flushing.taken and not self._aside):  # who is sending learns of it
             self._end_now()
             return
         self._closing = True
@@ -358,6 +360,8 @@ class Connection:
         soon = self.transport.waiter.now() + _PARTING
         self.deadline = soon if self.deadline is None else min(self.deadline, soon)
         if self._aside or self._flush_some():
+            if self._aside or self.transport.waiter.me() != self._receiver:  # somebody may be receiving
+                self.transport.receive_no_more()
             self.transport.waiter.beside(self._part())
         else:
             self._end_now()
@@ -387,7 +391,9 @@ class Connection:
 
     async def _refill(self) -> bool:
         """Have a message in hand: False at the end."""
-        if self._kept or self._rest:
+        if self._closing:
+            raise self._closed_error()
+        if (self._kept or self._rest) and not self._aside:
             await self.flush()
         transport = self.transport
         if self._later:
@@ -413,7 +419,7 @@ class Connection:
                 asked = self._asked
                 data = await transport.receive(asked, deadline)
                 if not (count := len(data)):
-                    self._at_end = True
+                    self._end_came()
                     break
                 if count == asked or asked > _LEAST:
                     self._expect(count)
@@ -442,7 +448,13 @@ class Connection:
         # Up to a large message's end and not beyond, so that the next one can come in one copy.
         count = await self.transport.receive_into(space[:lacking] if self._large and lacking else space, deadline)
         buffer.received(count)
-        self._at_end = not count
+        if not count:
+            self._end_came()
+
+    def _end_came(self) -> None:
+        if self._closing:  # it is our own
+            raise self._closed_error()
+        self._at_end = True
 
     async def _receive_large(self, deadline: float | None) -> bool:
         """Have a large message in hand that came in one copy; False where it does not come so."""
@@ -515,8 +527,6 @@ class Connection:
 
     def _keep(self, messages: Sequence[Buffer]) -> bool:
         """Keep them for `flush`: whether so much is kept by now that it is to go."""
-        if self._closing:
-            raise ClosedError("this end was closed")
         small = len(messages) == 1 and type(messages[0]) is bytes and len(messages[0]) < self._plain
         pieces = () if small else self._encoded(messages)
         if not self._kept:
@@ -579,6 +589,10 @@ class Connection:
         finally:
             flushing.leave()
         return False
+
+    @staticmethod
+    def _closed_error() -> ClosedError:
+        return ClosedError("this end was closed")
 
     async def _flush_quietly(self) -> None:
         self._aside = True

@@ -493,6 +493,16 @@ class Transport:
             with contextlib.suppress(OSError):  # as in close()
                 self._sock.shutdown(socket.SHUT_RD)
 
+    def receive_no_more(self) -> None:
+        """Read an end from here on, whoever waits for more included; what is to be sent may still go."""
+        self._left = 0
+        self._stopped = True
+        if self.waiter.blocks:  # not by its bell, which is for all of a server's
+            with contextlib.suppress(OSError):  # as in close()
+                self._sock.shutdown(socket.SHUT_RD)
+        else:
+            self.waiter.wake(self)
+
     def cut_off(self, why: str) -> None:
         """From outside, where its time is over: whoever uses this gets ClosedError, and to close it is to `abort`.
 

@@ -517,3 +517,54 @@ def test_a_close_while_replies_leave_ends_a_receive_at_once() -> None:
             assert (await asyncio.to_thread(read, theirs, filled + 100))[filled:] == reply
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_replies_that_still_leave_come_before_what_is_written_into_a_file() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        transport = unix.transport(ours, aio.host())
+        with theirs, closing(Connection(transport, PREFIXED, gathers=True)) as connection:
+            theirs.sendall(framed(b"m", b"m"))
+            await connection.receive()
+            while transport.try_send([bytes(1000)]) or transport.try_send([bytes(1)]):
+                pass
+            filled = transport.bytes_sent
+            await connection.send(BIG)
+            await asyncio.sleep(0.05)  # elsewhere, so that it leaves beside
+            writing = asyncio.create_task(connection.file().write(bytes(100_000)))
+            await asyncio.wait([writing], timeout=0.2)
+            got = await asyncio.to_thread(read, theirs, filled + len(BIG) + 4 + 100_000)
+            assert await writing == 100_000
+            assert got[filled:] == framed(BIG) + bytes(100_000)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_another_framing_mixes_up_nothing_of_what_another_thread_flushes() -> None:
+    long, short = PREFIXED, framing.LengthPrefixed(2)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(60):
+            with talking(BlockingWaiter()) as (connection, theirs):
+                over = threading.Event()
+
+                def flush(connection: Connection = connection, over: threading.Event = over) -> None:
+                    while not over.is_set():
+                        drive(connection.flush())
+
+                flushing = Beside(flush)
+                theirs.sendall(b"".join(long.encode(b"m")) * 40 + b"".join(short.encode(b"m")) * 40)
+                expected = b""
+                for speaks in (long, short):
+                    connection.reframe(speaks)
+                    for number in range(40):
+                        assert drive(connection.receive()) == b"m"
+                        drive(connection.send(b"%06d" % number))
+                        expected += b"".join(speaks.encode(b"%06d" % number))
+                over.set()
+                flushing.result()
+                drive(connection.flush())
+                assert read(theirs, len(expected)) == expected
+    finally:
+        sys.setswitchinterval(before)

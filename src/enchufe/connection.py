@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
 from types import TracebackType
@@ -17,7 +17,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
-from enchufe.waiting import Turnstile
+from enchufe.waiting import Turnstile, drive
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -298,8 +298,11 @@ class Connection:
     def reframe(self, framing: Framing) -> None:
         """Go on with another framing, from the first byte behind the last message that was handed out.
 
+        Where another thread is sending what was held back, that is waited for.
+
         Raises:
             LocalProtocolError: the old framing is in the middle of a message that it skips.
+            DeadlineExceeded: the other thread took too long.
         """
         if self._decoder.skipping and not (self._ready or self._later):
             raise LocalProtocolError(
@@ -318,11 +321,12 @@ class Connection:
             self.received -= left
             self._ready = self._later = _NONE
             self._behind = True
-        if self._kept:
-            framed = tuple(self._framed(self._kept[:]))
-            self._mixed = True
-            self._kept[:] = [framed]
-        self._speak(framing)
+        with self._alone():
+            if self._kept:
+                framed = tuple(self._framed(self._kept[:]))
+                self._mixed = True
+                self._kept[:] = [framed]
+            self._speak(framing)
 
     def file(self) -> ConnectionFile:
         """Go on without messages: read and write as in a file, from the first byte behind the last message.
@@ -330,13 +334,20 @@ class Connection:
         The connection belongs to the file from here on.
 
         Raises:
-            LocalProtocolError: as `reframe`.
+            LocalProtocolError, DeadlineExceeded: as `reframe`.
         """
         self.reframe(self.framing)
-        held = b"".join((*self._rest, *self._framed(self._kept[:])))
-        self._rest, self._kept = (), []
+        with self._alone():
+            held = b"".join((*self._rest, *self._framed(self._kept[:])))
+            self._rest, self._kept = (), []
         self._file = ConnectionFile(
-            self.transport, self._buffer, self.timeout, written=held, at_end=self._at_end, deadline=self.deadline
+            self.transport,
+            self._buffer,
+            self.timeout,
+            written=held,
+            at_end=self._at_end,
+            deadline=self.deadline,
+            sending=self._flushing,
         )
         return self._file
 
@@ -543,6 +554,19 @@ class Connection:
         self._framed_size += sum(map(len, pieces))
         self._sent += len(messages)
         return self._framed_size >= _HELD
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other thread takes what is kept meanwhile; in a loop nobody can."""
+        flushing, waiter = self._flushing, self.transport.waiter
+        if flushing is None or not waiter.blocks:
+            yield
+            return
+        drive(flushing.enter(waiter, self._deadline()))
+        try:
+            yield
+        finally:
+            flushing.leave()
 
     def _next_rest(self) -> bool:
         """Take what is kept, where nothing is on its way; whether anything is then. For who has entered."""

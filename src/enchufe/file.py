@@ -36,6 +36,7 @@ class ConnectionFile:
         written: what is to be sent first.
         at_end: the end has arrived behind what is in the buffer.
         deadline: when the connection ends at the latest, on the waiter's clock; None: never.
+        sending: whoever is in there may still be waiting for room to send.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ConnectionFile:
         written: bytes = b"",
         at_end: bool = False,
         deadline: float | None = None,
+        sending: Turnstile | None = None,
     ) -> None:
         self.transport = transport
         self.timeout = timeout
@@ -54,7 +56,7 @@ class ConnectionFile:
         self._buffer = buffer
         self._held = bytearray(written)
         self._changing = threading.RLock()  # who reads may be about to send it; re-entrant for a signal handler
-        self._sending = Turnstile()
+        self._sending = sending or Turnstile()
         self.at_end = at_end
 
     def __repr__(self) -> str:

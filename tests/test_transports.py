@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import select
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import enchufe
 from enchufe import framing, transports
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, BusyError, ClosedError, DeadlineExceeded, LocalProtocolError
@@ -609,3 +611,47 @@ except enchufe.LocalProtocolError as error:
     assert not done.stderr
     assert done.stdout.splitlines()[:2] == ["hola", "hola"]
     assert "shared memory needs" in done.stdout
+
+
+def is_free(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def so_few_descriptors(count: int) -> Iterator[None]:
+    """So many may be opened, and no more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = filter(is_free, itertools.count())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, count, None)), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def idle(_: Connection) -> None:
+    """Nothing."""
+
+
+@pytest.mark.parametrize(("engine", "count"), [("threads", 7), ("events", 6), ("processes", 2)])
+def test_a_server_that_has_too_few_descriptors_is_none_and_keeps_none(engine: str, count: int, tmp_path: Path) -> None:
+    serve = enchufe.Server  # imported while there is a descriptor for that
+    for few in range(count):
+        open_before = len(os.listdir("/proc/self/fd"))
+        with so_few_descriptors(few), pytest.raises(BusyError, match="Too many open files"):
+            serve(idle, f"unix:{tmp_path / 's'}", framing=framing.Lines(), engine=engine)
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("kind", ["localhost:0", "unix:{}/s", "shm:{}/s"])
+def test_who_dials_without_a_descriptor_is_told(kind: str, tmp_path: Path) -> None:
+    connect = enchufe.connect  # imported while there is a descriptor for that
+    with enchufe.Server(idle, kind.format(tmp_path), framing=framing.Lines()) as server:
+        with so_few_descriptors(0), pytest.raises(BusyError) as caught:
+            connect(server.addresses[0], framing=framing.Lines(), timeout=5)
+        assert "ulimit" in caught.value.hint

@@ -559,7 +559,11 @@ class Server:
     ) -> None:
         acceptor = Acceptor.listening(addresses, backlog, ServerOptions(framing=framing, **limits), tls)
         self.addresses = [address for listener in acceptor.listeners for address in listener.addresses]
-        self._engine = events.Engine(handler, acceptor)
+        try:
+            self._engine = events.Engine(handler, acceptor)
+        except BaseException:
+            acceptor.close()
+            raise
         self._host: Host | None = None
 
     async def __aenter__(self) -> Self:

@@ -243,6 +243,7 @@ def _prepare(
         return _engine(ready, acceptor, engine, workers), bound
     except BaseException:
         acceptor.close()
+        acceptor.dispose()
         raise
 
 

@@ -11,6 +11,7 @@ Deadlines are absolute, in seconds on the waiter's own clock (`now()`), so that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -23,6 +24,9 @@ from enchufe.errors import BusyError, DeadlineExceeded, LocalProtocolError
 
 READ: Final = 1
 WRITE: Final = 2
+
+# What the system says where it has no descriptor or memory left.
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _LONGEST_POLL: Final = 2**31 - 1  # milliseconds: poll() takes a C int
 
@@ -244,11 +248,26 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise error
 
 
+def no_room(what: str, error: OSError) -> BusyError:
+    """What to raise where the system has no descriptor or memory left for something."""
+    return BusyError(
+        f"{what}: {error.strerror}", hint="Close some connections, or raise the limit of open files (ulimit -n)."
+    )
+
+
 class Doorbell:
-    """Wakes whoever waits for READ of it; any thread or signal handler may ring. Rung twice is rung once."""
+    """Wakes whoever waits for READ of it; any thread or signal handler may ring. Rung twice is rung once.
+
+    Raises:
+        BusyError: there is no descriptor for it.
+    """
 
     def __init__(self) -> None:
-        self._read_end, self._write_end = os.pipe()
+        self._read_end = self._write_end = -1
+        try:
+            self._read_end, self._write_end = os.pipe()
+        except OSError as error:
+            raise no_room("no descriptor to wait by", error) from error
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
 
@@ -280,6 +299,10 @@ class Doorbell:
             os.close(write_end)
             os.close(read_end)
 
+    def __del__(self) -> None:
+        # Of something that was made by half: there was no descriptor for the rest of it.
+        self.close()
+
 
 class Turnstile:
     """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does."""
@@ -308,13 +331,7 @@ class Turnstile:
             BusyError: somebody is, and there is no descriptor to wait by.
         """
         while not self.try_enter():
-            try:
-                bell = Doorbell()
-            except OSError as error:
-                raise BusyError(
-                    f"no descriptor to wait by: {error.strerror}",
-                    hint="Close some connections, or raise the limit of open files (ulimit -n).",
-                ) from error
+            bell = Doorbell()
             self._bells.append(bell)
             try:
                 if self.taken:  # or nobody may ring any more

@@ -35,7 +35,9 @@ class Engine:
         self._poller = poller
         self._lock = threading.RLock()  # a signal handler may call stop() while we hold it
         self._stop = Doorbell()
-        self._ended: Doorbell | None = None  # rung when the last connection has, while we drain
+        self._ended = Doorbell()  # rung when the last connection has, while we drain
+        self._draining = False
+        acceptor.interests()  # its bell: where there is no descriptor for it, that is told here
         self._finish = self._finished  # once, not for every connection
 
     def stop(self) -> None:
@@ -45,7 +47,11 @@ class Engine:
 
     def run(self) -> None:
         """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
-        loop = Loop(self._poller())
+        try:
+            loop = Loop(self._poller())
+        except BaseException:
+            self._acceptor.close()
+            raise
         try:
             loop.run(self.serve(loop))
         finally:
@@ -54,8 +60,7 @@ class Engine:
     async def serve(self, loop: Spawner) -> None:
         """What `run` runs, in a loop that the caller owns."""
         acceptor = self._acceptor
-        ended = Doorbell()
-        waited: set[Waitable] = {self._stop, ended}
+        waited: set[Waitable] = {self._stop}
         try:
             while True:
                 # First, since the acceptor makes a bell for it, and to accept may leave no descriptor for one.
@@ -71,12 +76,12 @@ class Engine:
                         break
                     self._start(loop, accepted)
         finally:
-            for thing in waited - {ended}:
+            for thing in waited:
                 loop.forget(thing)  # before it is closed
             acceptor.close()
-            await self._drain(loop, ended)
-            loop.forget(ended)
-            ended.close()
+            await self._drain(loop)
+            loop.forget(self._ended)
+            self._ended.close()
             acceptor.dispose()
             with self._lock:
                 self._stop.close()
@@ -86,27 +91,27 @@ class Engine:
 
     def _finished(self, error: BaseException | None, transport: Transport) -> None:
         self._acceptor.release(transport)
-        if self._ended is not None and not self._acceptor.open:
+        if self._draining and not self._acceptor.open:
             self._ended.ring()
         if error is not None:
             log.error("serving %s failed", transport.peer, exc_info=error)
 
-    async def _drain(self, loop: Spawner, ended: Doorbell) -> None:
+    async def _drain(self, loop: Spawner) -> None:
         options = self._acceptor.options
-        self._ended = ended
+        self._draining = True
         for transport in list(self._acceptor.open):
             transport.stop_receiving()
-        await self._all_ended(loop, ended, options.drain)
+        await self._all_ended(loop, options.drain)
         for transport in list(self._acceptor.open):
             log.warning("%s did not finish in %g s and is cut off", transport.peer, options.drain)
             transport.cut_off(f"it did not finish in {options.drain:g} s")
-        await self._all_ended(loop, ended, 1.0)
+        await self._all_ended(loop, 1.0)
         for transport in list(self._acceptor.open):  # it awaits something else: its other side is to know
             transport.abort()
 
-    async def _all_ended(self, loop: Spawner, ended: Doorbell, seconds: float) -> None:
+    async def _all_ended(self, loop: Spawner, seconds: float) -> None:
         deadline = loop.now() + seconds
         with contextlib.suppress(EnchufeError):
             while self._acceptor.open:
-                await loop.wait([(ended, READ)], deadline)
-                ended.clear()
+                await loop.wait([(self._ended, READ)], deadline)
+                self._ended.clear()

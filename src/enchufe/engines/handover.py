@@ -12,7 +12,7 @@ from typing import Final
 
 from enchufe.server import Acceptor, ServerOptions
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import READ, Interest, Waiter
+from enchufe.waiting import READ, Interest, Waiter, no_room
 
 _ARRIVAL: Final = struct.Struct("@II")  # the connection's number, and which listener it came to
 _ENDED: Final = struct.Struct("@I")
@@ -20,8 +20,15 @@ _FDS: Final = array.array("i", [0]).itemsize
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
-    """A socket for the process that gives connections away, and one for that which takes them."""
-    giver, taker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    """A socket for the process that gives connections away, and one for that which takes them.
+
+    Raises:
+        BusyError: there are no descriptors for them.
+    """
+    try:
+        giver, taker = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise no_room("no descriptors for a worker", error) from error
     giver.setblocking(False)
     return giver, taker
 

@@ -13,7 +13,7 @@ import sys
 from typing import Final, Protocol
 
 from enchufe.errors import LocalProtocolError
-from enchufe.waiting import READ, WRITE
+from enchufe.waiting import READ, WRITE, no_room
 
 
 class Poller(Protocol):
@@ -146,7 +146,10 @@ if hasattr(select, "epoll"):
         writable: Final = ~select.EPOLLIN
 
         def __init__(self) -> None:
-            self._epoll = select.epoll()
+            try:
+                self._epoll = select.epoll()
+            except OSError as error:
+                raise no_room("no descriptor to poll by", error) from error
 
         def watch(self, descriptor: int, interest: int, before: int) -> None:
             """As `Poller.watch`."""
@@ -194,7 +197,10 @@ if sys.platform != "linux" and hasattr(select, "kqueue"):
         writable: Final = WRITE
 
         def __init__(self) -> None:
-            self._kqueue = select.kqueue()
+            try:
+                self._kqueue = select.kqueue()
+            except OSError as error:
+                raise no_room("no descriptor to poll by", error) from error
             self._watched = 0
 
         def watch(self, descriptor: int, interest: int, before: int) -> None:

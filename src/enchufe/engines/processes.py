@@ -28,7 +28,7 @@ from enchufe.engines.signals import run_until
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError
 from enchufe.server import OVERTIME, Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
-from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, no_room
 
 NAME: Final = "processes"
 EACH: Final = "each"
@@ -52,6 +52,7 @@ class Engine:
 
     Raises:
         LocalProtocolError: `workers` makes no sense, or this system cannot fork.
+        BusyError: it has no descriptors or processes left.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class Engine:
         if workers != EACH and (isinstance(workers, str) or workers < 1):
             raise LocalProtocolError(f'workers is a number from 1 up or "each", not {workers!r}')
         # The supervisor stops when this end is closed, by us or by our death.
-        stop, self._stop = os.pipe()
+        try:
+            stop, self._stop = os.pipe()
+        except OSError as error:
+            raise no_room("no descriptors for a supervisor", error) from error
         self._lock = threading.RLock()  # a signal handler may call stop() while we hold it
 
         def supervise() -> None:
@@ -73,6 +77,9 @@ class Engine:
 
         try:
             self._supervisor = fork(supervise)
+        except BaseException:
+            os.close(self._stop)
+            raise
         finally:
             os.close(stop)
         acceptor.abandon()
@@ -102,13 +109,20 @@ class Engine:
 
 
 def fork(child: Callable[[], None]) -> int:
-    """Run `child` in a process of its own, which ends with it: that process' id."""
+    """Run `child` in a process of its own, which ends with it: that process' id.
+
+    Raises:
+        BusyError: the system has no more processes or memory.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
         # Python 3.12 warns where there are threads. The child runs our code alone, which needs none of their locks.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise BusyError(f"cannot fork: {error.strerror}") from error
     if not pid:
         _become(child)
     return pid
@@ -256,7 +270,12 @@ class Supervisor:
 
     def _replace(self) -> None:
         while len(self._workers) < self._count and self._waiter.now() >= self._replace_at:
-            giver, taker = channel()
+            try:
+                giver, taker = channel()
+            except BusyError as error:
+                log.warning("%s", error)
+                self._replace_at = self._waiter.now() + _RESPITE
+                return
 
             def work(giver: socket.socket = giver, taker: socket.socket = taker) -> None:
                 giver.close()
@@ -265,9 +284,9 @@ class Supervisor:
 
             try:
                 pid = self._fork(work)
-            except OSError as error:
+            except BusyError as error:
                 giver.close()
-                log.warning("%s", BusyError(f"cannot fork a worker: {error.strerror}"))
+                log.warning("no new worker: %s", error)
                 self._replace_at = self._waiter.now() + _RESPITE
             else:
                 self._workers[pid] = _Worker(pid, self._waiter.now(), giver=giver)
@@ -293,8 +312,8 @@ class Supervisor:
 
         try:
             pid = self._fork(serve)
-        except OSError as error:
-            log.warning("%s", BusyError(f"cannot fork for {transport.peer}: {error.strerror}"))
+        except BusyError as error:
+            log.warning("no worker for %s: %s", transport.peer, error)
             transport.abort()
             self._acceptor.release(transport)
             return

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from enchufe.errors import BrokenError, BusyError, ClosedError, LocalProtocolError
+from enchufe.errors import BrokenError, ClosedError, LocalProtocolError
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.stream import Process, Transport
-from enchufe.waiting import READ, Interest, Waitable, Waiter
+from enchufe.waiting import NO_ROOM, READ, Interest, Waitable, Waiter, no_room
 
 if TYPE_CHECKING:
     import ssl
@@ -33,7 +33,6 @@ _THEIR_ERRORS: Final = {
     errno.ENOPROTOOPT,
     errno.EOPNOTSUPP,
 }
-_NO_ROOM: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Listener:
@@ -127,11 +126,8 @@ class Listener:
             except OSError as error:
                 if self._closed:
                     raise self._closed_error() from error
-                if error.errno in _NO_ROOM:
-                    raise BusyError(
-                        f"cannot accept more connections: {error.strerror}",
-                        hint="Close some, or raise the limit of open files (ulimit -n).",
-                    ) from error
+                if error.errno in NO_ROOM:
+                    raise no_room("cannot accept more connections", error) from error
                 if error.errno in _THEIR_ERRORS:
                     continue
                 raise BrokenError(f"cannot accept on {self!r}: {error.strerror}") from error

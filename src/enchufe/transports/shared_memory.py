@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -20,7 +21,6 @@ from typing import Any, Final
 from enchufe.buffer import Buffer
 from enchufe.errors import (
     BrokenError,
-    BusyError,
     DeadlineExceeded,
     EnchufeError,
     LocalProtocolError,
@@ -30,7 +30,7 @@ from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
 from enchufe.transports.stream import _SHARE, Transport
-from enchufe.waiting import READ, WRITE, Interest, Waiter
+from enchufe.waiting import READ, WRITE, Interest, Waiter, no_room
 
 fcntl: Any
 try:
@@ -521,10 +521,7 @@ class SharedMemoryTransport(Transport):
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
                 self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
             except OSError as error:
-                raise BusyError(
-                    f"cannot make memory to share: {error.strerror}",
-                    hint="Close some connections, or raise the limit of open files (ulimit -n).",
-                ) from error
+                raise no_room("cannot make memory to share", error) from error
             fds = array.array("i", [descriptor, far.fileno()])
             try:
                 # So few bytes always fit into a new connection.
@@ -566,6 +563,8 @@ class SharedMemoryTransport(Transport):
         strange = RemoteProtocolError(
             f"{self.peer} offers no shared memory that can be trusted", hint="It may be another program: use unix:."
         )
+        if flags & socket.MSG_CTRUNC and len(arrived) < _FDS:  # they came, and found no place here
+            raise no_room("cannot map shared memory", OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
         if len(data) != _HELLO.size or len(arrived) != _FDS or flags & socket.MSG_CTRUNC:
             raise strange
         magic, capacity = _HELLO.unpack(data)
@@ -591,4 +590,4 @@ class SharedMemoryTransport(Transport):
         except PermissionError as error:  # opened to read only, or sealed against writing
             raise strange from error
         except OSError as error:
-            raise BusyError(f"cannot map shared memory: {error.strerror}") from error
+            raise no_room("cannot map shared memory", error) from error

@@ -15,7 +15,7 @@ from typing import Any, Final
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 from enchufe.transports.stream import Transport
-from enchufe.waiting import WRITE, Interest, Waiter
+from enchufe.waiting import NO_ROOM, WRITE, Interest, Waiter, no_room
 
 NAME: Final = "tcp"
 
@@ -107,6 +107,7 @@ async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = 
     Raises:
         BrokenError: the name is unknown or nobody answers there.
         DeadlineExceeded: nobody answered until `deadline`.
+        BusyError: there is no descriptor for it.
     """
     return await connect_any([address], waiter, deadline)
 
@@ -117,6 +118,7 @@ async def connect_any(addresses: Sequence[TcpAddress], waiter: Waiter, deadline:
     Raises:
         BrokenError: no name is known or nobody answers at any.
         DeadlineExceeded: nobody answered until `deadline`.
+        BusyError: there is no descriptor for it.
     """
     found = await waiter.offload(_look_up_any, addresses)
     attempts: dict[socket.socket, str] = {}
@@ -151,6 +153,8 @@ def _start(candidate: _Found, attempts: dict[socket.socket, str], failures: list
     try:
         sock = socket.socket(family, socket.SOCK_STREAM | getattr(socket, "SOCK_CLOEXEC", 0))
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room(f"no socket for {_written(where)}", error) from error
         failures.append(f"{_written(where)}: {error.strerror}")
         return None
     sock.setblocking(False)
@@ -271,6 +275,8 @@ def _cannot_listen(address: TcpAddress, error: OSError) -> EnchufeError:
             f"{address.host} is not an address of this machine",
             hint="Listen on one of this machine's own addresses, or on :port for all of them.",
         )
+    if error.errno in NO_ROOM:
+        return no_room(f"cannot listen on {address}", error)
     return BrokenError(f"cannot listen on {address}: {error.strerror}")
 
 

@@ -13,7 +13,7 @@ from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
 from enchufe.printable import printable
 from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
 from enchufe.transports.stream import Transport
-from enchufe.waiting import Waiter
+from enchufe.waiting import Waiter, no_room
 
 NAME: Final = "unix"
 
@@ -34,9 +34,10 @@ async def connect(
 
     Raises:
         BrokenError: nobody listens there.
+        BusyError: there is no descriptor for it.
         DeadlineExceeded: the listener's queue stayed full until `deadline`.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _socket(address)
     try:
         sock.setblocking(False)
         while True:
@@ -64,8 +65,9 @@ def listen(address: UnixAddress | SharedMemoryAddress, backlog: int) -> list[soc
 
     Raises:
         LocalProtocolError: another program listens there, or the path cannot be used.
+        BusyError: there is no descriptor for it.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _socket(address)
     sock.setblocking(False)
     try:
         try:
@@ -87,8 +89,15 @@ def listen(address: UnixAddress | SharedMemoryAddress, backlog: int) -> list[soc
     return [sock]
 
 
+def _socket(address: UnixAddress | SharedMemoryAddress) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise no_room(f"no socket for {address}", error) from error
+
+
 def _remove_dead(address: UnixAddress | SharedMemoryAddress) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with _socket(address) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(address.path)
     if code != errno.ECONNREFUSED or not stat.S_ISSOCK(os.lstat(address.path).st_mode):

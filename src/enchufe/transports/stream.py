@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import socket
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from functools import reduce
@@ -367,9 +367,11 @@ class Transport:
         waiter = self.waiter
         if waiter.unsettled:
             waiter.settle()
-        # A call that a signal interrupts begins anew (PEP 475), for as long as each time: a timer that ticks more often
-        # than that would have it never end.
-        return deadline is None or (deadline - waiter.now() > _BRIEFLY and not signal.getitimer(signal.ITIMER_REAL)[0])
+        # A call that a signal interrupts begins anew (PEP 475), for as long as each time: signals that come more often
+        # than that, which the main thread gets, would have it never end.
+        return deadline is None or (
+            threading.get_ident() != threading.main_thread().ident and deadline - waiter.now() > _BRIEFLY
+        )
 
     async def send(self, pieces: Sequence[Buffer], deadline: float | None = None, sent: int = 0) -> None:
         """Send all of `pieces`, gathered; the kernel has every byte when this returns.

@@ -380,6 +380,79 @@ def test_options_that_make_no_sense() -> None:
             wrong()
 
 
+WRONG: list[dict[str, Any]] = [
+    {"framing": framing.Lines},
+    {"framing": "lines"},
+    {"timeout": "5"},
+    {"timeout": float("nan")},
+    {"timeout": -1},
+    {"heartbeat": 5.0},
+    {"tls": "yes"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_a_dialer_got_wrong_is_told_before_it_dials(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        enchufe.connect("unix:/nobody/is/there", **{"framing": PREFIXED, **wrong})
+    with pytest.raises(LocalProtocolError):
+        aio.connect("unix:/nobody/is/there", **{"framing": PREFIXED, **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"framing": framing.Lines},
+        {"handler": None},
+        {"address": 9000},
+        {"max_connections": 1.5},
+        {"idle_timeout": "5"},
+        {"drain": None},
+        {"heartbeat": 5.0},
+        {"on_event": 3},
+        {"tls": True},
+    ],
+)
+def test_what_a_server_got_wrong_is_told_at_once(wrong: dict[str, Any], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"handler": echo, "address": f"unix:{tmp_path / 's'}", "framing": PREFIXED, **wrong}
+    for kind in (enchufe.Server, aio.Server):
+        with pytest.raises(LocalProtocolError):
+            kind(options["handler"], options["address"], **{k: v for k, v in options.items() if k not in NAMES})
+
+
+NAMES = ("handler", "address")
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 1.5}, {"engine": ["threads"]}])
+def test_no_such_engine(wrong: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(LocalProtocolError):
+        enchufe.Server(echo, f"unix:{tmp_path / 's'}", framing=PREFIXED, **wrong)
+
+
+def test_a_coroutine_that_a_plain_handler_gives_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler: Any = lambda connection: echo(connection)  # noqa: E731, PLW0108
+    with enchufe.Server(handler, f"unix:{tmp_path / 's'}", framing=PREFIXED) as server:
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as client:
+            client.receive()
+    assert "nobody awaits" in caplog.text
+
+
+def test_another_framing_that_is_none_changes_nothing() -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED) as server:
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as client:
+            with pytest.raises(LocalProtocolError):
+                client.reframe(framing.Lines)  # type: ignore[arg-type]
+            assert client.ask(b"hola") == b"hola"
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_a_timeout_may_be_longer_than_a_kernel_counts(engine: str, seconds: float) -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine=engine, idle_timeout=seconds) as server:
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=seconds) as client:
+            assert client.ask(b"hola") == b"hola"
+
+
 @pytest.mark.parametrize("name", pollers.available())
 def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
     poller = pollers.available()[name]()

@@ -22,7 +22,7 @@ from enchufe.engines.loop import Finish
 from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
 from enchufe.framing.base import Framing
-from enchufe.heartbeat import Heartbeat, connection_over
+from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
@@ -503,6 +503,7 @@ class connect:
         heartbeat: Heartbeat | None = None,
     ) -> None:
         self._address = parse_address(address)
+        check_options(framing, timeout, heartbeat)
         self._framing = framing
         self._timeout = timeout
         self._tls = for_client(tls)
@@ -557,6 +558,8 @@ class Server:
         tls: ServerTls | None = None,
         **limits: Unpack[Limits],
     ) -> None:
+        if not callable(handler):
+            raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def.")
         acceptor = Acceptor.listening(addresses, backlog, ServerOptions(framing=framing, **limits), tls)
         self.addresses = [address for listener in acceptor.listeners for address in listener.addresses]
         try:

@@ -17,7 +17,7 @@ from enchufe.engines.signals import run_until
 from enchufe.errors import LocalProtocolError
 from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
-from enchufe.heartbeat import Heartbeat, connection_over
+from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
@@ -131,12 +131,13 @@ def connect(
         heartbeat: what both sides say to show that they live; the same as the server's.
 
     Raises:
-        LocalProtocolError: `address` is none.
+        LocalProtocolError: `address` is none, or another argument makes no sense.
         BrokenError: nobody answers there.
         DeadlineExceeded: nobody answered in time.
         Refused, RemoteProtocolError: the server is not who it should be, or speaks no TLS.
     """
     where = parse_address(address)
+    check_options(framing, timeout, heartbeat)
     waiter = BlockingWaiter()
     deadline = None if timeout is None else waiter.now() + timeout
     context = for_client(tls)
@@ -234,7 +235,7 @@ def _prepare(
     options: ServerOptions,
     tls: ServerTls | None,
 ) -> tuple[Engine, list[str]]:
-    if engine not in ENGINES:
+    if not isinstance(engine, str) or engine not in ENGINES:
         raise LocalProtocolError(f"no engine {engine!r}", hint=f"There are: {', '.join(ENGINES)}.")
     ready = _awaitable(handler, engine)
     acceptor = Acceptor.listening(addresses, backlog, options, tls)
@@ -256,6 +257,8 @@ def _engine(handler: Handler, acceptor: Acceptor, name: str, workers: Workers) -
 
 def _awaitable(handler: Any, engine: str) -> Handler:
     """`handler` itself where it is `async def`; a plain `def` gets a BlockingConnection."""
+    if not callable(handler):
+        raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def, or def.")
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
         ready: Handler = handler
         return ready
@@ -266,6 +269,12 @@ def _awaitable(handler: Any, engine: str) -> Handler:
         )
 
     async def plain(connection: Connection) -> None:
-        handler(BlockingConnection(connection))
+        result = handler(BlockingConnection(connection))
+        if inspect.iscoroutine(result):
+            result.close()
+            raise LocalProtocolError(
+                f"{handler!r} is no async def, and gave a coroutine that nobody awaits",
+                hint="Give the async def itself, or functools.partial of it.",
+            )
 
     return plain

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Self, cast
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import BrokenError, ClosedError, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
-from enchufe.framing.base import JOIN_BELOW, Framing
+from enchufe.framing.base import JOIN_BELOW, Framing, checked
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
@@ -301,9 +301,10 @@ class Connection:
         Where another thread is sending what was held back, that is waited for.
 
         Raises:
-            LocalProtocolError: the old framing is in the middle of a message that it skips.
+            LocalProtocolError: the old framing is in the middle of a message that it skips; or the new one is none.
             DeadlineExceeded: the other thread took too long.
         """
+        checked(framing)
         if self._decoder.skipping and not (self._ready or self._later):
             raise LocalProtocolError(
                 "cannot change the framing in the middle of a message that is being skipped",

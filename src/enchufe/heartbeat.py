@@ -12,9 +12,9 @@ from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
-from enchufe.framing.base import Framing
+from enchufe.framing.base import Framing, checked
 from enchufe.transports import Transport, advance
-from enchufe.waiting import Turnstile
+from enchufe.waiting import Turnstile, check_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +198,16 @@ def connection_over(
     if heartbeat is None:
         return Connection(transport, framing, **options)
     return BeatingConnection(transport, framing, heartbeat=heartbeat, **options)
+
+
+def check_options(framing: object, timeout: object, heartbeat: object) -> None:
+    """See that `connection_over` can be called with them, before anybody dials or listens.
+
+    Raises:
+        LocalProtocolError: one makes no sense.
+    """
+    checked(framing)
+    if timeout is not None:
+        check_seconds("timeout", timeout)
+    if not isinstance(heartbeat, Heartbeat | None):
+        raise LocalProtocolError(f"heartbeat must be a Heartbeat, not {heartbeat!r}")

@@ -13,10 +13,10 @@ from enchufe.connection import Connection
 from enchufe.errors import BusyError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
-from enchufe.heartbeat import Heartbeat, connection_over
+from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.transports import Listener, Transport, certificates, inherited, parse_address
 from enchufe.transports.certificates import ServerTls
-from enchufe.waiting import READ, Doorbell, Interest, Waiter
+from enchufe.waiting import READ, Doorbell, Interest, Waiter, check_seconds
 
 Handler = Callable[[Connection], Awaitable[None]]
 """What a server does with a connection: it is closed when this returns, however it returns."""
@@ -79,12 +79,18 @@ class ServerOptions:
     on_event: Callable[[Event], None] | None = None
 
     def __post_init__(self) -> None:
+        check_options(self.framing, None, self.heartbeat)
         for name in ("max_connections", "max_per_address"):
-            if (limit := getattr(self, name)) is not None and limit < 1:
-                raise LocalProtocolError(f"{name} must be at least 1, not {limit}")
-        for name in ("idle_timeout", "max_lifetime", "handshake_timeout", "drain"):
-            if (seconds := getattr(self, name)) is not None and not seconds >= 0:
-                raise LocalProtocolError(f"{name} must not be negative: {seconds}")
+            limit = getattr(self, name)
+            if limit is not None and not (isinstance(limit, int) and limit >= 1):
+                raise LocalProtocolError(f"{name} must be at least 1, not {limit!r}")
+        for name in ("idle_timeout", "max_lifetime"):
+            if (seconds := getattr(self, name)) is not None:
+                check_seconds(name, seconds)
+        check_seconds("handshake_timeout", self.handshake_timeout)
+        check_seconds("drain", self.drain)
+        if self.on_event is not None and not callable(self.on_event):
+            raise LocalProtocolError(f"on_event must be a function, not {self.on_event!r}")
 
     def connection(self, transport: Transport) -> Connection:
         """The connection that a handler gets."""

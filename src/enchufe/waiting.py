@@ -33,6 +33,16 @@ _LONGEST_POLL: Final = 2**31 - 1  # milliseconds: poll() takes a C int
 T = TypeVar("T")
 
 
+def check_seconds(name: str, seconds: object) -> None:
+    """See that an option that is called so is a number of seconds.
+
+    Raises:
+        LocalProtocolError: it is none, or negative.
+    """
+    if not (isinstance(seconds, int | float) and seconds >= 0):
+        raise LocalProtocolError(f"{name} must be seconds, and not negative: {seconds!r}")
+
+
 class Waitable(Protocol):
     """Anything the kernel can watch: a socket, a pipe, a doorbell."""
 
@@ -214,7 +224,7 @@ def _poll(masks: dict[int, int], deadline: float | None) -> list[tuple[int, int]
         else:
             # At least one look at the kernel, however late we are: what is ready is ready.
             left = deadline - time.monotonic()
-            ready = poller.poll(min(max(0, int(left * 1000 + 0.999)), _LONGEST_POLL))
+            ready = poller.poll(int(min(max(0, left * 1000 + 0.999), _LONGEST_POLL)))
             if not ready and time.monotonic() >= deadline:
                 raise DeadlineExceeded("nothing happened before the deadline")
         if ready:

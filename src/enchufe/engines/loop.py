@@ -24,6 +24,9 @@ _WORKERS: Final = 4  # threads for what keeps a disk or a processor busy
 # Seconds for which those that are busy without a pause have their turn, before whoever came meanwhile.
 _SLICE: Final = 0.001
 
+# Seconds that a poll takes at the most: pollers have limits of their own, and a timeout may be infinite.
+_LONGEST: Final = 86400.0
+
 # What a task yields that waits for us; anything else is foreign.
 _PARKED: Final = object()
 
@@ -254,7 +257,7 @@ class Loop:
     def _patience(self) -> float | None:
         if self._queue or self._greedy:
             return 0
-        return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
+        return min(max(0.0, self._timers[0][0] - self._clock()), _LONGEST) if self._timers else None
 
     def _step(self, task: Task, error: BaseException | None = None) -> None:
         self._current = task

@@ -62,7 +62,7 @@ class Engine:
             raise LocalProtocolError("this system cannot fork", hint="Use the engine threads or events.")
         if workers == EACH and engine is not None:
             raise LocalProtocolError('workers="each" is for the engine "processes"')
-        if workers != EACH and (isinstance(workers, str) or workers < 1):
+        if workers != EACH and (not isinstance(workers, int) or workers < 1):
             raise LocalProtocolError(f'workers is a number from 1 up or "each", not {workers!r}')
         # The supervisor stops when this end is closed, by us or by our death.
         try:

@@ -195,3 +195,14 @@ def truncated(held: int) -> RemoteProtocolError:
         f"the peer's stream ended inside a message, {held} bytes into it",
         hint="The other side died or was cut: what it was sending last did not arrive whole.",
     )
+
+
+def checked(framing: object) -> Framing:
+    """`framing`, where it is one.
+
+    Raises:
+        LocalProtocolError: it is none: a name, or a class that was not called.
+    """
+    if isinstance(framing, Framing):
+        return framing
+    raise LocalProtocolError(f"this is no framing: {framing!r}", hint="Make one, such as framing.Lines().")

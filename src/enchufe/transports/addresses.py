@@ -58,6 +58,8 @@ def parse_address(text: str) -> Address:
     Raises:
         LocalProtocolError: it is none.
     """
+    if not isinstance(text, str):
+        raise LocalProtocolError(f"an address is a str, not {text!r}", hint=_HINT)
     kind, _, path = text.partition(":")
     if kind in ("unix", "shm"):
         if not path or "\0" in path:

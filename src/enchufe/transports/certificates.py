@@ -203,12 +203,22 @@ ServerTls = ssl.SSLContext | tuple[str, str]
 
 
 def for_client(tls: ClientTls | None) -> ssl.SSLContext | None:
-    """The context that `tls` means; None: no TLS."""
+    """The context that `tls` means; None: no TLS.
+
+    Raises:
+        LocalProtocolError: it means none.
+    """
     if isinstance(tls, ssl.SSLContext):
         return tls
+    if tls not in (None, True, False):
+        raise LocalProtocolError(f"tls is True or a context, not {tls!r}")
     return client_context() if tls else None
 
 
 def for_server(tls: ServerTls | None) -> ssl.SSLContext | None:
     """The context that `tls` means; None: no TLS. Raises as `server_context`."""
-    return server_context(*tls) if isinstance(tls, tuple) else tls
+    if isinstance(tls, tuple):
+        return server_context(*tls)
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise LocalProtocolError(f"tls is the files of a certificate and of its key, or a context, not {tls!r}")
+    return tls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import resource
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 import enchufe
-from enchufe import framing, transports
+from enchufe import aio, framing, transports
 from enchufe.connection import Connection
+from enchufe.engines.loop import Loop
 from enchufe.errors import BrokenError, BusyError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
@@ -658,3 +661,43 @@ def test_who_dials_without_a_descriptor_is_told(kind: str, tmp_path: Path) -> No
         with so_few_descriptors(0), pytest.raises(BusyError) as caught:
             connect(server.addresses[0], framing=framing.Lines(), timeout=5)
         assert "ulimit" in caught.value.hint
+
+
+@pytest.mark.parametrize("runs", ["blocking", "events", "asyncio", "trio"])
+def test_a_resolver_that_hangs_keeps_nobody_from_a_timeout(runs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    look_up: Any = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(20)
+        return look_up(host, *args, flags=flags, **options)
+
+    async def dial(waiter: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as there:
+            port = there.getsockname()[1]
+            with pytest.raises(DeadlineExceeded, match="looking up"):
+                await tcp.connect(TcpAddress("localhost", port), waiter, waiter.now() + 0.1)
+            assert not over.is_set()
+            with await tcp.connect(TcpAddress("127.0.0.1", port), waiter, waiter.now() + 10):
+                pass
+            over.set()
+            with await tcp.connect(TcpAddress("localhost", port), waiter, waiter.now() + 10):
+                pass
+
+    async def hosted() -> None:
+        await dial(aio.host())
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    if runs == "blocking":
+        drive(dial(WAITER))
+    elif runs == "events":
+        loop = Loop()
+        try:
+            loop.run(dial(loop))
+        finally:
+            loop.close()
+    elif runs == "asyncio":
+        asyncio.run(hosted())
+    else:
+        trio.run(hosted)

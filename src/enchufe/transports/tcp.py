@@ -8,14 +8,15 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 from enchufe.transports.stream import Transport
-from enchufe.waiting import NO_ROOM, WRITE, Interest, Waiter, no_room
+from enchufe.waiting import NO_ROOM, WRITE, Interest, Turnstile, Waiter, no_room
 
 NAME: Final = "tcp"
 
@@ -106,7 +107,7 @@ async def connect(address: TcpAddress, waiter: Waiter, deadline: float | None = 
 
     Raises:
         BrokenError: the name is unknown or nobody answers there.
-        DeadlineExceeded: nobody answered until `deadline`.
+        DeadlineExceeded: nobody answered until `deadline`, not even whoever knows the name's addresses.
         BusyError: there is no descriptor for it.
     """
     return await connect_any([address], waiter, deadline)
@@ -117,10 +118,10 @@ async def connect_any(addresses: Sequence[TcpAddress], waiter: Waiter, deadline:
 
     Raises:
         BrokenError: no name is known or nobody answers at any.
-        DeadlineExceeded: nobody answered until `deadline`.
+        DeadlineExceeded: nobody answered until `deadline`, not even whoever knows the name's addresses.
         BusyError: there is no descriptor for it.
     """
-    found = await waiter.offload(_look_up_any, addresses)
+    found = await _found(addresses, waiter, deadline)
     attempts: dict[socket.socket, str] = {}
     failures: list[str] = []
     waiting = iter(_interleaved(found))
@@ -145,6 +146,41 @@ async def connect_any(addresses: Sequence[TcpAddress], waiter: Waiter, deadline:
             waiter.forget(sock)
             sock.close()
     raise _unreachable(addresses, failures)
+
+
+async def _found(addresses: Sequence[TcpAddress], waiter: Waiter, deadline: float | None) -> list[_Found]:
+    """`_look_up_any`, until `deadline`: a resolver may take half a minute, and nothing interrupts it."""
+    if deadline is None:
+        return await waiter.offload(_look_up_any, addresses)
+    with suppress(BrokenError):  # digits need no resolver
+        return [one for address in addresses for one in _look_up(address, socket.AI_NUMERICHOST)]
+    found: list[_Found] = []
+    unknown: list[BrokenError] = []
+    answered = Turnstile()
+    answered.try_enter()
+
+    def look_up() -> None:
+        try:
+            found.extend(_look_up_any(addresses))
+        except BrokenError as error:
+            unknown.append(error)
+        finally:
+            answered.leave()
+
+    try:
+        threading.Thread(target=look_up, name="enchufe resolver", daemon=True).start()
+    except RuntimeError as error:
+        raise BusyError(f"no thread to look up {', '.join(map(str, addresses))}: {error}") from error
+    try:
+        await answered.enter(waiter, deadline)
+    except DeadlineExceeded:
+        told = ", ".join(address.host for address in addresses)
+        raise DeadlineExceeded(
+            f"looking up {told} took longer than the time allowed", hint="Write the address in digits, or try again."
+        ) from None
+    if unknown:
+        raise unknown[0]
+    return found
 
 
 def _start(candidate: _Found, attempts: dict[socket.socket, str], failures: list[str]) -> socket.socket | None:

@@ -302,3 +302,15 @@ def test_a_terminal_that_goes_away_below_a_bar_is_an_interruption(columns: int, 
         told = next(line for line in receiver.stdout if b'"error"' in line)
         receiver.kill()
     assert b"interrupted" in told
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="run by nohup, as is what we start")
+def test_a_terminal_that_goes_away_tells_the_processes_of_an_engine_too(tmp_path: Path) -> None:
+    """They leave it to the one that began them, which stops them."""
+    listen = [sys.executable, "-m", "enchufe", "listen", "127.0.0.1:0", "--echo", "--engine", "processes"]
+    with subprocess.Popen(listen, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True) as listener:
+        assert listener.stderr is not None
+        assert "listening on" in listener.stderr.readline()
+        os.killpg(listener.pid, signal.SIGHUP)
+        assert listener.wait(PATIENCE) == 130
+        assert listener.stderr.read() == ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
 _SIGNALS: Final = [signal.SIGINT, signal.SIGTERM]
-if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup does
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup does
     _SIGNALS.append(signal.SIGHUP)  # the terminal or the connection to this machine has gone
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
 _IMPORTING: Final = "<frozen importlib._bootstrap>"

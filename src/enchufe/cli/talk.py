@@ -335,9 +335,6 @@ class Host:
     def run(self, address: str, engine: str, secured: Proving) -> int:
         """Serve until it is over: the exit code."""
         signal.signal(signal.SIGTERM, _end)
-        if self._forked and callable(signal.getsignal(signal.SIGHUP)):
-            # A terminal that goes away tells the processes of the engine, too, which have no answer to it but to end.
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
         code = exits.DONE
         try:
             with _serve(

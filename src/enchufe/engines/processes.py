@@ -195,7 +195,9 @@ class Supervisor:
 
     def run(self) -> None:
         """Supervise until told to stop; then drain, and end with the last worker."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us too; whoever forked us tells us
+        # A terminal's Ctrl-C reaches us too, and that it goes away; whoever forked us tells us, or is gone.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._child.ring_on_signals()

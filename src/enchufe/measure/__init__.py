@@ -271,15 +271,15 @@ def _later() -> Iterator[list[int]]:
         yield came  # signals are not for this thread
         return
     # One that is ignored, or ends us at once, stays so.
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: old for number in numbers if callable(old := signal.getsignal(number))}
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: old for name in names if callable(old := signal.getsignal(getattr(signal, name)))}
     try:
-        for number in before:
-            signal.signal(number, lambda number, _: came.append(number))
+        for name in before:
+            signal.signal(getattr(signal, name), lambda number, _: came.append(number))
         yield came
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
         if came:
             signal.raise_signal(came[0])
 

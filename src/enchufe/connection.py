@@ -559,11 +559,11 @@ class Connection:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """No other thread takes what is kept meanwhile; in a loop nobody can."""
-        flushing, waiter = self._flushing, self.transport.waiter
-        if flushing is None or not waiter.blocks:
+        flushing = self._flushing
+        if flushing is None or not self.transport.waiter.blocks:
             yield
             return
-        drive(flushing.enter(waiter, self._deadline()))
+        drive(flushing.enter(self.transport.waiter, self._deadline()))
         try:
             yield
         finally:

@@ -4,7 +4,8 @@
 set -eu
 
 missing=""
-for each in escript=erlang-base ip=iproute2 nc.openbsd=netcat-openbsd mkfs.btrfs=btrfs-progs openssl=openssl strace=strace; do
+for each in escript=erlang-base ip=iproute2 mkfs.btrfs=btrfs-progs mkfs.ext4=e2fsprogs nc.openbsd=netcat-openbsd openssl=openssl \
+    strace=strace; do
     command -v "${each%%=*}" >/dev/null || missing="$missing ${each#*=}"
 done
 [ -n "$missing" ] || exit 0

@@ -935,3 +935,17 @@ def test_an_old_version_of_tls_is_told(start: Stage, files: Files) -> None:
     code, _, errors = host.finish()
     assert code == 5
     assert b"older than 1.3" in errors
+
+
+def test_a_socket_that_a_service_manager_hands_over() -> None:
+    code = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+        "os.execv(sys.executable, [sys.executable, '-m', 'enchufe', 'listen', 'systemd:', '--echo', '--once'])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        command = [sys.executable, "-c", code, str(listening.fileno())]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[listening.fileno()]) as listener:
+            done = run("connect", f"127.0.0.1:{listening.getsockname()[1]}", stdin=b"hola\n")
+            assert (done.returncode, done.stdout) == (0, b"hola\n"), done.stderr
+            assert listener.communicate(timeout=PATIENCE)[0] == b"hola\n"
+        assert listener.returncode == 0

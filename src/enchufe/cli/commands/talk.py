@@ -50,6 +50,8 @@ def listen(
 ) -> None:
     """Talk framed messages to all who connect to ADDR (host:port, :port or unix:/path; port 0 takes a free port).
 
+    `systemd:` takes the sockets that a socket unit hands over.
+
     Every message that comes is printed, one a line; every line of standard input goes to all who are connected.
     """
     from enchufe.cli import talk  # noqa: PLC0415 (slow to import)

@@ -4,9 +4,10 @@
 import _signal  # type: ignore[import-not-found]
 
 # Until `main` heeds it: Ctrl-C ends us as silently as any program, and not by a traceback out of some import.
-_signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
-from enchufe.cli.main import main  # noqa: E402
+from enchufe.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -112,20 +112,23 @@ def test_an_interruption_before_anything_is_imported_ends_without_a_traceback(ho
 
 
 IGNORED = """
-import signal
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
-from enchufe.cli.main import main
+import signal, sys
+number = signal.Signals[sys.argv.pop(1)]
+signal.signal(number, signal.SIG_IGN)
+from enchufe.__main__ import main
 from enchufe.cli import output
 write = output.write
-output.write = lambda *data: (signal.raise_signal(signal.SIGHUP), write(*data))
+output.write = lambda *data: (signal.raise_signal(number), write(*data))
+signal.raise_signal(number)
 main()
-signal.raise_signal(signal.SIGHUP)
+signal.raise_signal(number)
 """
 
 
-def test_who_is_to_outlive_the_terminal_does(tmp_path: Path) -> None:
-    """As under nohup."""
-    done = run(IGNORED, "peers", "--json", cwd=tmp_path)
+@pytest.mark.parametrize("number", ["SIGINT", "SIGHUP"])
+def test_what_was_ignored_when_it_began_stays_so(number: str, tmp_path: Path) -> None:
+    """SIGHUP under nohup; SIGINT where a script runs it behind (`&`), and Ctrl-C is for the script."""
+    done = run(IGNORED, number, "peers", "--json", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, '{"v": 1, "peers": []}\n', "")
 
 

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final
 
-_SIGNALS: Final = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # which is what nohup does
-    _SIGNALS.append(signal.SIGHUP)  # the terminal or the connection to this machine has gone
+# SIGHUP: the terminal or the connection to this machine has gone. What was ignored when we were started stays so: SIGINT
+# of what a script runs behind (`&`), SIGHUP under nohup.
+_SIGNALS: Final = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
+]
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 

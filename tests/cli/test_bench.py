@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -31,8 +32,8 @@ HANGUP = pytest.param(
 PATIENCE = 120.0
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=PATIENCE, check=False)
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, timeout=PATIENCE, check=False, env=env)
 
 
 def check(results: list[dict[str, Any]]) -> set[tuple[str, str]]:
@@ -146,6 +147,8 @@ def test_tls_is_measured() -> None:
         (["--only", "steam", "--html", "{folder}/left.html"], 2, "There are"),
         (["unix:/no/such/socket", "--seconds", "0.1"], 4, "/no/such/socket"),
         (["--html", "/no/such/folder/page.html"], 6, "/no/such/folder"),
+        (["--html", "-"], 2, "into a file"),
+        (["--html", "{folder}/one", "--svg", "{folder}/./one"], 2, "one file"),
     ],
 )
 def test_what_goes_wrong(arguments: list[str], code: int, text: str, tmp_path: Path) -> None:
@@ -154,6 +157,20 @@ def test_what_goes_wrong(arguments: list[str], code: int, text: str, tmp_path: P
     assert done.returncode == code
     assert text in done.stderr.decode()
     assert b"Traceback" not in done.stderr
+
+
+def test_what_was_measured_before_something_failed_is_shown(tmp_path: Path) -> None:
+    openssl = tmp_path / "openssl"
+    openssl.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
+    openssl.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    page = tmp_path / "page.html"
+    done = run("bench", "--seconds", "0.1", "--only", "bulk", "--json", "--html", str(page), env=environment)
+    assert done.returncode == 4
+    assert b"openssl made no certificate: out of luck" in done.stderr
+    names = {result["name"] for result in json.loads(done.stdout)["results"]}
+    assert {"tcp", "unix"} <= names < set(measure.transports_here())
+    assert "unix" in page.read_text()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds children in /proc")

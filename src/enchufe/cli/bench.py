@@ -17,7 +17,7 @@ from enchufe.cli import exits, output
 from enchufe.cli.chart import as_html, as_svg
 from enchufe.cli.short import failed
 from enchufe.cli.show import in_bytes
-from enchufe.errors import EnchufeError, StoreError
+from enchufe.errors import EnchufeError, LocalProtocolError, StoreError
 from enchufe.measure import Result
 
 # In characters, of the longest bar: the most, and the least that still compares anything.
@@ -28,31 +28,36 @@ _LEAST_BAR: Final = 8
 def bench(
     address: str | None, *, seconds: float, only: Sequence[str], as_json: bool, html: str | None, svg: str | None
 ) -> int:
-    """Measure, and show what was found: the exit code."""
+    """Measure, and show what was found, also where something failed then: the exit code."""
+    drawn = [(path, draw) for path, draw in ((html, as_html), (svg, as_svg)) if path is not None]
     results: list[Result] = []
+    code = exits.DONE
     try:
         chosen = measure.plan(address, only)
-        for path in (html, svg):
-            if path is not None:
-                _check(path)
-        for number, result in enumerate(measure.run(chosen, seconds), 1):
-            results.append(result)
-            _progress(f"{number} of {len(chosen)}: {result.kind.name}, {result.name}")
+        _check([path for path, _ in drawn])
+        try:
+            for number, result in enumerate(measure.run(chosen, seconds), 1):
+                results.append(result)
+                _progress(f"{number} of {len(chosen)}: {result.kind.name}, {result.name}")
+        except EnchufeError as error:
+            if not results:
+                raise
+            _progress("")
+            code = failed(error)
         _progress("")
         if as_json:
             output.write(json.dumps(as_dict(results)).encode() + b"\n")
         else:
             output.write(tables(results, shutil.get_terminal_size().columns).encode())
-        for path, draw in ((html, as_html), (svg, as_svg)):
-            if path is not None:
-                _write(path, draw(results, machine()))
+        for path, draw in drawn:
+            _write(path, draw(results, machine()))
     except EnchufeError as error:
         _progress("")
         return failed(error)
     except KeyboardInterrupt:
         _progress("")
         raise
-    return exits.DONE
+    return code
 
 
 def as_dict(results: Sequence[Result]) -> dict[str, Any]:
@@ -83,12 +88,17 @@ def _progress(text: str) -> None:
         output.tell(f"\r\x1b[K{text}")
 
 
-def _check(path: str) -> None:
+def _check(paths: Sequence[str]) -> None:
     """Find out that a file cannot be written before a minute is spent; what is there stays, until there is better."""
-    was_there = os.path.lexists(path)
-    _write(path, "", "a")
-    if not was_there:
-        os.unlink(path)
+    if "-" in paths:
+        raise LocalProtocolError("a chart goes into a file", hint="Name it; on standard output there is the table.")
+    if len(set(map(os.path.realpath, paths))) < len(paths):
+        raise LocalProtocolError("the page and the chart cannot be one file", hint="The page has the chart in it.")
+    for path in paths:
+        was_there = os.path.lexists(path)
+        _write(path, "", "a")
+        if not was_there:
+            os.unlink(path)
 
 
 def _write(path: str, text: str, mode: str = "w") -> None:

@@ -33,7 +33,7 @@ _PAGE_STYLE: Final = """
 :root { color-scheme: light dark; }
 body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; font-family: system-ui, sans-serif; background: #ffffff;
   color: #1c2733; }
-svg { max-width: 100%; height: auto; } table { border-collapse: collapse; }
+svg { max-width: 100%; height: auto; } .numbers { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: 0.25rem 0.75rem; text-align: left; border-bottom: 1px solid #dfe5ea; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
 @media (prefers-color-scheme: dark) { body { background: #14191f; color: #e8edf2; } th, td { border-color: #2c3640; } }
@@ -82,6 +82,7 @@ def as_html(results: Sequence[Result], machine: str) -> str:
 </head>
 <body>
 {as_svg(results, machine)}
+<div class="numbers">
 <table>
 <thead><tr><th>measured</th><th>of</th><th class="number">median</th><th class="number">lowest</th>
 <th class="number">highest</th><th>unit</th></tr></thead>
@@ -89,6 +90,7 @@ def as_html(results: Sequence[Result], machine: str) -> str:
 {rows}
 </tbody>
 </table>
+</div>
 </body>
 </html>
 """

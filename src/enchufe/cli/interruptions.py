@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final
 
-# SIGHUP: the terminal or the connection to this machine has gone. What was ignored when we were started stays so: SIGINT
-# of what a script runs behind (`&`), SIGHUP under nohup.
+# SIGHUP: the terminal or the connection to this machine has gone. What was ignored when we were started stays so, as
+# SIGINT for what a script runs behind (`&`), and SIGHUP under nohup.
 _SIGNALS: Final = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP")

@@ -63,6 +63,7 @@ def test_each_is_told_from_the_others(text: str, found: Target) -> None:
         *("amigo-barco-casa", "42-amigo-barco-c4sa", "42_amigo_barco_casa", "4-" + "a" * 200 + "-b-c"),
         *("enchufe://", "enchufe://host/", "enchufe:///", "https://host:9000/#code=42-amigo-barco-casa"),
         *("host:9000/#code=42-amigo-barco-casa", "code: 42-amigo-barco-casa", "code:42-amigo-barco-casa"),
+        *("code: 42-amigo-barco", "code: 42-amigo-barc0-casa", "code:42-amigo-barco-casa."),
     ],
 )
 def test_what_is_none_of_these_is_refused_and_no_word_of_a_code_repeated(text: str) -> None:

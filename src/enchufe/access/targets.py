@@ -53,8 +53,9 @@ def target(text: str) -> Target:
         is_path = text.startswith(("unix:", "shm:"))
         if "#" in text and not is_path:
             raise LocalProtocolError(f"a link begins with {SCHEME}", hint=_HINT)
-        # Of "code: 7-...", as somebody copied it, the error about an address would tell all.
-        if is_path or not looks_like_code(text.rpartition(":")[2]):
+        port = text.rpartition(":")[2]
+        # Of "code: 7-...", as somebody copied it or half of it, the error about an address would tell all.
+        if is_path or not port or port.isalnum():
             return parse_address(text)
     elif looks_like_code(text):
         return SpokenCode(text)

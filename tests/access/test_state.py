@@ -98,6 +98,17 @@ def test_what_belongs_to_another_user_is_refused(folder: Folder, what: str) -> N
         write(folder, b"more") if what == "/lock" else folder.read(NAME)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write in another user's home")
+def test_root_makes_no_folder_in_the_home_of_another_user(tmp_path: Path) -> None:
+    """As by `sudo`, where it keeps HOME: that user could not use it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    with pytest.raises(StoreError, match="home belongs to another user"):
+        write(Folder(str(home / ".local/state/enchufe")), b"secret")
+    assert not list(home.iterdir())
+
+
 def test_a_symlink_in_the_way_is_not_followed(folder: Folder, tmp_path: Path) -> None:
     write(folder, b"old")
     elsewhere = tmp_path / "elsewhere"

@@ -133,6 +133,7 @@ class Folder:
             StoreError: the folder cannot be made or is not private, or somebody has the lock for 10 seconds.
         """
         with _told("make", self.path):
+            _check_home(self.path)
             _make_folder(self.path)
         with _told("open", self.path):
             descriptor = self._open()
@@ -306,6 +307,21 @@ def _json(content: Any) -> bytes:
     return json.dumps(content, indent=1).encode() + b"\n"
 
 
+def _of_another(path: str, owner: int) -> StoreError:
+    return StoreError(
+        f"{printable(path)} belongs to another user (number {owner})", hint=f"Run this as that user, {_ELSEWHERE}"
+    )
+
+
+def _check_home(path: str) -> None:
+    """Refuse to have root make folders in the home of another user (`sudo` that keeps HOME), who could not use them."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    owner = os.stat(path).st_uid
+    if os.geteuid() == 0 != owner:
+        raise _of_another(path, owner)
+
+
 def _make_folder(path: str) -> None:
     """Make a folder, and those above it that are missing, as the XDG specification says: 0700.
 
@@ -343,10 +359,7 @@ def _check_private(descriptor: int, path: str, *, folder: bool = False) -> None:
     if not folder and not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{shown} is no plain file", hint="Move away what is there.")
     if status.st_uid != os.geteuid():
-        raise StoreError(
-            f"{shown} belongs to another user (number {status.st_uid})",
-            hint=f"Run this as that user, {_ELSEWHERE}",
-        )
+        raise _of_another(path, status.st_uid)
     if status.st_mode & 0o077:
         raise StoreError(
             f"{shown} is open to others (its mode is {stat.S_IMODE(status.st_mode):o})",

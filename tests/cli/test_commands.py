@@ -883,6 +883,19 @@ def test_who_listens_on_a_socket_names_it_to_the_other_side(command: str, tmp_pa
     assert words[words.index("--to") + 1].removesuffix(",") == where
 
 
+def test_who_dials_a_socket_is_a_program_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    where = f"unix:{tmp_path}/socket"
+    listen = [*COMMAND, "receive", "--plain", "-o", str(tmp_path / "inbox"), "--listen", where]
+    with subprocess.Popen(listen, stderr=subprocess.PIPE) as receiver:
+        assert receiver.stderr is not None
+        assert receiver.stderr.readline().startswith(b"listening on")
+        done = run("send", str(tmp_path / "f"), "--plain", "--to", where)
+        assert receiver.stderr.readline() == b"connected to a program on this machine\n"
+        receiver.stderr.read()
+    assert done.stderr.startswith(f"connected to {where}\n".encode())
+
+
 def test_the_demo() -> None:
     done = run("demo", "--size", "8")
     assert done.returncode == 0, done.stderr

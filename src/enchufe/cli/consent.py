@@ -15,7 +15,7 @@ from typing import Final
 import click
 
 from enchufe.cli import output, terminal
-from enchufe.cli.show import Screen, counted, in_bytes
+from enchufe.cli.show import Screen, counted, in_bytes, shown_peer
 from enchufe.entry import Kind
 from enchufe.errors import StoreError
 from enchufe.printable import printable
@@ -146,7 +146,7 @@ class Prompt:
 
 def _offer(offering: Offering) -> str:
     """Who offers how much."""
-    peer = printable(offering.peer)
+    peer = shown_peer(offering.peer)
     who = peer if offering.name is None else f"{printable(offering.name)} ({peer})"
     total = offering.total
     what = f"{who} offers {_contents(total)}, {in_bytes(total.bytes)}"

@@ -117,7 +117,7 @@ class Sentences:
             case events.Remembered(name):
                 return [_remembered(name)]
             case events.Connected(peer):
-                return [f"connected to {peer}"]
+                return [f"connected to {shown_peer(peer)}"]
             case events.Offered(entries, size):
                 return [f"{entries:,} {'entry' if entries == 1 else 'entries'}, {in_bytes(size)}"]
             case events.File() if self._verbose:
@@ -310,6 +310,11 @@ def failure(event: events.Failed) -> list[str]:
 def shown_path(path: events.Path) -> str:
     """A path of names from outside."""
     return "/".join(printable(name) for name in path)
+
+
+def shown_peer(peer: str) -> str:
+    """Where the other side is; who dials a Unix socket has no address."""
+    return "a program on this machine" if peer == "unix:" else printable(peer)
 
 
 def counted(count: int, what: str) -> str:

@@ -13,6 +13,7 @@ from enchufe import events
 from enchufe.access import Admitted, Code, Gate, LiveCode, listener_certificate, listening_context
 from enchufe.access.certificate import lasting
 from enchufe.access.identity import Identity
+from enchufe.access.interfaces import ALONE
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, elsewhere, own_addresses
 from enchufe.access.tokens import Tokens, UsedUp
@@ -38,6 +39,7 @@ _GONE: Final = (
     "whoever said the code went away before the transfer began",
     "The other side says why. For another attempt there is a new code.",
 )
+_CHOSEN_ALONE: Final = "the network interfaces that were chosen lead nowhere but to this machine"
 
 
 def _now() -> float:
@@ -199,7 +201,7 @@ class Entrance:
             return
         if all(_is_here_only(address.host) for address in self._addresses):
             if any(_is_everywhere(address) for address in map(parse_address, self._listening)):
-                self._tell_trouble("this machine is on no network but its own")
+                self._tell_trouble(ALONE if self._interfaces is None else _CHOSEN_ALONE)
             return
         from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
 

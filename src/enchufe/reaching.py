@@ -252,10 +252,15 @@ def _at(*addresses: Address) -> Callable[[], Iterable[Place]]:
 
 
 def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
-    """Who says that it has a code of this label."""
-    with closing(find(label, _LOOK, list(interfaces) or None)) as found:
+    """Who says that it has a code of this label. Raises BrokenError: nobody can be heard here."""
+    trouble: list[str] = []
+    with closing(find(label, _LOOK, list(interfaces) or None, on_trouble=trouble.append)) as found:
         for announcer in islice(found, _GUESSES):
             yield announcer.addresses
+    if trouble:
+        raise BrokenError(
+            trouble[0], hint="Connect it, or give the other side's address (--to host:port), or its link."
+        )
 
 
 def _whereabouts(machine: Machine, search: bool, interfaces: Sequence[str]) -> Iterator[Place]:

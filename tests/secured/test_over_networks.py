@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enchufe.access.interfaces import ALONE
 from enchufe.access.known import KnownMachines
 from enchufe.access.state import Folder
 from tests.namespaces import Machine, no_multicast
@@ -136,11 +137,18 @@ def test_nobody_is_found_where_multicast_is_blocked(
 def test_a_machine_on_no_network_says_so(
     people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path
 ) -> None:
-    ana, _ = people
+    ana, blas = people
     machines[0].do("ip", "link", "set", "link0", "down")
     sender = ana.send(file)
     sender.code()
-    assert [told["message"] for told in sender.named("unannounced")] == ["this machine is on no network but its own"]
+    assert [told["message"] for told in sender.named("unannounced")] == [ALONE]
+    sender = ana.send(file, options=("--interface", "lo"))
+    sender.code()
+    assert ["chosen" in told["message"] for told in sender.named("unannounced")] == [True]
+    machines[1].do("ip", "link", "set", "link0", "down")
+    receiver = blas.receive("7-zoo-zoo-zoo")
+    assert receiver.end() == 4
+    assert receiver.error["message"] == ALONE
 
 
 @pytest.mark.parametrize("way", list(UNREACHABLE))

@@ -83,7 +83,7 @@ def announced(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[int | No
     """Have the network say that there is somebody at each; the labels that are looked for."""
     labels: list[int | None] = []
 
-    def find(label: int | None, _seconds: float, _interfaces: object) -> Iterator[Announcer]:
+    def find(label: int | None, _seconds: float, _interfaces: object, **_trouble: object) -> Iterator[Announcer]:
         labels.append(label)
         for address in addresses:
             where = parse_address(address)

@@ -107,8 +107,12 @@ def find(
         LocalProtocolError: there is no such interface.
     """
     end = now() + timeout
+    tell = on_trouble or _nobody
     chosen = machine.chosen(interfaces)
-    zeroconf = _open(chosen, on_trouble or _nobody)
+    if interfaces is None and all(each.loopback for each in chosen):
+        tell(machine.ALONE)
+        return
+    zeroconf = _open(chosen, tell)
     if zeroconf is None:
         return
     heard: Queue[ServiceInfo] = Queue(MOST_WAITING)

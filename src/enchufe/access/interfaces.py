@@ -12,6 +12,7 @@ from enchufe.errors import LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 
 MOST: Final = 16  # interfaces; Linux takes 20 multicast memberships of a socket (igmp_max_memberships)
+ALONE: Final = "this machine is on no network but its own"
 _UP: Final = 0x1  # IFF_UP, netdevice(7)
 
 

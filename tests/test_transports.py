@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -388,6 +389,33 @@ def test_signals_that_come_often_do_not_put_a_deadline_off() -> None:
             ticking.kill()
             ticking.wait()
             signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive() -> None:
+    ours, theirs = socket.socketpair()
+    waiter = BlockingWaiter()
+    calls: list[str] = []
+
+    def note(_frame: object, event: str, function: Any) -> None:
+        if event == "c_call":
+            calls.append(function.__name__)
+
+    def answer() -> None:
+        while theirs.recv(16):
+            time.sleep(0.002)  # so that it is waited for
+            theirs.sendall(b"answer")
+
+    answering = threading.Thread(target=answer)
+    with theirs, unix.transport(ours, waiter) as transport:
+        answering.start()
+        for after_the_first in [None, *[note] * 10]:
+            sys.setprofile(after_the_first)
+            transport.try_send([b"question"])
+            drive(transport.receive(4096, waiter.now() + 10))
+        sys.setprofile(None)
+        transport.hang_up()
+        answering.join()
+    assert (calls.count("recv"), calls.count("poll")) == (10, 2 * 10)  # select.poll() makes what asks
 
 
 def test_who_waits_for_a_turn_and_has_no_descriptor_for_it_is_told() -> None:

@@ -307,16 +307,19 @@ class Transport:
             ClosedError: this end was closed, before or meanwhile.
             DeadlineExceeded: nothing came until `deadline`.
         """
-        if self._kernel_waits:
-            if not self._stopped and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline)):
-                try:
-                    if got := self._sock.recv(size):
-                        self.bytes_received += len(got)
-                        return got
-                except (BlockingIOError, InterruptedError):
-                    pass  # nothing came in so short a time
-                except OSError as error:
-                    raise self._translated(error) from error
+        if (
+            self._kernel_waits
+            and not self._stopped
+            and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline))
+        ):
+            try:
+                if got := self._sock.recv(size):
+                    self.bytes_received += len(got)
+                    return got
+            except (BlockingIOError, InterruptedError):
+                pass  # nothing came in so short a time
+            except OSError as error:
+                raise self._translated(error) from error
         elif self._drained and not (self._stopped or self._closed):
             await self.waiter.wait_one(self._sock, READ, deadline)
         else:
@@ -339,16 +342,19 @@ class Transport:
 
     async def receive_into(self, view: Buffer, deadline: float | None = None) -> int:
         """As `receive`, into `view`: how many bytes; 0 at a clean end."""
-        if self._kernel_waits:
-            if not self._stopped and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline)):
-                try:
-                    if filled := self._sock.recv_into(view):
-                        self.bytes_received += filled
-                        return filled
-                except (BlockingIOError, InterruptedError):
-                    pass  # nothing came in so short a time
-                except OSError as error:
-                    raise self._translated(error) from error
+        if (
+            self._kernel_waits
+            and not self._stopped
+            and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline))
+        ):
+            try:
+                if filled := self._sock.recv_into(view):
+                    self.bytes_received += filled
+                    return filled
+            except (BlockingIOError, InterruptedError):
+                pass  # nothing came in so short a time
+            except OSError as error:
+                raise self._translated(error) from error
         elif self._drained and not (self._stopped or self._closed):
             await self.waiter.wait_one(self._sock, READ, deadline)
         else:

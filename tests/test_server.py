@@ -290,7 +290,7 @@ async def echo(connection):
     async for message in connection:
         await connection.send(message)
 acceptor = Acceptor.listening(["127.0.0.1:0"], 128, ServerOptions(framing=framing.Lines()))
-engine = {"events": events, "threads": threads}[sys.argv[1]].Engine(echo, acceptor)
+engine = {"events": events.OwnLoop, "threads": threads.Engine}[sys.argv[1]](echo, acceptor)
 print(acceptor.listeners[0].addresses[0], flush=True)
 sys.stdin.readline()
 used = len(os.listdir("/proc/self/fd"))

@@ -720,7 +720,7 @@ async def echo(connection: Connection) -> None:
     await connection.send(b"bye")
 
 
-@pytest.mark.parametrize("engine", [threads.Engine, events.Engine])
+@pytest.mark.parametrize("engine", [threads.Engine, events.OwnLoop])
 def test_a_stdlib_client_talks_to_a_server(engine: Any, authority: Authority) -> None:
     listener = Listener(parse_address("127.0.0.1:0"), tls=authority.server)
     where = port_of(listener)

@@ -671,7 +671,7 @@ async def idle(_: Connection) -> None:
     """Nothing."""
 
 
-@pytest.mark.parametrize(("engine", "count"), [("threads", 7), ("events", 6), ("processes", 2)])
+@pytest.mark.parametrize(("engine", "count"), [("threads", 7), ("events", 10), ("processes", 7)])
 def test_a_server_that_has_too_few_descriptors_is_none_and_keeps_none(engine: str, count: int, tmp_path: Path) -> None:
     serve = enchufe.Server  # imported while there is a descriptor for that
     for few in range(count):
@@ -679,6 +679,20 @@ def test_a_server_that_has_too_few_descriptors_is_none_and_keeps_none(engine: st
         with so_few_descriptors(few), pytest.raises(BusyError, match="Too many open files"):
             serve(idle, f"unix:{tmp_path / 's'}", framing=framing.Lines(), engine=engine)
         assert len(os.listdir("/proc/self/fd")) == open_before
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("engine", ["threads", "events", "processes"])
+def test_a_server_that_has_no_thread_is_none(engine: str, tmp_path: Path) -> None:
+    where = f"unix:{tmp_path / 's'}"
+    open_before = len(os.listdir("/proc/self/fd"))
+    before = threading.stack_size(1 << 50)  # there is no room for it
+    try:
+        with pytest.raises(BusyError, match="no thread"):
+            enchufe.Server(idle, where, framing=framing.Lines(), engine=engine)
+    finally:
+        threading.stack_size(before)
+    assert len(os.listdir("/proc/self/fd")) == open_before
     assert not (tmp_path / "s").exists()
 
 

@@ -14,7 +14,7 @@ from enchufe.buffer import Buffer
 from enchufe.connection import Connection
 from enchufe.engines import Engine, events, processes, threads
 from enchufe.engines.signals import run_until
-from enchufe.errors import LocalProtocolError
+from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
@@ -26,7 +26,7 @@ from enchufe.waiting import BlockingWaiter, drive
 ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
     threads.NAME: threads.Engine,
     processes.NAME: None,  # it needs another one inside, and has a plain one
-    events.NAME: events.Engine,
+    events.NAME: events.OwnLoop,
 }
 """The engines by name."""
 
@@ -123,7 +123,7 @@ def connect(
     """Connect to a server.
 
     Args:
-        address: `host:port` or `unix:/path`.
+        address: `host:port`, `unix:/path` or `shm:/path`.
         framing: how messages are told apart; the same as the server's.
         timeout: seconds that connecting, and then any one call, may take; None: no limit.
         tls: speak TLS 1.3: True, or a context (`enchufe.transports.tls.client_context`).
@@ -166,6 +166,7 @@ class Server:
 
     Raises:
         LocalProtocolError: an address cannot be listened on, or an option makes no sense.
+        BusyError: the system has no descriptors, processes or threads left for it.
     """
 
     def __init__(
@@ -182,7 +183,12 @@ class Server:
         options = ServerOptions(framing=framing, **limits)
         self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options, tls)
         self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            self._engine.stop()
+            self._engine.run()  # to its end at once: what it has is given back
+            raise BusyError(f"no thread for the server: {error}") from error
 
     def close(self) -> None:
         """Drain and stop: what runs gets its time to finish. Closing again does nothing."""

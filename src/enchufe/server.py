@@ -235,8 +235,7 @@ class Acceptor:
         self._ends: dict[Transport, float] = {}  # when their lifetimes do, the first first
         self._lock = threading.Lock()  # connections end in threads of their own
         self._full = False
-        # Made where it is waited for, since a fork would share it; but before descriptors may have run out.
-        self._room: Doorbell | None = None
+        self._room = Doorbell()  # rung when a connection has ended
 
     @classmethod
     def listening(
@@ -246,6 +245,7 @@ class Acceptor:
 
         Raises:
             LocalProtocolError: there are none, or one cannot be listened on; the certificate cannot be used.
+            BusyError: there are no descriptors for it.
         """
         if not addresses:
             raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
@@ -257,16 +257,14 @@ class Acceptor:
                     listeners += inherited.listeners(tls=context)
                 else:
                     listeners.append(Listener(parse_address(address), backlog=backlog, tls=context))
+            return cls(listeners, options)
         except BaseException:
             for listener in listeners:
                 listener.close()
             raise
-        return cls(listeners, options)
 
     def interests(self) -> list[Interest]:
         """What to wait for before accepting again: somebody who comes, or room for them."""
-        if self._room is None:
-            self._room = Doorbell()
         if self._full or not self._has_room():
             return [(self._room, READ)]
         return self._comers()
@@ -283,8 +281,7 @@ class Acceptor:
         """A connection that is there already and may come in, or None. And those go whose time is over."""
         if self._ends:
             self._end_overdue(waiter.now())
-        if self._room is not None:
-            self._room.clear()
+        self._room.clear()
         while self._has_room():
             found = self._next(waiter)
             if found is None:
@@ -307,8 +304,7 @@ class Acceptor:
                 self._hosts[host] -= 1
                 if not self._hosts[host]:
                     del self._hosts[host]
-            if self._room is not None:
-                self._room.ring()
+            self._room.ring()
 
     def close(self) -> None:
         """Stop listening; who is still queued is refused."""
@@ -324,9 +320,7 @@ class Acceptor:
     def dispose(self) -> None:
         """Give back what is left when all connections have ended."""
         with self._lock:
-            if self._room is not None:
-                self._room.close()
-                self._room = None
+            self._room.close()
 
     def _comers(self) -> list[Interest]:
         return [interest for listener in self.listeners for interest in listener.interests]

@@ -37,7 +37,7 @@ def _poller(name: str) -> Serve:
     def serve(handler: Handler, address: str, framing: Framing, **options: Any) -> Iterator[list[str]]:
         tls = options.pop("tls", None)
         acceptor = Acceptor.listening([address], 128, ServerOptions(framing=framing, **options), tls)
-        engine = events.Engine(handler, acceptor, pollers.available()[name])
+        engine = events.OwnLoop(handler, acceptor, pollers.available()[name])
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:

@@ -27,43 +27,32 @@ class Spawner(Waiter, Protocol):
 
 
 class Engine:
-    """Runs a loop in the thread that calls `run`, with a task for every connection."""
+    """Has a task for every connection, in a loop that the caller owns: see `serve`.
 
-    def __init__(self, handler: Handler, acceptor: Acceptor, poller: Callable[[], Poller] = best) -> None:
+    Raises:
+        BusyError: there are no descriptors for it.
+    """
+
+    def __init__(self, handler: Handler, acceptor: Acceptor) -> None:
         self._handler = handler
         self._acceptor = acceptor
-        self._poller = poller
         self._lock = threading.RLock()  # a signal handler may call stop() while we hold it
         self._stop = Doorbell()
         self._ended = Doorbell()  # rung when the last connection has, while we drain
         self._draining = False
-        acceptor.interests()  # its bell: where there is no descriptor for it, that is told here
-        self._finish = self._finished  # once, not for every connection
 
     def stop(self) -> None:
-        """Ask `run` to drain and return; any thread or signal handler may."""
+        """Ask it to drain and return; any thread or signal handler may."""
         with self._lock:
             self._stop.ring()
 
-    def run(self) -> None:
-        """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
-        try:
-            loop = Loop(self._poller())
-        except BaseException:
-            self._acceptor.close()
-            raise
-        try:
-            loop.run(self.serve(loop))
-        finally:
-            loop.close()
-
     async def serve(self, loop: Spawner) -> None:
-        """What `run` runs, in a loop that the caller owns."""
+        """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
         acceptor = self._acceptor
+        finish = self._finished  # once, not for every connection
         waited: set[Waitable] = {self._stop}
         try:
             while True:
-                # First, since the acceptor makes a bell for it, and to accept may leave no descriptor for one.
                 interests: list[Interest] = [(self._stop, READ), *acceptor.interests()]
                 waited.update(thing for thing, _ in interests)
                 with contextlib.suppress(DeadlineExceeded):
@@ -74,7 +63,7 @@ class Engine:
                     accepted = acceptor.try_accept(loop)
                     if accepted is None:
                         break
-                    self._start(loop, accepted)
+                    loop.spawn(serve_connection(self._handler, accepted, acceptor.options), finish, accepted)
         finally:
             for thing in waited:
                 loop.forget(thing)  # before it is closed
@@ -85,9 +74,6 @@ class Engine:
             acceptor.dispose()
             with self._lock:
                 self._stop.close()
-
-    def _start(self, loop: Spawner, transport: Transport) -> None:
-        loop.spawn(serve_connection(self._handler, transport, self._acceptor.options), self._finish, transport)
 
     def _finished(self, error: BaseException | None, transport: Transport) -> None:
         self._acceptor.release(transport)
@@ -115,3 +101,18 @@ class Engine:
             while self._acceptor.open:
                 await loop.wait([(self._ended, READ)], deadline)
                 self._ended.clear()
+
+
+class OwnLoop(Engine):
+    """The same in a loop of its own, in the thread that calls `run`."""
+
+    def __init__(self, handler: Handler, acceptor: Acceptor, poller: Callable[[], Poller] = best) -> None:
+        super().__init__(handler, acceptor)
+        self._loop = Loop(poller())
+
+    def run(self) -> None:
+        """As `serve`."""
+        try:
+            self._loop.run(self.serve(self._loop))
+        finally:
+            self._loop.close()

@@ -75,6 +75,7 @@ class Loop:
     unsettled = False
 
     def __init__(self, poller: Poller | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bell = Doorbell()  # first: where there is none, what was made before would stay until a collection
         self._clock = clock
         self._slots: Slots[Task] = Slots(poller or best(), self._go_on)
         self._by_descriptor = self._slots.by_descriptor
@@ -85,7 +86,6 @@ class Loop:
         self._timers: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
-        self._bell = Doorbell()
         self._answering = False
         self._thread = threading.get_ident()
         self._pool: ThreadPoolExecutor | None = None

@@ -73,16 +73,16 @@ class Engine:
 
         def supervise() -> None:
             os.close(self._stop)
-            Supervisor(handler, acceptor, workers, engine, stop).run()
+            supervisor.run()
 
         try:
+            supervisor = Supervisor(handler, acceptor, workers, engine, stop)  # here it can say what it lacks
             self._supervisor = fork(supervise)
         except BaseException:
             os.close(self._stop)
-            raise
-        finally:
             os.close(stop)
-        acceptor.abandon()
+            raise
+        supervisor.abandon()
 
     def stop(self) -> None:
         """Ask the supervisor, and so `run`, to drain and end; any thread or signal handler may."""
@@ -212,6 +212,12 @@ class Supervisor:
         self._acceptor.close()
         self._drain()
 
+    def abandon(self) -> None:
+        """Close this process' copies of what another one, which runs it, has."""
+        os.close(self._stop)
+        self._child.close()
+        self._acceptor.abandon()
+
     def fileno(self) -> int:
         """What is readable when it is time to stop."""
         return self._stop
@@ -335,9 +341,7 @@ class Supervisor:
         """In a child: keep nothing of the supervisor's, least of all what tells the others that it lives."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.close(self._stop)
-        self._child.close()
-        self._acceptor.abandon()
+        self.abandon()
         for worker in self._workers.values():
             worker.forget()
 

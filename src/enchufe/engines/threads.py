@@ -25,7 +25,6 @@ class Engine:
         self._stop = Doorbell()
         self._drain_bell = Doorbell()
         self._waiter = BlockingWaiter(self._drain_bell)
-        acceptor.interests()  # its bell: where there is no descriptor for it, that is told here
 
     def stop(self) -> None:
         """Ask `run` to drain and return; any thread or signal handler may."""

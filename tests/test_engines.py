@@ -387,6 +387,7 @@ WRONG: list[dict[str, Any]] = [
     {"timeout": float("nan")},
     {"timeout": -1},
     {"heartbeat": 5.0},
+    {"framing": framing.FixedLength(8), "heartbeat": Heartbeat()},  # which cannot carry it
     {"tls": "yes"},
 ]
 
@@ -409,6 +410,7 @@ def test_what_a_dialer_got_wrong_is_told_before_it_dials(wrong: dict[str, Any]) 
         {"idle_timeout": "5"},
         {"drain": None},
         {"heartbeat": 5.0},
+        {"framing": framing.Lines(), "heartbeat": Heartbeat(b"a\nb")},
         {"on_event": 3},
         {"tls": True},
     ],

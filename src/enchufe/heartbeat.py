@@ -33,7 +33,7 @@ class Heartbeat:
             the next beat; whoever waits to send looks once in so many seconds, and so finds it within twice as many.
 
     Raises:
-        LocalProtocolError: the times make no sense.
+        LocalProtocolError: the times make no sense, or `message` is no bytes.
     """
 
     message: bytes = b""
@@ -41,6 +41,8 @@ class Heartbeat:
     patience: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.message, bytes):
+            raise LocalProtocolError(f"a heartbeat's message is bytes, not {self.message!r}")
         if not self.patience:
             object.__setattr__(self, "patience", 3 * self.every)
         if not 0 < self.every < self.patience:
@@ -204,10 +206,12 @@ def check_options(framing: object, timeout: object, heartbeat: object) -> None:
     """See that `connection_over` can be called with them, before anybody dials or listens.
 
     Raises:
-        LocalProtocolError: one makes no sense.
+        LocalProtocolError: one makes no sense, or the framing cannot carry the heartbeat.
     """
-    checked(framing)
+    speaks = checked(framing)
     if timeout is not None:
         check_seconds("timeout", timeout)
-    if not isinstance(heartbeat, Heartbeat | None):
+    if isinstance(heartbeat, Heartbeat):
+        speaks.encode(heartbeat.message)  # else the first beat would be what fails
+    elif heartbeat is not None:
         raise LocalProtocolError(f"heartbeat must be a Heartbeat, not {heartbeat!r}")

@@ -256,6 +256,8 @@ def test_encode_refuses_text(case: Case) -> None:
     "make",
     [
         lambda: FixedLength(0),
+        lambda: FixedLength(8.0),  # type: ignore[arg-type]
+        lambda: Typed({"A": 8}),  # type: ignore[dict-item]
         lambda: FixedLength(-1),
         lambda: LengthPrefixed(3),
         lambda: LengthPrefixed(0, prefix="digits"),

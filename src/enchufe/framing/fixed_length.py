@@ -17,12 +17,12 @@ class FixedLength(SizedFraming):
         size: bytes of every message, 1 or more (of messages of nothing nobody could tell how many there are).
 
     Raises:
-        LocalProtocolError: `size` is under 1.
+        LocalProtocolError: `size` is under 1, or no whole number.
     """
 
     def __init__(self, size: int) -> None:
-        if size < 1:
-            raise LocalProtocolError(f"a fixed length is 1 byte or more, not {size}")
+        if not isinstance(size, int) or size < 1:
+            raise LocalProtocolError(f"a fixed length is 1 byte or more, not {size!r}")
         super().__init__(size, "close")
         self.size = size
         self.head = 1

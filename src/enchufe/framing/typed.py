@@ -37,7 +37,7 @@ class Typed(SizedFraming):
         self._fixed: dict[int, int] = {}
         self._framings: dict[int, SizedFraming] = {}
         for kind, rest in self.types.items():
-            if len(kind) != 1:
+            if not isinstance(kind, bytes) or len(kind) != 1:
                 raise LocalProtocolError(f"a type is one byte, not {kind!r}")
             if isinstance(rest, SizedFraming):
                 self._framings[kind[0]] = rest

@@ -455,6 +455,33 @@ def test_a_timeout_may_be_longer_than_a_kernel_counts(engine: str, seconds: floa
             assert client.ask(b"hola") == b"hola"
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12])
+@pytest.mark.parametrize(
+    ("engine", "workers"), [("threads", None), ("processes", None), ("processes", 1), ("events", 1)]
+)
+def test_so_may_a_drain_and_a_lifetime(
+    engine: str, workers: int | None, seconds: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer_last(connection: BlockingConnection) -> None:
+        for message in connection:
+            connection.send(message)
+        connection.send(b"adios")
+
+    async def answer_last_too(connection: Connection) -> None:
+        async for message in connection:
+            await connection.send(message)
+        await connection.send(b"adios")
+
+    handler: Any = answer_last_too if engine == "events" else answer_last
+    options: dict[str, Any] = {"drain": seconds, "max_lifetime": seconds}
+    with enchufe.Server(handler, "127.0.0.1:0", framing=PREFIXED, engine=engine, workers=workers, **options) as server:
+        client = enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20)
+        assert client.ask(b"hola") == b"hola"
+    with client:
+        assert list(client) == [b"adios"]
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", pollers.available())
 def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
     poller = pollers.available()[name]()

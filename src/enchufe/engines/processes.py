@@ -401,7 +401,7 @@ def _work(handler: Handler, acceptor: Acceptor, make_engine: MakeEngine, taker: 
 
 
 def _cut_off_in(seconds: float, transport: Transport, why: str) -> None:
-    timer = threading.Timer(seconds, transport.cut_off, [why])
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), transport.cut_off, [why])
     timer.daemon = True
     timer.start()
 

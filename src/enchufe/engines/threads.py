@@ -83,7 +83,7 @@ class Engine:
         drain = self._acceptor.options.drain
         deadline = self._waiter.now() + drain
         for thread in threads:
-            thread.join(max(0.0, deadline - self._waiter.now()))
+            thread.join(min(max(0.0, deadline - self._waiter.now()), threading.TIMEOUT_MAX))
         with self._lock:
             late = dict(self._threads)
             for transport in late:

@@ -26,7 +26,14 @@ import enchufe
 from enchufe import aio, framing, transports
 from enchufe.connection import Connection
 from enchufe.engines.loop import Loop
-from enchufe.errors import BrokenError, BusyError, ClosedError, DeadlineExceeded, LocalProtocolError
+from enchufe.errors import (
+    BrokenError,
+    BusyError,
+    ClosedError,
+    DeadlineExceeded,
+    EnchufeError,
+    LocalProtocolError,
+)
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
@@ -389,6 +396,34 @@ def test_signals_that_come_often_do_not_put_a_deadline_off() -> None:
             ticking.kill()
             ticking.wait()
             signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_close_that_cuts_a_send_is_no_orderly_end(meanwhile: bool, tmp_path: Path) -> None:
+    """Nor is one after it: what went may end with a whole message."""
+    with connected("127.0.0.1:0", tmp_path) as (near, far), far:
+        told: list[EnchufeError] = []
+
+        def send() -> None:
+            try:
+                drive(near.send([bytes(20_000_000)], near.waiter.now() + (20 if meanwhile else 0.1)))
+            except EnchufeError as error:
+                told.append(error)
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        if meanwhile:
+            until(lambda: near._full)
+            near.close()
+        sending.join()
+        if not meanwhile:
+            with pytest.raises(BrokenError):
+                drive(near.end())
+            near.close()
+        assert type(told[0]) is (ClosedError if meanwhile else DeadlineExceeded)
+        with pytest.raises(BrokenError):
+            while drive(far.receive(1 << 20, far.waiter.now() + 10)):
+                pass
 
 
 def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive() -> None:

@@ -633,9 +633,7 @@ class Connection:
 
     def _end_now(self) -> None:
         if self.unsent:
-            self.transport.poison("it was closed before all was sent")
-            if self._flushing is not None and not self._flushing.taken:  # or who sends it has to be woken
-                self.transport.abort()  # that is no orderly end
+            self.transport.poison("it was closed before all was sent")  # that is no orderly end
         self.transport.close()
 
     def _encoded(self, messages: Sequence[Buffer]) -> Sequence[Buffer]:

@@ -457,19 +457,24 @@ class Transport:
         """Half-close: the other side reads an end after all that was sent; it may still send.
 
         Raises:
-            BrokenError: the connection was cut.
+            BrokenError: the connection was cut, or an earlier send was.
             ClosedError: this end was closed.
         """
         if self._closed:
             raise self._closed_error()
+        if self._broken is not None:
+            raise self._poisoned()
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             raise self._translated(error) from error
 
     def close(self) -> None:
-        """Close both directions, waking whoever waits here (ClosedError). Closing again does nothing."""
-        if self._late:
+        """Close both directions, waking whoever waits here (ClosedError). Closing again does nothing.
+
+        In the middle of a send, or after one that was cut, it is to `abort`: what went may end with a whole message.
+        """
+        if self._late or self._full or self._broken is not None:
             self.abort()
         if self._closed:
             return

@@ -309,6 +309,43 @@ def test_a_dead_socket_file_is_replaced_a_live_one_is_not(tmp_path: Path) -> Non
     assert path.read_text() == "precious"
 
 
+def test_of_several_that_begin_to_listen_at_once_one_does(tmp_path: Path) -> None:
+    """Beside a dead socket file; and whoever closes removes nobody's but its own."""
+    where = UnixAddress(str(tmp_path / "socket"))
+    together = threading.Barrier(4)
+    listeners: list[Listener] = []
+
+    def begin() -> None:
+        together.wait()
+        with suppress(LocalProtocolError):
+            listeners.append(Listener(where))
+
+    for _ in range(50):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(where.path)
+        beginning = [threading.Thread(target=begin) for _ in range(4)]
+        for thread in beginning:
+            thread.start()
+        for thread in beginning:
+            thread.join()
+        (listener,) = listeners
+        with dial(str(where)):
+            pass
+        listener.close()
+        assert not os.path.exists(where.path)
+        listeners.clear()
+
+
+def test_a_socket_file_of_another_stays_when_one_closes(tmp_path: Path) -> None:
+    where = UnixAddress(str(tmp_path / "socket"))
+    first = Listener(where)
+    os.unlink(where.path)
+    with Listener(where):
+        first.close()
+        with dial(str(where)):
+            pass
+
+
 def test_accepting_stops_when_told_and_when_closed() -> None:
     listener = Listener(parse_address("127.0.0.1:0"))
     stop = Doorbell()

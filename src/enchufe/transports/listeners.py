@@ -49,7 +49,7 @@ class Listener:
 
     def __init__(self, address: Address, *, backlog: int = 128, tls: ssl.SSLContext | None = None) -> None:
         self._closed = True
-        self._unlink: str | None = None
+        self._file: tuple[str, os.stat_result] | None = None  # what to remove, where it is still ours
         self._borrowed = False
         self._sockets: list[socket.socket]
         self.addresses: list[str]
@@ -60,7 +60,6 @@ class Listener:
                 from enchufe.transports import shared_memory  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
                 kind = shared_memory
-            self._unlink = address.path
         if tls is not None and kind not in (tcp, unix):
             raise LocalProtocolError("shared memory needs no TLS: nobody stands between two processes")
         self._transport: Callable[[socket.socket, Waiter], Transport] = kind.transport
@@ -70,6 +69,8 @@ class Listener:
             self._transport = over_tls.server_side(kind.transport, tls)
         self._sockets = kind.listen(address, backlog)
         self.addresses = [kind.written(sock) for sock in self._sockets]
+        if not isinstance(address, TcpAddress):
+            self._file = address.path, os.lstat(address.path)
         self._process = Process.this
         self._closed = False
 
@@ -94,7 +95,7 @@ class Listener:
         for sock in sockets:
             sock.setblocking(False)
         listener.addresses = addresses
-        listener._unlink = None
+        listener._file = None
         listener._borrowed = borrowed
         listener._process = Process.this
         listener._closed = False
@@ -175,14 +176,17 @@ class Listener:
         if self._closed:
             return
         self._closed = True
+        if self._file is not None:
+            path, mine = self._file
+            # While it listens: from then on another may have taken its place.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.lstat(path), mine):
+                    os.unlink(path)
         for sock in self._sockets:
             if not self._borrowed:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in accept
             sock.close()
-        if self._unlink is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._unlink)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,9 @@ import errno
 import os
 import socket
 import stat
-from typing import Final
+import time
+from collections.abc import Iterator
+from typing import Any, Final
 
 from enchufe.errors import BrokenError, DeadlineExceeded, LocalProtocolError
 from enchufe.printable import printable
@@ -15,9 +17,16 @@ from enchufe.transports.addresses import SharedMemoryAddress, UnixAddress
 from enchufe.transports.stream import Transport
 from enchufe.waiting import Waiter, no_room
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows, which has no such sockets in Python either
+    fcntl = None
+
 NAME: Final = "unix"
 
 _BUSY_PAUSE: Final = 0.01  # seconds between tries where the listener's queue is full: unix(7) cannot wait
+_LOCK_TRIES: Final = 100  # so far apart too
 
 
 def transport(sock: socket.socket, waiter: Waiter) -> Transport:
@@ -70,14 +79,15 @@ def listen(address: UnixAddress | SharedMemoryAddress, backlog: int) -> list[soc
     sock = _socket(address)
     sock.setblocking(False)
     try:
-        try:
-            sock.bind(address.path)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            _remove_dead(address)
-            sock.bind(address.path)
-        sock.listen(backlog)
+        with _alone_in(os.path.dirname(address.path) or "."):
+            try:
+                sock.bind(address.path)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                _remove_dead(address)
+                sock.bind(address.path)
+            sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise LocalProtocolError(
@@ -94,6 +104,35 @@ def _socket(address: UnixAddress | SharedMemoryAddress) -> socket.socket:
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
         raise no_room(f"no socket for {address}", error) from error
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """No other listener begins there meanwhile: one that is bound and does not listen yet looks as if it were dead.
+
+    Where the folder cannot be read or locked, or somebody else keeps it locked, this goes on without.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            _lock(descriptor)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # whoever is forked meanwhile has a copy that would keep it
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(_BUSY_PAUSE)
 
 
 def _remove_dead(address: UnixAddress | SharedMemoryAddress) -> None:

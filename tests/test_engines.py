@@ -363,6 +363,23 @@ def test_what_a_server_tells() -> None:
     assert (finished.received, finished.sent, finished.bytes_received) == (1, 2, 8)
 
 
+def test_a_failure_that_cannot_say_what_it_is_is_told_of_too() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    async def fail(connection: Connection) -> None:
+        await connection.receive()
+        raise Mute
+
+    told: list[events.Event] = []
+    with enchufe.Server(fail, "127.0.0.1:0", framing=PREFIXED, engine="events", on_event=told.append) as server:
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as client, pytest.raises(BrokenError):
+            client.ask(b"hola")
+        until(lambda: len(told) == 2)
+    assert isinstance(told[1], events.Finished) and told[1].error == "Mute"
+
+
 def test_options_that_make_no_sense() -> None:
     def plain(connection: BlockingConnection) -> None: ...
 

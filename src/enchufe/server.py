@@ -153,10 +153,17 @@ async def serve_connection(handler: Handler, transport: Transport, options: Serv
                         connection.sent if connection else 0,
                         transport.bytes_received,
                         transport.bytes_sent,
-                        None if error is None else f"{type(error).__name__}: {error}",
+                        None if error is None else _told(error),
                     )
                 )
             error = None  # its traceback has this frame, which would keep all of the connection until a collection
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 (a handler's own: what it cannot say of itself is left out)
+        return type(error).__name__
 
 
 def _concerns_all(error: BaseException | None) -> bool:

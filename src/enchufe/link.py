@@ -125,7 +125,11 @@ class Link:
                     done.ring()
 
         thread = threading.Thread(target=work, name="enchufe beside", daemon=leave)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # this process has none left: better without the heartbeat than not at all
+            done.close()
+            return function()
         interrupted = True
         try:
             while not outcome.settled:

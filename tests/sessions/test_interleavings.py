@@ -15,9 +15,10 @@ import pytest
 from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Entry, Reason
-from enchufe.errors import BrokenError
+from enchufe.errors import BrokenError, BusyError
 from enchufe.session import ReceivingSession, SendingSession
 from enchufe.session.carrier import Plain
+from enchufe.session.door import Door
 from enchufe.session.streams import Stream
 from enchufe.store import LocalStore, Receiving, Source
 from enchufe.store.pipe import PipeDelivery, PipeSource
@@ -26,11 +27,11 @@ from enchufe.store.sparse import zeros_ahead
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import FileEnd, Lost
 from enchufe.transfer.receiver import Arriving
-from enchufe.transfer.sender import Work
-from enchufe.transports import Transport
+from enchufe.transfer.sender import Sender, Work
+from enchufe.transports import Listener, Transport
 from enchufe.waiting import READ, BlockingWaiter, Waitable
 from tests.sessions.relay import Relay
-from tests.sessions.transfers import PATIENCE, snapshot, transfer
+from tests.sessions.transfers import HERE, PATIENCE, snapshot, transfer
 
 BIG = random.Random(11).randbytes(6 * BLOCK_SIZE + 4_321)
 
@@ -169,22 +170,50 @@ def test_a_stream_is_stopped_just_before_it_waits() -> None:
     assert transport.fileno() < 0
 
 
-@pytest.mark.parametrize("sender_dials", [True, False])
-def test_no_thread_is_left_for_a_stream(
-    big: Path, tmp_path: Path, sender_dials: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def without_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is left for what is called so."""
     start = threading.Thread.start
 
     def start_some(thread: threading.Thread) -> None:
-        if thread.name == "enchufe stream 1":
+        if thread.name == name:
             raise RuntimeError("can't start new thread")
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_some)
+
+
+@pytest.mark.parametrize("name", ["enchufe stream 1", "enchufe beside"])
+@pytest.mark.parametrize("sender_dials", [True, False])
+def test_threads_that_a_transfer_can_do_without(
+    big: Path, tmp_path: Path, sender_dials: bool, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    without_threads(name, monkeypatch)
     inbox = tmp_path / "inbox"
     ends = transfer(lambda: Source([big]), LocalStore(inbox).begin, streams=3, sender_dials=sender_dials)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert (inbox / "big").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("name", ["enchufe own", "enchufe question"])
+def test_threads_that_a_transfer_cannot_do_without(
+    big: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    without_threads(name, monkeypatch)
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "big").write_bytes(BIG[::-1])
+    store = LocalStore(inbox, if_exists="update")
+    asked: dict[str, Any] = {"ask": lambda _: True} if name == "enchufe question" else {}
+    ends = transfer(lambda: Source([big]), store.begin, **asked)
+    assert isinstance(ends.receiver.error, BusyError)
+    assert isinstance(ends.sender.error, BusyError)
+    assert (inbox / "big").read_bytes() == BIG[::-1]
+
+
+def test_no_thread_is_left_for_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_threads("enchufe door", monkeypatch)
+    with Listener(HERE) as listener, pytest.raises(BusyError, match="no thread"), Door(listener, Sender, 20.0):
+        pass
 
 
 def test_files_are_closed_that_are_sent_again_after_their_ends(tmp_path: Path) -> None:

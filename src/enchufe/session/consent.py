@@ -13,6 +13,7 @@ from blake3 import blake3
 from enchufe.dataclass import dataclass
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import Refused
+from enchufe.session.streams import start
 from enchufe.waiting import Doorbell
 
 _SHOWN: Final = struct.Struct(">BIQHH")  # kind, parent, size, length of the name and of the link target
@@ -203,7 +204,7 @@ class Question:
         self._answered = answered
         self._fail = fail
         self._thread = threading.Thread(target=self._run, name="enchufe question", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def withdraw(self) -> None:
         """It is over. Whoever asks learns of it, and is waited for, but not for long."""

@@ -29,6 +29,7 @@ from enchufe.errors import (
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
 from enchufe.session.crowd import Crowd, Place
+from enchufe.session.streams import start
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
@@ -118,7 +119,7 @@ class Door(Generic[M]):
         self._thread = threading.Thread(target=self._accept, name="enchufe door", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        start(self._thread)
         return self
 
     def __exit__(
@@ -230,8 +231,8 @@ class Door(Generic[M]):
             self._saying.popleft()
             guest.thread = threading.Thread(target=self._hear, args=(guest, place), name="enchufe guest", daemon=True)
             try:
-                guest.thread.start()
-            except RuntimeError:  # no thread is left to this process
+                start(guest.thread)
+            except BusyError:
                 self._forget(guest, place)
         return 0.0
 

@@ -24,7 +24,7 @@ from enchufe.events import OnEvent
 from enchufe.printable import printable
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
-from enchufe.session.streams import Stream
+from enchufe.session.streams import Stream, start
 from enchufe.store import Receiving
 from enchufe.store.faults import damaged
 from enchufe.store.interface import WritesTogether
@@ -632,7 +632,7 @@ class _Reader:
         self._stopped = False
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"enchufe {name}", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def put(self, job: Callable[[], None]) -> None:
         """Have it done, after the others."""

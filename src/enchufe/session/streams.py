@@ -8,12 +8,27 @@ from typing import Protocol
 
 from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE
-from enchufe.errors import ClosedError
+from enchufe.errors import BusyError, ClosedError
 from enchufe.session.carrier import Carrier, Plain
 from enchufe.transfer.message import CONTROL_SIZE
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import drive
+
+
+def start(thread: threading.Thread) -> None:
+    """Start it.
+
+    Raises:
+        BusyError: this process has no thread left.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BusyError(
+            f"there is no thread left for '{thread.name}'",
+            hint="Raise the limit of processes (`ulimit -u`), or do fewer things at once.",
+        ) from error
 
 
 class Owner(Protocol):
@@ -75,8 +90,8 @@ class Stream:
     def start(self) -> bool:
         """Begin; False where this process has no thread left."""
         try:
-            self._thread.start()
-        except RuntimeError:
+            start(self._thread)
+        except BusyError:
             return False
         return True
 

@@ -531,10 +531,29 @@ def test_unwritable_live_folder_is_told_at_once(public: Path) -> None:
         with delivery(public / "in", "skip") as begun:
             offer = Offer(begun)
             live = offer.folder("live")
-            with pytest.raises(StoreError, match="cannot write into live"):
+            with pytest.raises(StoreError, match="cannot write into live: Permission denied"):
                 offer.file("file", parent=live)
 
     as_nobody(receive)
+
+
+def test_live_folder_that_is_mounted_read_only_is_told_at_once(inbox: Path) -> None:
+    """The folder's permissions have nothing to do with it."""
+    live = inbox / "live"
+    live.mkdir(parents=True)
+    for options in ("bind", "remount,bind,ro"):
+        done = subprocess.run(["mount", "-o", options, live, live], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        with delivery(inbox, "skip") as begun:
+            offer = Offer(begun)
+            number = offer.folder("live")
+            with pytest.raises(StoreError, match="cannot write into live: Read-only") as caught:
+                offer.file("file", parent=number)
+        assert "mounted read-only" in str(caught.value.hint)
+    finally:
+        subprocess.run(["umount", live], check=True)
 
 
 def test_modes_that_would_keep_us_out(public: Path) -> None:

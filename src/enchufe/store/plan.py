@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
+from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError
 from enchufe.printable import printable
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
@@ -310,11 +310,13 @@ class Plan:
     def _check_writable(self, folder: int) -> None:
         descriptor = self._descriptors.descriptor(folder)
         if not os.access(b".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=True):
-            told = printable(b"/".join(self._descriptors.path(folder)))
-            raise StoreError(f"cannot write into {told}", hint="Check its permissions.")
-        if is_apart(self._descriptors.descriptor(AREA), descriptor):
-            error = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            raise store_error(error, "write into", b"/".join(self._descriptors.path(folder)))
+            number = errno.EROFS if os.fstatvfs(descriptor).f_flag & os.ST_RDONLY else errno.EACCES
+        elif is_apart(self._descriptors.descriptor(AREA), descriptor):
+            number = errno.EXDEV
+        else:
+            return
+        path = b"/".join(self._descriptors.path(folder))
+        raise store_error(OSError(number, os.strerror(number)), "write into", path)
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
         place = None

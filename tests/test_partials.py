@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from enchufe.entry import BLOCK_SIZE
+from enchufe.entry import BLOCK_SIZE, Answer
 from enchufe.errors import BusyError, LocalProtocolError, StoreError
 from enchufe.store import LocalStore
+from enchufe.store import partials as partials_module
 from enchufe.store.leftovers import EXPIRY
 from enchufe.store.partials import clean, partials
-from tests.test_resume import ALL, areas, finish, receive
+from tests.test_resume import ALL, TREE, areas, entries, finish, receive
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
 
@@ -46,6 +47,23 @@ def test_listed(inbox: Path) -> None:
     assert (fresh.root, fresh.files, fresh.changed, fresh.in_use) == (None, 0, None, True)
     begun.abandon()
     assert partials(inbox) == [left]
+
+
+def test_what_is_being_listed_is_taken_over_meanwhile(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at it may take long, and a transfer that goes on with it has begun before."""
+    leave(inbox)
+    begun = LocalStore(inbox).begin()
+    measured, answers = partials_module._measured, list[Answer]()
+
+    def measuring(directory: int) -> tuple[int, int]:
+        if not answers:
+            answers.extend(begun.admit(entry) for entry in (TREE, *entries()))
+        return measured(directory)
+
+    monkeypatch.setattr(partials_module, "_measured", measuring)
+    partials(inbox)
+    assert Answer.REST in answers
+    begun.abandon()
 
 
 def test_cleaned(inbox: Path) -> None:

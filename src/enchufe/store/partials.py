@@ -44,7 +44,7 @@ def partials(folder: str | bytes | os.PathLike[str]) -> list[Partial]:
     Raises:
         StoreError: it cannot be looked at.
     """
-    with _areas(folder) as found:
+    with _areas(folder, hold=False) as found:
         return _sorted(found)
 
 
@@ -63,7 +63,7 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
         StoreError: it cannot be looked at.
     """
     removed = []
-    with _areas(folder) as found:
+    with _areas(folder, hold=True) as found:
         named = [partial for partial in found if name in (None, partial.name)]
         if name is not None and not named:
             raise LocalProtocolError(f"there is nothing called {name} to clean", hint="List what there is first.")
@@ -77,8 +77,12 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
 
 
 @contextlib.contextmanager
-def _areas(folder: str | bytes | os.PathLike[str]) -> Iterator[dict[Partial, Area]]:
-    """Every area with what it is, those that are not in use locked; nobody begins a delivery meanwhile."""
+def _areas(folder: str | bytes | os.PathLike[str], *, hold: bool) -> Iterator[dict[Partial, Area]]:
+    """Every area with what it is; nobody begins a delivery meanwhile.
+
+    Args:
+        hold: keep those that are not in use locked, or else a delivery that has begun may go on with them.
+    """
     path = os.fsencode(folder)
     check_path(path)
     with contextlib.ExitStack() as stack:
@@ -91,7 +95,7 @@ def _areas(folder: str | bytes | os.PathLike[str]) -> Iterator[dict[Partial, Are
                 found = {}
             else:
                 stack.callback(os.close, home)
-                found = {_looked_at(area): area for area in areas(home)}
+                found = {_looked_at(area, hold=hold): area for area in areas(home)}
         except OSError as error:
             raise store_error(error, "look into", path) from error
         for area in found.values():
@@ -99,8 +103,10 @@ def _areas(folder: str | bytes | os.PathLike[str]) -> Iterator[dict[Partial, Are
         yield found
 
 
-def _looked_at(area: Area) -> Partial:
+def _looked_at(area: Area, *, hold: bool) -> Partial:
     in_use = not area.lock()
+    if not in_use and not hold:
+        area.unlock()
     size, files = _measured(area.descriptor)
     with contextlib.suppress(OSError), scan(area.descriptor) as listing:
         files -= sum(os.fsencode(entry.name) in (ROOT, NAME) for entry in listing)

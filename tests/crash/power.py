@@ -1,9 +1,9 @@
 """Power cuts: `python -m tests.crash.power --cuts 1000`, as root.
 
-The destination is an ext4 in an image on a loop device. At some moment of a receive, or just after its receipt, the
-file system is shut down without its log being flushed (FS_IOC_SHUTDOWN), unmounted, and mounted again, so that what
-was never on the disk is gone. Then: what was receipted is there and right; whatever else shows is whole; and the same
-command again, on what is left, ends with everything right.
+The destination is an ext4, or else an xfs, in an image on a loop device. At some moment of a receive, or just after its
+receipt, the file system is shut down without its log being flushed (FS_IOC_SHUTDOWN), unmounted, and mounted again, so
+that what was never on the disk is gone. Then: what was receipted is there and right; whatever else shows is whole; and
+the same command again, on what is left, ends with everything right.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.everywhere import everywhere
 SHUTDOWN: Final = 0x8004587D  # FS_IOC_SHUTDOWN
 NO_LOG_FLUSH: Final = 2
 NEW_MOUNTS: Final = 0x00020000  # CLONE_NEWNS
-SIZE: Final = 96 << 20
+MADE: Final = {"ext4": (96 << 20, ("mkfs.ext4", "-q", "-F")), "xfs": (320 << 20, ("mkfs.xfs", "-q", "-f"))}
 
 Act = Callable[[], None]
 
@@ -46,15 +46,16 @@ def call(*command: str | Path) -> None:
 
 
 class Disk:
-    """An ext4 of its own, mounted at `at`."""
+    """A file system of this kind of its own, mounted at `at`."""
 
-    def __init__(self, here: Path) -> None:
+    def __init__(self, here: Path, kind: str) -> None:
         self._image = here / "image"
         self.at = here / "disk"
         self.at.mkdir()
+        size, make = MADE[kind]
         with self._image.open("wb") as file:
-            file.truncate(SIZE)
-        call("mkfs.ext4", "-q", "-F", self._image)
+            file.truncate(size)
+        call(*make, self._image)
         self.plug()
 
     def plug(self) -> None:
@@ -70,21 +71,21 @@ class Disk:
 
     def settle(self) -> None:
         """All that is written by now is on the disk; too late, it is not."""
-        descriptor = os.open(self.at, os.O_RDONLY)
-        try:
-            with suppress(OSError):
+        with suppress(OSError):
+            descriptor = os.open(self.at, os.O_RDONLY)
+            try:
                 linux.syncfs(descriptor)
-        finally:
-            os.close(descriptor)
+            finally:
+                os.close(descriptor)
 
     def unplug(self) -> None:
         call("umount", self.at)
 
 
 @contextmanager
-def disk() -> Iterator[Disk]:
+def disk(kind: str) -> Iterator[Disk]:
     with folder() as here:
-        made = Disk(here)
+        made = Disk(here, kind)
         try:
             yield made
         finally:
@@ -101,7 +102,7 @@ def see_alone() -> None:
 def _tried(_point: int) -> str:
     try:
         see_alone()
-        with disk() as made:
+        with disk("ext4") as made:
             made.pull()
     except OSError as error:
         return f"no file system can be mounted and shut down here: {error}"
@@ -194,12 +195,12 @@ def cut(disk: Disk, root: Path, sent: trees.Seen, seconds: float, rng: random.Ra
     return "receipted" if receipted else "shown" if names else "resumed" if kept else "hidden"
 
 
-def run(job: tuple[int, int]) -> Counter[str]:
+def run(job: tuple[int, int, str]) -> Counter[str]:
     """So many cuts, from this seed on, on one disk; in a process for nothing else."""
     see_alone()
-    first, count = job
+    first, count, kind = job
     ends: Counter[str] = Counter()
-    with disk() as made, folder() as here:
+    with disk(kind) as made, folder() as here:
         trees.make(here / "many", 200)
         trees.make(here / "few", 9, seed=2)
         roots = [here / "many", here / "few"]
@@ -220,12 +221,13 @@ def main() -> None:
     parser.add_argument("--cuts", type=int, default=1000)
     parser.add_argument("--from", dest="first", type=int, default=0)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--file-system", choices=MADE, default="ext4")
     options = parser.parse_args()
     if why := refused():
         raise SystemExit(why)
     started = time.monotonic()
     stop = options.first + options.cuts
-    jobs = [(first, min(50, stop - first)) for first in range(options.first, stop, 50)]
+    jobs = [(first, min(50, stop - first), options.file_system) for first in range(options.first, stop, 50)]
     ends: Counter[str] = Counter()
     for some in everywhere(run, jobs, options.workers):
         ends += some

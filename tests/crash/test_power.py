@@ -14,7 +14,7 @@ CUTS = 12
 
 @pytest.mark.skipif(bool(power.refused()), reason=power.refused() or "-")
 def test_power_cuts() -> None:
-    halves = [(0, CUTS // 2), (CUTS // 2, CUTS - CUTS // 2)]
+    halves = [(0, CUTS // 2, "ext4"), (CUTS // 2, CUTS - CUTS // 2, "ext4")]
     ends = sum(everywhere(power.run, halves, 2), Counter[str]())
     assert ends.total() == CUTS
     assert ends["receipted"] >= 2

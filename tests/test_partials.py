@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -15,8 +16,8 @@ from enchufe.entry import BLOCK_SIZE, Answer
 from enchufe.errors import BusyError, LocalProtocolError, StoreError
 from enchufe.store import LocalStore
 from enchufe.store import partials as partials_module
-from enchufe.store.leftovers import EXPIRY
 from enchufe.store.partials import clean, partials
+from enchufe.store.staging import EXPIRY
 from tests.test_resume import ALL, TREE, areas, entries, finish, receive
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
@@ -64,6 +65,28 @@ def test_what_is_being_listed_is_taken_over_meanwhile(inbox: Path, monkeypatch: 
     partials(inbox)
     assert Answer.REST in answers
     begun.abandon()
+
+
+def test_more_of_them_than_descriptors(inbox: Path) -> None:
+    """Anybody may leave any number: that keeps nobody from receiving, and none from being cleaned."""
+    for number in range(60):
+        begun = LocalStore(inbox).begin(b"%d" % (number % 40))
+        receive(begun, until=2)
+        begun.suspend()
+    left = len(areas(inbox))
+    assert left >= 40
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, hard))
+    try:
+        begun = LocalStore(inbox).begin(b"1")
+        assert begun.admit(TREE) is Answer.ALL
+        assert Answer.REST in [begun.admit(entry) for entry in entries()]
+        begun.suspend()
+        assert len(partials(inbox)) == left
+        assert len(clean(inbox)) == left
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir(inbox) == []
 
 
 def test_cleaned(inbox: Path) -> None:

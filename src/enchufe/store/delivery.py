@@ -118,7 +118,7 @@ class Delivery:
         self._failed = False
         self._commit: Commit | None = None
         self._over = False
-        self._leftovers = Leftovers(staging.dead, staging.area.whose, self._folders)
+        self._leftovers = Leftovers(staging.dead, self._folders)
         self._hiring = Hiring()
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import time
 from typing import Final
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
@@ -15,8 +13,6 @@ from enchufe.store.journal import Journal, Records, Runs
 from enchufe.store.plan import AREA, Plan
 from enchufe.store.staging import Area
 
-EXPIRY: Final = 7 * 24 * 3600.0  # seconds after the last change of a journal: docs/protocol.md, "What is kept"
-MOST: Final = 32  # areas that are looked into, those changed last; each costs two descriptors
 _OPEN_FOLDERS: Final = 4  # in each
 
 _JOURNAL: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -44,32 +40,19 @@ class _Leftover:
 
 
 class Leftovers:
-    """What can be taken over in one delivery. Areas with nothing in them, and those that are too old, are removed.
-
-    Those with files of another origin are left alone: two files of the same name, size and time may be two files.
+    """What can be taken over in one delivery. Areas with nothing in them are removed.
 
     Nobody else is kept out of an area before something is taken from it: who does not want it does not hold it.
 
     Args:
-        dead: areas of dead owners, locked; they become this object's.
-        whose: what those have whose files come from where the delivery's do.
+        dead: areas of dead owners, locked, those changed last first; they become this object's.
         folders: the directories of the delivery.
     """
 
-    def __init__(self, dead: list[Area], whose: bytes, folders: Folders) -> None:
+    def __init__(self, dead: list[Area], folders: Folders) -> None:
         self._left: list[_Leftover] = []
-        found = []
         for area in dead:
-            changed = last_change(area)
-            if changed is None or time.time() - changed > EXPIRY:
-                area.remove()
-            elif area.whose != whose:
-                area.close()
-            else:
-                found.append((changed, area))
-        found.sort(key=lambda pair: pair[0], reverse=True)
-        for number, (_, area) in enumerate(found):
-            records = _records(area) if number < MOST else None
+            records = _records(area)
             if records is not None and not len(records):
                 records.close()
                 area.remove()
@@ -154,25 +137,6 @@ class Leftovers:
             return left.records.runs(file, entry.size, info.st_size)
         except OSError:
             return ()
-
-
-def last_change(area: Area) -> float | None:
-    """When the journal of an area was written last, in seconds since 1970; None where there is none.
-
-    One that is dated in the future, by a clock that was wrong, is dated now: it would never expire else.
-    """
-    try:
-        info = os.stat(journal.NAME, dir_fd=area.descriptor, follow_symlinks=False)
-    except OSError:
-        return None
-    if not stat.S_ISREG(info.st_mode) or info.st_size < journal.RECORD_SIZE:
-        return None
-    now = time.time()
-    if info.st_mtime <= now:
-        return info.st_mtime
-    with contextlib.suppress(OSError):
-        os.utime(journal.NAME, (now, now), dir_fd=area.descriptor, follow_symlinks=False)
-    return now
 
 
 def blank_rest(descriptor: int, runs: Runs) -> None:

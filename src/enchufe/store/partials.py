@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from enchufe.dataclass import dataclass
 from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.folders import DIRECTORY, scan
 from enchufe.store.journal import NAME, ROOT
-from enchufe.store.leftovers import EXPIRY, last_change
 from enchufe.store.names import NAME_MAX
-from enchufe.store.staging import Area, areas, locked_home, remove_home
+from enchufe.store.staging import Area, areas, has_expired, locked_home, remove_home
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def partials(folder: str | bytes | os.PathLike[str]) -> list[Partial]:
         StoreError: it cannot be looked at.
     """
     with _areas(folder, hold=False) as found:
-        return _sorted(found)
+        return _sorted(partial for _, partial in found)
 
 
 def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, expired: bool = False) -> list[Partial]:
@@ -62,23 +60,25 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
         BusyError: the one of that name is in use.
         StoreError: it cannot be looked at.
     """
-    removed = []
+    removed, known = [], name is None
     with _areas(folder, hold=True) as found:
-        named = [partial for partial in found if name in (None, partial.name)]
-        if name is not None and not named:
-            raise LocalProtocolError(f"there is nothing called {name} to clean", hint="List what there is first.")
-        if name is not None and named[0].in_use:
-            raise BusyError(f"{name} is in use", hint="Let the transfer end first.")
-        for partial in _sorted(named):
-            if not partial.in_use and (not expired or _is_expired(partial)):
-                found[partial].empty()
+        for area, partial in found:
+            if name not in (None, partial.name):
+                continue
+            known = True
+            if partial.in_use and name is not None:
+                raise BusyError(f"{name} is in use", hint="Let the transfer end first.")
+            if not partial.in_use and (not expired or has_expired(partial.changed)):
+                area.empty()
                 removed.append(partial)
-    return removed
+    if not known:
+        raise LocalProtocolError(f"there is nothing called {name} to clean", hint="List what there is first.")
+    return _sorted(removed)
 
 
 @contextlib.contextmanager
-def _areas(folder: str | bytes | os.PathLike[str], *, hold: bool) -> Iterator[dict[Partial, Area]]:
-    """Every area with what it is; nobody begins a delivery meanwhile.
+def _areas(folder: str | bytes | os.PathLike[str], *, hold: bool) -> Iterator[Iterator[tuple[Area, Partial]]]:
+    """Every area with what it is, one open after the other; nobody begins a delivery meanwhile.
 
     Args:
         hold: keep those that are not in use locked, or else a delivery that has begun may go on with them.
@@ -92,15 +92,20 @@ def _areas(folder: str | bytes | os.PathLike[str], *, hold: bool) -> Iterator[di
             stack.callback(remove_home, top)
             home = locked_home(top, path)
             if home is None:
-                found = {}
+                yield iter(())
             else:
                 stack.callback(os.close, home)
-                found = {_looked_at(area, hold=hold): area for area in areas(home)}
+                yield stack.enter_context(contextlib.closing(_each(home, hold=hold)))
         except OSError as error:
             raise store_error(error, "look into", path) from error
-        for area in found.values():
-            stack.callback(area.close)
-        yield found
+
+
+def _each(home: int, *, hold: bool) -> Generator[tuple[Area, Partial]]:
+    for area in areas(home):
+        try:
+            yield area, _looked_at(area, hold=hold)
+        finally:
+            area.close()
 
 
 def _looked_at(area: Area, *, hold: bool) -> Partial:
@@ -110,7 +115,7 @@ def _looked_at(area: Area, *, hold: bool) -> Partial:
     size, files = _measured(area.descriptor)
     with contextlib.suppress(OSError), scan(area.descriptor) as listing:
         files -= sum(os.fsencode(entry.name) in (ROOT, NAME) for entry in listing)
-    return Partial(area.name.decode(), _root(area), size, files, last_change(area), in_use)
+    return Partial(area.name.decode(), _root(area), size, files, area.changed, in_use)
 
 
 def _root(area: Area) -> bytes | None:
@@ -141,10 +146,6 @@ def _measured(directory: int) -> tuple[int, int]:
                     size += entry.stat(follow_symlinks=False).st_blocks * 512
                     files += 1
     return size, files
-
-
-def _is_expired(partial: Partial) -> bool:
-    return partial.changed is None or time.time() - partial.changed > EXPIRY
 
 
 def _sorted(found: Iterable[Partial]) -> list[Partial]:

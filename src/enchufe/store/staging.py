@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from blake3 import blake3
 
 from enchufe.errors import StoreError
 from enchufe.printable import printable
+from enchufe.store import journal
 from enchufe.store.faults import store_error
 from enchufe.store.folders import DIRECTORY, is_apart, scan
 from enchufe.store.names import STAGING
@@ -31,6 +33,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+EXPIRY: Final = 7 * 24 * 3600.0  # seconds after the last change of a journal: docs/protocol.md, "What is kept"
+MOST: Final = 32  # areas that are looked into, those changed last; each costs two descriptors
 
 _NAME: Final = re.compile(r"[0-9a-f]{16}(?:[0-9a-f]{8})?")  # before it was said whose they are they had 16
 _WHOSE: Final = 16  # digits of it that say whose it is
@@ -56,6 +61,25 @@ class Area:
     def whose(self) -> bytes:
         """Equal for two areas of files of one origin."""
         return self.name[:_WHOSE]
+
+    @property
+    def changed(self) -> float | None:
+        """When its journal was written last, in seconds since 1970; None where there is none.
+
+        One that is dated in the future, by a clock that was wrong, is dated now: it would never expire else.
+        """
+        try:
+            info = os.stat(journal.NAME, dir_fd=self.descriptor, follow_symlinks=False)
+        except OSError:
+            return None
+        if not stat.S_ISREG(info.st_mode) or info.st_size < journal.RECORD_SIZE:
+            return None
+        now = time.time()
+        if info.st_mtime <= now:
+            return info.st_mtime
+        with contextlib.suppress(OSError):
+            os.utime(journal.NAME, (now, now), dir_fd=self.descriptor, follow_symlinks=False)
+        return now
 
     def lock(self) -> bool:
         """Have its lock; False where somebody else has it, or where there are no locks."""
@@ -83,6 +107,11 @@ class Area:
             os.rmdir(self.name, dir_fd=self._home)
 
 
+def has_expired(changed: float | None) -> bool:
+    """Whether what was changed then is not kept any longer; None: it has no journal."""
+    return changed is None or time.time() - changed > EXPIRY
+
+
 class Staging:
     """A fresh staging area in the destination.
 
@@ -93,7 +122,8 @@ class Staging:
 
     Attributes:
         area: the area.
-        dead: those of dead owners, each locked by us now; whoever takes them has them to close or remove, before this.
+        dead: those of dead owners with files of this origin, each locked by us now, those changed last first; whoever
+            takes them has them to close or remove, before this. What has expired was removed.
 
     Raises:
         StoreError: it cannot be made.
@@ -128,7 +158,7 @@ class Staging:
                     home = _home(self._folder, path)
                     unwound.callback(remove_home, self._folder)
                     unwound.callback(os.close, home)
-                    dead = dead_areas(home) if _lock(home, wait=True) else []
+                    dead = dead_areas(home, whose.encode()) if _lock(home, wait=True) else []
                     for each in dead:
                         unwound.callback(each.close)
                     area = _new_area(home, whose)
@@ -218,15 +248,27 @@ def areas(home: int) -> Iterator[Area]:
             yield Area(home, name, os.open(name, DIRECTORY, dir_fd=home), locked=False)
 
 
-def dead_areas(home: int) -> list[Area]:
-    """The areas whose owners are dead, each open and locked by us now."""
-    dead = []
+def dead_areas(home: int, whose: bytes) -> list[Area]:
+    """The areas with files of this origin whose owners are dead, each locked by us now, those changed last first.
+
+    Those of dead owners that have expired are removed. Those with files of others are left alone: two files of the
+    same name, size and time may be two files. There may be more areas than descriptors, so few are open at once.
+    """
+    dead: list[tuple[float, Area]] = []
     for area in areas(home):
-        if area.lock():
-            dead.append(area)
-        else:
+        if not area.lock():
             area.close()
-    return dead
+        elif (changed := area.changed) is None or has_expired(changed):
+            area.remove()
+        elif area.whose != whose:
+            area.close()
+        else:
+            dead.append((changed, area))
+            dead.sort(key=lambda pair: pair[0], reverse=True)
+            for _, old in dead[MOST:]:
+                old.close()
+            del dead[MOST:]
+    return [area for _, area in dead]
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:

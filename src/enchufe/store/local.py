@@ -28,6 +28,8 @@ class LocalStore:
             `overwrite`: files and symlinks are replaced, folders are merged.
             `update`: as `overwrite`, except that a file of the same size and time stays.
             `fail`: the whole delivery is refused.
+            That is decided when an entry is offered. A name that was free then, and that something else has by the
+            commit, is left to that, whatever was chosen: of two first runs of `update` at once one becomes `tree (1)`.
         links: which symlinks are taken: those that lead nowhere but `inside` their own tree, `any`, or `none`.
         checksum: with `update`, the same size and time are no proof that a file is the same: its content is.
         max_size: bytes that one delivery may bring; a file that would go over is refused.

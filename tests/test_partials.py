@@ -182,3 +182,17 @@ def test_command(inbox: Path) -> None:
     assert only["removed"]
     assert run(inbox).stdout == ""
     assert run(inbox / "missing").returncode == 6
+
+
+def test_what_cannot_be_removed_is_not_told_as_removed(inbox: Path) -> None:
+    area = leave(inbox)
+    for options in ("bind", "remount,bind,ro"):
+        done = subprocess.run(["mount", "-o", options, inbox, inbox], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    try:
+        with pytest.raises(StoreError, match=f"cannot remove .*{area.name}: Read-only"):
+            clean(inbox)
+    finally:
+        subprocess.run(["umount", inbox], check=True)
+    assert areas(inbox) == [area]

@@ -11,7 +11,7 @@ from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.folders import DIRECTORY, scan
 from enchufe.store.journal import NAME, ROOT
-from enchufe.store.names import NAME_MAX
+from enchufe.store.names import NAME_MAX, STAGING
 from enchufe.store.staging import Area, areas, has_expired, locked_home, remove_home
 
 
@@ -58,7 +58,7 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
     Raises:
         LocalProtocolError: there is none of that name.
         BusyError: the one of that name is in use.
-        StoreError: it cannot be looked at.
+        StoreError: it cannot be looked at, or one not be removed.
     """
     removed, known = [], name is None
     with _areas(folder, hold=True) as found:
@@ -69,7 +69,12 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
             if partial.in_use and name is not None:
                 raise BusyError(f"{name} is in use", hint="Let the transfer end first.")
             if not partial.in_use and (not expired or has_expired(partial.changed)):
-                area.empty()
+                try:
+                    area.empty()
+                except OSError as error:
+                    raise store_error(
+                        error, "remove", f"{os.fsdecode(folder)}/{STAGING.decode()}/{partial.name}"
+                    ) from error
                 removed.append(partial)
     if not known:
         raise LocalProtocolError(f"there is nothing called {name} to clean", hint="List what there is first.")

@@ -97,14 +97,18 @@ class Area:
 
     def remove(self) -> None:
         """Remove it with all that is in it, and close it; its lock is kept until it is gone."""
-        self.empty()
+        with contextlib.suppress(OSError):
+            self.empty()
         os.close(self.descriptor)
 
     def empty(self) -> None:
-        """Remove it with all that is in it, as far as it can be, and leave it open."""
+        """Remove it with all that is in it, as far as it can be, and leave it open.
+
+        Raises:
+            OSError: it is still there.
+        """
         _empty(self.descriptor)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.name, dir_fd=self._home)
+        os.rmdir(self.name, dir_fd=self._home)
 
 
 def has_expired(changed: float | None) -> bool:

@@ -39,6 +39,8 @@ MakeEngine = Callable[[Handler, Acceptor], AnyEngine]
 _SHORT_LIFE: Final = 1.0  # seconds
 _RESPITE: Final = 1.0  # seconds until such a one is replaced
 _GRACE: Final = 3.0  # seconds beyond the drain's, which every process keeps by itself
+# What ends others, and a supervisor has answers of its own to.
+_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Engine:
@@ -77,7 +79,11 @@ class Engine:
 
         try:
             supervisor = Supervisor(handler, acceptor, workers, engine, stop)  # here it can say what it lacks
-            self._supervisor = fork(supervise)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it heeds them as it means to
+            try:
+                self._supervisor = fork(supervise)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except BaseException:
             os.close(self._stop)
             os.close(stop)
@@ -201,7 +207,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._child.ring_on_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         while not self._stopping:
             self._replace()
             self._wait()

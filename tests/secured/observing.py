@@ -64,10 +64,10 @@ def _is_forked_off(number: int) -> bool:
 
 
 def _children(number: int) -> list[int]:
-    found = []
-    for tasks in Path(f"/proc/{number}/task").glob("*/children"):
-        with suppress(OSError):
-            found += list(map(int, tasks.read_text().split()))
+    found: list[int] = []
+    with suppress(OSError):  # it may have ended
+        for tasks in Path(f"/proc/{number}/task").glob("*/children"):
+            found += map(int, tasks.read_text().split())
     return found + [below for each in found for below in _children(each)]
 
 

@@ -21,7 +21,7 @@ from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
-from enchufe.waiting import BlockingWaiter, drive
+from enchufe.waiting import BlockingWaiter, drive, start
 
 ENGINES: Final[dict[str, Callable[[Handler, Acceptor], Engine] | None]] = {
     threads.NAME: threads.Engine,
@@ -184,11 +184,11 @@ class Server:
         self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options, tls)
         self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
         try:
-            self._thread.start()
-        except RuntimeError as error:  # the system has no more threads
+            start(self._thread)
+        except BusyError:
             self._engine.stop()
             self._engine.run()  # to its end at once: what it has is given back
-            raise BusyError(f"no thread for the server: {error}") from error
+            raise
 
     def close(self) -> None:
         """Drain and stop: what runs gets its time to finish. Closing again does nothing."""

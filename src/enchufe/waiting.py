@@ -265,6 +265,21 @@ def no_room(what: str, error: OSError) -> BusyError:
     )
 
 
+def start(thread: threading.Thread) -> None:
+    """Start it.
+
+    Raises:
+        BusyError: this process has no thread left.
+    """
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise BusyError(
+            f"there is no thread left for '{thread.name}'",
+            hint="Raise the limit of processes (`ulimit -u`), or do fewer things at once.",
+        ) from error
+
+
 class Doorbell:
     """Wakes whoever waits for READ of it; any thread or signal handler may ring. Rung twice is rung once.
 

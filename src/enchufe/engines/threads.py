@@ -9,7 +9,7 @@ from typing import Final
 from enchufe.errors import BusyError, DeadlineExceeded
 from enchufe.server import Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
-from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, start
 
 NAME: Final = "threads"
 
@@ -58,9 +58,9 @@ class Engine:
         with self._lock:
             self._threads[transport] = thread
         try:
-            thread.start()
-        except RuntimeError as error:  # the system has no more threads
-            log.warning("%s", BusyError(f"no thread for {transport.peer}: {error}"))
+            start(thread)
+        except BusyError as error:
+            log.warning("%s", error)
             self._forget(transport)
             transport.abort()
 

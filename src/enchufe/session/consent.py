@@ -13,8 +13,7 @@ from blake3 import blake3
 from enchufe.dataclass import dataclass
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import Refused
-from enchufe.session.streams import start
-from enchufe.waiting import Doorbell
+from enchufe.waiting import Doorbell, start
 
 _SHOWN: Final = struct.Struct(">BIQHH")  # kind, parent, size, length of the name and of the link target
 _TIDYING: Final = 1.0  # seconds that whoever asks has to clear away a question that is of no use any more

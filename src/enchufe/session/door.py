@@ -29,11 +29,10 @@ from enchufe.errors import (
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
 from enchufe.session.crowd import Crowd, Place
-from enchufe.session.streams import start
 from enchufe.transfer.machine import Machine, told_to_peer
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive
+from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, start
 
 if TYPE_CHECKING:
     import ssl

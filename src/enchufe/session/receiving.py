@@ -24,7 +24,7 @@ from enchufe.events import OnEvent
 from enchufe.printable import printable
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
-from enchufe.session.streams import Stream, start
+from enchufe.session.streams import Stream
 from enchufe.store import Receiving
 from enchufe.store.faults import damaged
 from enchufe.store.interface import WritesTogether
@@ -52,6 +52,7 @@ from enchufe.transfer.patches import RECORD_SIZE, piece_size
 from enchufe.transfer.receiver import Arriving, Receiver, TreeMismatch, haves
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
+from enchufe.waiting import start
 
 _TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
 _LONGER: Final = 64 << 20  # bytes by which a version that is here may be longer than twice the new one, and be told of

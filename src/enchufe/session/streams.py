@@ -13,22 +13,7 @@ from enchufe.session.carrier import Carrier, Plain
 from enchufe.transfer.message import CONTROL_SIZE
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import Transport, tcp
-from enchufe.waiting import drive
-
-
-def start(thread: threading.Thread) -> None:
-    """Start it.
-
-    Raises:
-        BusyError: this process has no thread left.
-    """
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise BusyError(
-            f"there is no thread left for '{thread.name}'",
-            hint="Raise the limit of processes (`ulimit -u`), or do fewer things at once.",
-        ) from error
+from enchufe.waiting import drive, start
 
 
 class Owner(Protocol):

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError
+from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 from enchufe.transports.stream import Transport
-from enchufe.waiting import NO_ROOM, WRITE, Interest, Turnstile, Waiter, no_room
+from enchufe.waiting import NO_ROOM, WRITE, Interest, Turnstile, Waiter, no_room, start
 
 NAME: Final = "tcp"
 
@@ -167,10 +167,7 @@ async def _found(addresses: Sequence[TcpAddress], waiter: Waiter, deadline: floa
         finally:
             answered.leave()
 
-    try:
-        threading.Thread(target=look_up, name="enchufe resolver", daemon=True).start()
-    except RuntimeError as error:
-        raise BusyError(f"no thread to look up {', '.join(map(str, addresses))}: {error}") from error
+    start(threading.Thread(target=look_up, name="enchufe resolver", daemon=True))
     try:
         await answered.enter(waiter, deadline)
     except DeadlineExceeded:

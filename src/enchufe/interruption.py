@@ -7,11 +7,16 @@ torn asks for `undivided`. It is for the main thread, where Python handles signa
 
 from __future__ import annotations
 
+import signal
 import threading
 
 TYPE_CHECKING = False  # as in `lazy`
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
+    from typing import Final
+
+ENDING: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""The signals that are to end a program, as far as this system has them; SIGHUP says that its terminal has gone."""
 
 
 class _Undivided:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from enchufe.interruption import interrupt
+from enchufe.interruption import ENDING, interrupt
 
 # What is imported here is imported before an interruption is heeded.
 TYPE_CHECKING = False
@@ -19,13 +19,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final
 
-# SIGHUP: the terminal or the connection to this machine has gone. What was ignored when we were started stays so, as
-# SIGINT for what a script runs behind (`&`), and SIGHUP under nohup.
-_SIGNALS: Final = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP")
-    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN
-]
+# What was ignored when we were started stays so, as SIGINT for what a script runs behind (`&`), and SIGHUP under nohup.
+_SIGNALS: Final = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 

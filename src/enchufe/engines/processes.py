@@ -26,6 +26,7 @@ from enchufe.engines import threads
 from enchufe.engines.handover import Handover, channel, ended, give
 from enchufe.engines.signals import run_until
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, LocalProtocolError
+from enchufe.interruption import ENDING
 from enchufe.server import OVERTIME, Acceptor, Handler, log, serve_connection
 from enchufe.transports import Transport
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, no_room
@@ -39,8 +40,6 @@ MakeEngine = Callable[[Handler, Acceptor], AnyEngine]
 _SHORT_LIFE: Final = 1.0  # seconds
 _RESPITE: Final = 1.0  # seconds until such a one is replaced
 _GRACE: Final = 3.0  # seconds beyond the drain's, which every process keeps by itself
-# What ends others, and a supervisor has answers of its own to.
-_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Engine:
@@ -79,7 +78,7 @@ class Engine:
 
         try:
             supervisor = Supervisor(handler, acceptor, workers, engine, stop)  # here it can say what it lacks
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it heeds them as it means to
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # until it heeds them as it means to
             try:
                 self._supervisor = fork(supervise)
             finally:
@@ -207,7 +206,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._stop_soon())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._child.ring_on_signals()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         while not self._stopping:
             self._replace()
             self._wait()

@@ -27,6 +27,7 @@ from enchufe.blocking import ENGINES
 from enchufe.buffer import ReceiveBuffer
 from enchufe.errors import BrokenError, LocalProtocolError
 from enchufe.framing import LengthPrefixed, parse_framing
+from enchufe.interruption import ENDING
 from enchufe.printable import printable
 from enchufe.transports import Listener, parse_address
 
@@ -271,15 +272,14 @@ def _later() -> Iterator[list[int]]:
         yield came  # signals are not for this thread
         return
     # One that is ignored, or ends us at once, stays so.
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: old for name in names if callable(old := signal.getsignal(getattr(signal, name)))}
+    before = {number: old for number in ENDING if callable(old := signal.getsignal(number))}
     try:
-        for name in before:
-            signal.signal(getattr(signal, name), lambda number, _: came.append(number))
+        for number in before:
+            signal.signal(number, lambda number, _: came.append(number))
         yield came
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
 

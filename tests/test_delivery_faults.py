@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +67,44 @@ def fails(number: int) -> Callable[..., None]:
 # Disks that say no.
 
 
+def run_or_skip(command: Sequence[str | Path], cwd: Path) -> None:
+    """Run what not every machine has, or permits."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no {command[0]} here")
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{command[0]} does not do that here: {done.stderr.strip()}")
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *what: str | Path) -> Iterator[None]:
+    """With that mounted there, as `mount` takes it; paths are from the folder above."""
+    run_or_skip(["mount", *what, folder], folder.parent)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)  # whoever failed may still be in there
+
+
+@contextlib.contextmanager
+def formatted(where: Path, size: int, *command: str) -> Iterator[Path]:
+    """A disk of so many bytes that this command has made."""
+    disk, image = where / "disk", where / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(size)
+    run_or_skip([*command, image], where)
+    with mounted(disk, "-o", "loop", image):
+        yield disk
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """4 MiB, and 60 files and folders."""
     folder = tmp_path / "small"
     folder.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=60", "tmpfs", str(folder)]
-    done = subprocess.run(options, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # whoever failed may still be in there
+    with mounted(folder, "-t", "tmpfs", "-o", "size=4m,nr_inodes=60", "tmpfs"):
+        yield folder
 
 
 def fill_whole(offer: Offer, tree: Entry) -> None:
@@ -149,15 +176,7 @@ def test_disk_mounted_inside(small_disk: Path) -> None:
 
 def test_disk_that_tells_times_by_the_second(tmp_path: Path) -> None:
     """What is there from a run before is the same, as far as such a disk can tell."""
-    disk, image = tmp_path / "disk", tmp_path / "image"
-    disk.mkdir()
-    with image.open("wb") as file:
-        file.truncate(1 << 20)
-    for command in (["mkfs.ext2", "-q", "-F", "-I", "128", str(image)], ["mount", "-o", "loop", str(image), str(disk)]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"there is no such disk here: {done.stderr.strip()}")
-    try:
+    with formatted(tmp_path, 1 << 20, "mkfs.ext2", "-q", "-F", "-I", "128") as disk:
         for answer in (Answer.ALL, Answer.SKIP):
             with delivery(disk, "update") as begun:
                 offer = Offer(begun)
@@ -169,23 +188,11 @@ def test_disk_that_tells_times_by_the_second(tmp_path: Path) -> None:
             offer = Offer(begun)
             offer.file("same")
             assert offer.answer is Answer.ALL
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_disk_that_tells_of_a_folder_as_it_was_when_it_was_opened(tmp_path: Path) -> None:
     """It holds any name, and nothing is left on it: btrfs."""
-    disk, image = tmp_path / "disk", tmp_path / "image"
-    disk.mkdir()
-    with image.open("wb") as file:
-        file.truncate(128 << 20)
-    for command in (["mkfs.btrfs", "-q", "-f", str(image)], ["mount", "-o", "loop", str(image), str(disk)]):
-        if shutil.which(command[0]) is None:
-            pytest.skip(f"there is no {command[0]} here")
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"there is no such disk here: {done.stderr.strip()}")
-    try:
+    with formatted(tmp_path, 128 << 20, "mkfs.btrfs", "-q", "-f") as disk:
         for end in ("abandon", "commit"):
             with delivery(disk) as begun:
                 offer = Offer(begun)
@@ -195,20 +202,15 @@ def test_disk_that_tells_of_a_folder_as_it_was_when_it_was_opened(tmp_path: Path
                 getattr(begun, end)()
             assert not (disk / ".enchufe").exists()
         assert sorted(os.listdir(disk)) == ["CON", "a:b", "dot."]
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_folder_of_the_same_disk_mounted_inside(inbox: Path) -> None:
     """Nothing can be renamed into that either: told before anything is received, and only where something would be."""
-    mounted = inbox / "tree" / "mounted"
-    mounted.mkdir(parents=True)
+    inner = inbox / "tree" / "mounted"
+    inner.mkdir(parents=True)
     (inbox / "real").mkdir()
     (inbox / "real" / "same").write_bytes(b"same")
-    done = subprocess.run(["mount", "--bind", inbox / "real", mounted], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
+    with mounted(inner, "--bind", inbox / "real"):
         with delivery(inbox, "skip") as begun:
             offer = Offer(begun)
             tree = offer.folder("tree")
@@ -219,8 +221,6 @@ def test_folder_of_the_same_disk_mounted_inside(inbox: Path) -> None:
             with pytest.raises(StoreError, match="cannot write into tree/mounted: Invalid cross-device") as caught:
                 offer.file("new", parent=inside)
             assert "mounted inside" in caught.value.hint
-    finally:
-        subprocess.run(["umount", mounted], check=True)
     assert contents(inbox) == {"real": None, "real/same": "same", "tree": None, "tree/mounted": None}
 
 
@@ -229,16 +229,10 @@ def test_a_staging_folder_that_is_mounted(inbox: Path, how: tuple[str, ...]) -> 
     """Nothing could be renamed out of it: told before anything is received."""
     (inbox / ".enchufe").mkdir(mode=0o700)
     (inbox / "elsewhere").mkdir()
-    mounting = ["mount", *how, ".enchufe"]
-    done = subprocess.run(mounting, cwd=inbox, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
+    with mounted(inbox / ".enchufe", *how):
         with pytest.raises(StoreError, match=r"\.enchufe is a file system of its own"):
             LocalStore(inbox).begin()
         assert list((inbox / ".enchufe").iterdir()) == []
-    finally:
-        subprocess.run(["umount", inbox / ".enchufe"], check=True)
 
 
 def test_quota(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,19 +535,14 @@ def test_live_folder_that_is_mounted_read_only_is_told_at_once(inbox: Path) -> N
     """The folder's permissions have nothing to do with it."""
     live = inbox / "live"
     live.mkdir(parents=True)
-    for options in ("bind", "remount,bind,ro"):
-        done = subprocess.run(["mount", "-o", options, live, live], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
-    try:
+    with mounted(live, "--bind", live):
+        run_or_skip(["mount", "-o", "remount,bind,ro", live], inbox)
         with delivery(inbox, "skip") as begun:
             offer = Offer(begun)
             number = offer.folder("live")
             with pytest.raises(StoreError, match="cannot write into live: Read-only") as caught:
                 offer.file("file", parent=number)
         assert "mounted read-only" in str(caught.value.hint)
-    finally:
-        subprocess.run(["umount", live], check=True)
 
 
 def test_modes_that_would_keep_us_out(public: Path) -> None:

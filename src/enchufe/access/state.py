@@ -318,7 +318,7 @@ def _check_home(path: str) -> None:
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     owner = os.stat(path).st_uid
-    if os.geteuid() == 0 != owner:
+    if os.geteuid() == 0 and owner != 0:
         raise _of_another(path, owner)
 
 

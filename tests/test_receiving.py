@@ -14,8 +14,7 @@ import pytest
 
 from enchufe.entry import BLOCK_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, NoSpaceError, Refused, StoreError
-from enchufe.store import Delivery, IfExists, LocalStore, PipeDelivery, delta, linux
-from enchufe.store import delivery as delivery_module
+from enchufe.store import Delivery, IfExists, LocalStore, PipeDelivery, delta, linux, part_files
 from enchufe.transfer.messages import HAVE_DIGESTS
 from tests.test_delivery import T, delivery
 from tests.test_delivery_faults import as_nobody, public, small_disk  # noqa: F401 (fixtures)
@@ -429,7 +428,7 @@ def test_the_disk_begins_early(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> 
         real(descriptor)
 
     monkeypatch.setattr(linux, "begin_writing", noted)
-    monkeypatch.setattr(delivery_module, "WRITE_BEHIND", 4 * BLOCK_SIZE)
+    monkeypatch.setattr(part_files, "WRITE_BEHIND", 4 * BLOCK_SIZE)
     has_disk = linux.has_disk
     for forced in (True, False):
         monkeypatch.setattr(linux, "has_disk", lambda _descriptor, forced=forced: forced)

@@ -12,13 +12,11 @@ from typing import Final
 from blake3 import blake3
 
 from enchufe.buffer import Buffer
-from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, NO_LINK, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import ClosedError, LocalProtocolError, Refused, RemoteProtocolError, StoreError
+from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind
+from enchufe.errors import ClosedError, LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.printable import printable
 from enchufe.store import delta, linux
-from enchufe.store.attributes import set_attributes
 from enchufe.store.commit import Commit
-from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.faults import damaged, store_error
 from enchufe.store.hand import NEW, write_small
@@ -27,21 +25,16 @@ from enchufe.store.hands import Hands, Hiring
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.interface import Own
 from enchufe.store.journal import Journal, Runs
-from enchufe.store.leftovers import Leftovers, blank_rest
-from enchufe.store.metadata import dress, granted_mode
+from enchufe.store.leftovers import Leftovers
+from enchufe.store.metadata import dress_file, granted_mode
 from enchufe.store.names import NameRules
+from enchufe.store.part_files import PartFiles
 from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
-from enchufe.store.sparse import write_sparse
 from enchufe.store.staging import Staging
-
-# The disk is told to begin after so many bytes of a file: then the fsync in the end finds little left to do. Whoever
-# tells it may have to wait for its queue: telling it every 8 MiB made one big file on ext4 a quarter slower than this.
-WRITE_BEHIND: Final = 64 << 20
-
-_AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+from enchufe.store.wanted import Wanted, needed
+from enchufe.store.writing import AGAIN, open_own, write_all
 
 # What a file system says to a name, or to a symlink, that it cannot hold.
 _CANNOT_HOLD: Final = frozenset(
@@ -50,9 +43,6 @@ _CANNOT_HOLD: Final = frozenset(
 
 _ALL, _DELTA, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.DELTA, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 _STAGED = Standing.STAGED
-
-_COMES: Final = 1
-_LINKED: Final = 2
 
 
 class Delivery:
@@ -94,10 +84,8 @@ class Delivery:
         self._path = path
         self._top = folder
         self._staging = staging
-        self._max_size = max_size
         area = staging.area.descriptor
         self._granted = granted_mode(area)
-        self._has_disk = linux.has_disk(area)
         self._folders = SharedFolders()
         self._folders.pin(TOP, folder)
         self._folders.pin(AREA, area)
@@ -107,13 +95,16 @@ class Delivery:
         self._journal = Journal(area)
         self._hard_links = HardLinks(self._plan, self._written)
         self._lock = threading.Lock()  # of all that follows, and of the plan
-        self._size = 0  # bytes wanted
-        self._wanted = bytearray()  # by id, of files that were wanted, whether they come or are linked
-        self._begun: dict[int, int] = {}  # of files that come in pieces, bytes written so far
-        self._dropped: set[int] = set()
-        self._files = DescriptorCache()
-        self._kept: dict[int, Runs] = {}
-        self._unchecked: set[int] = set()
+        self._wanted = Wanted(self._space, max_size)
+        self._parts = PartFiles(
+            self._lock,
+            self._plan,
+            self._wanted,
+            self._written,
+            self._journal,
+            self.bare,
+            disk=linux.has_disk(area),
+        )
         self._ending = threading.Lock()  # so that to abandon waits for a commit in another thread
         self._failed = False
         self._commit: Commit | None = None
@@ -123,9 +114,7 @@ class Delivery:
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
-        if entry.parent == NO_PARENT:
-            return (entry.name,)
-        return (*self._folders.path(entry.parent), entry.name)
+        return self._plan.names(entry)
 
     def admit(self, entry: Entry) -> Answer:
         """Decide about an entry; a directory or symlink that is wanted is made at once, in staging.
@@ -159,50 +148,19 @@ class Delivery:
 
     def _admit_file(self, entry: Entry, answer: Answer) -> Answer:
         """What is answered to a wanted file."""
-        size = 0 if entry.size == UNKNOWN_SIZE else entry.size
-        if self._max_size is not None and self._size + size > self._max_size:
-            self._plan.refuse(entry)
-            return Answer.TOO_BIG
-        wanted = self._wanted
-        if len(wanted) <= entry.id:
-            wanted.extend(bytes(entry.id + 1024 - len(wanted)))
-        if entry.linked != NO_LINK and entry.linked < entry.id and wanted[entry.linked]:
-            wanted[entry.id] = _LINKED
-            return Answer.LINK
-        wanted[entry.id] = _COMES
-        self._size += size
-        if self._leftovers and entry.size != UNKNOWN_SIZE and self._take_over(entry):
-            return Answer.REST
-        if not entry.sparse:
-            self._space.want(size)
-        return answer
-
-    def _needed(self, entry: Entry) -> int:
-        """Bytes of the disk that are asked for in advance for a file: none that are here, none that may be a hole."""
-        if entry.sparse or entry.size == UNKNOWN_SIZE:
-            return 0
-        here = sum(len(digests) for _, digests in self._kept.get(entry.id, ())) // DIGEST_SIZE * BLOCK_SIZE
-        return max(entry.size - here, 0)
-
-    def _take_over(self, entry: Entry) -> bool:
-        """Whether some of a file is here from before; then it is in its place now."""
-        runs = self._leftovers.take(entry, self._plan.identity(entry), self._plan, self._journal)
-        if not runs:
+        verdict = self._wanted.add(entry)
+        if verdict is not _ALL:
+            if verdict is Answer.TOO_BIG:
+                self._plan.refuse(entry)
+            return verdict
+        if self._leftovers and entry.size != UNKNOWN_SIZE:
+            if self._parts.take_over(entry, self._leftovers):
+                self._space.want(self._parts.needed(entry))
+                return Answer.REST
             if entry.size >= BLOCK_SIZE and self._leftovers.has_other(entry, self._plan):
                 self.restarted.append(self.path(entry))
-            return False
-        self._kept[entry.id] = runs
-        self._unchecked.add(entry.id)
-        self._begun[entry.id] = 0
-        if entry.sparse:
-            directory, name = self._plan.place(entry)
-            descriptor = _opened(name, directory, _AGAIN)
-            try:
-                blank_rest(descriptor, runs)
-            finally:
-                os.close(descriptor)
-        self._space.want(self._needed(entry))
-        return True
+        self._space.want(needed(entry))
+        return answer
 
     def _make(self, entry: Entry) -> Answer:
         if entry.kind is _DIRECTORY and self._plan.folders[entry.id].standing is not _STAGED:
@@ -225,7 +183,7 @@ class Delivery:
 
     def kept(self, entry: Entry) -> Runs:
         """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
-        return self._kept.get(entry.id, ())
+        return self._parts.here.get(entry.id, ())
 
     def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
         """After DELTA: what the version that is here is made of, in order, some at a time.
@@ -256,7 +214,7 @@ class Delivery:
         mode = entry.mode & 0o777
         try:
             with self._lock:
-                if entry.id in self._dropped:
+                if entry.id in self._wanted.dropped:
                     return
                 directory, name = self._plan.place(entry)
                 self._space.stored += len(data)
@@ -274,18 +232,19 @@ class Delivery:
 
     def _is_plain(self, entry: Entry) -> bool:
         """Whether a small file is new, and its mode and time are all that it gets besides its content."""
-        return not (entry.attributes or entry.mode & 0o777 & ~self._granted or entry.id in self._kept)
+        return not (entry.attributes or entry.mode & 0o777 & ~self._granted or entry.id in self._parts.here)
 
     def _write_odd(self, directory: int, name: bytes, entry: Entry, data: Buffer) -> int:
         """A small file that is not plain; returns its descriptor."""
-        if entry.id in self._kept:
-            descriptor = _opened(name, directory, _AGAIN | os.O_TRUNC)
+        if entry.id in self._parts.here:
+            descriptor = open_own(name, directory, AGAIN | os.O_TRUNC)
         else:
             first = 0o600 if entry.attributes else entry.mode & 0o777  # a mode may keep us from giving it these
             descriptor = os.open(name, NEW, first, dir_fd=directory)
         try:
-            _write_all(descriptor, memoryview(data), 0)
-            self._dress(descriptor, entry)
+            write_all(descriptor, memoryview(data), 0)
+            if refused := dress_file(descriptor, entry):
+                self.bare.append((self.path(entry), refused))
         except BaseException:
             os.close(descriptor)
             raise
@@ -316,7 +275,7 @@ class Delivery:
         here: list[tuple[Entry, Buffer, bytes]] = []
         with self._lock:
             for one in files:
-                if one[0].id not in self._dropped and not (self._is_plain(one[0]) and handed.add(*one)):
+                if one[0].id not in self._wanted.dropped and not (self._is_plain(one[0]) and handed.add(*one)):
                     here.append(one)
 
         def answered(answer: tuple[()] | tuple[int, int] | None) -> None:
@@ -362,27 +321,10 @@ class Delivery:
             StoreError: the disk said no.
         """
         self._check_open()
-        size = len(data)
         try:
-            file = self._taken(entry, size)
-            if file is None:
-                return
-            try:
-                if entry.sparse:
-                    write_sparse(file.descriptor, data, offset)
-                else:
-                    _write_all(file.descriptor, memoryview(data), offset)
-                if self._has_disk:
-                    file.dirty += size
-                    if file.dirty >= WRITE_BEHIND:
-                        file.dirty = 0
-                        linux.begin_writing(file.descriptor)
-            finally:
-                with self._lock:
-                    self._files.give_back(file)
-            self._note(entry, offset, size, digest)
-            if entry.id in self._kept and entry.id not in self._begun:
-                self._finish_again(entry)
+            self._parts.write(entry, offset, data, digest)
+        except FileExistsError as error:
+            raise self._twice(entry) from error
         except OSError as error:
             raise self._error(error, "write", entry) from error
 
@@ -433,7 +375,7 @@ class Delivery:
             LocalProtocolError: one of them was not wanted.
         """
         self._check_open()
-        if not (self._is_wanted(entry) and self._is_wanted(to)):
+        if entry not in self._wanted or to not in self._wanted:
             raise LocalProtocolError(f"'{self._shown(entry)}' cannot be a link to what was not wanted")
         self._hard_links.add(entry, to)
 
@@ -445,28 +387,7 @@ class Delivery:
         """
         self._check_open()
         try:
-            file = self._taken(entry, 0)
-            if file is None:
-                raise LocalProtocolError(f"'{self._shown(entry)}' was dropped")
-            descriptor = file.descriptor
-            try:
-                on_disk = os.fstat(descriptor).st_size
-                if on_disk < size and entry.sparse:
-                    os.ftruncate(descriptor, size)
-                elif on_disk != size:
-                    raise StoreError(
-                        f"'{self._shown(entry)}' has {on_disk:,} bytes on disk, not {size:,}",
-                        hint="Something else wrote to it, or the disk is failing: send it again.",
-                    )
-                self._dress(descriptor, entry)
-            except BaseException:
-                with self._lock:
-                    self._files.give_back(file)
-                raise
-            with self._lock:
-                descriptor = self._files.release(entry.id, file)
-                self._begun.pop(entry.id, None)
-            self._written.keep(descriptor, entry.mode)
+            self._parts.complete(entry, size)
         except OSError as error:
             raise self._error(error, "write", entry) from error
 
@@ -479,34 +400,10 @@ class Delivery:
             StoreError: the disk said no when a damaged block was made zeros.
         """
         self._check_open()
-        runs = self._kept.get(entry.id, ())
-        bad: list[int] = []
         try:
-            descriptor = self._reading(entry)
-        except OSError:
-            descriptor = -1
-        buffer = memoryview(bytearray(min(BLOCK_SIZE, entry.size)))
-        try:
-            for first, digests in runs:
-                for index in range(len(digests) // DIGEST_SIZE):
-                    if stopped():
-                        return bad
-                    offset = (first + index) * BLOCK_SIZE
-                    size = min(BLOCK_SIZE, entry.size - offset)
-                    digest = digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
-                    try:
-                        block = delta.read_block(descriptor, buffer[:size], offset)
-                    except OSError:  # EBADF where it could not be opened
-                        block = buffer[:0]
-                    if descriptor < 0 or not delta.is_block(block, size, digest):
-                        bad.append(first + index)
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-        if bad and entry.sparse:
-            self._blank(entry, bad)
-        self._unchecked.discard(entry.id)
-        return bad
+            return self._parts.recheck(entry, stopped)
+        except OSError as error:
+            raise self._error(error, "write", entry) from error
 
     def drop(self, entry: Entry) -> None:
         """Forget a file that its sender left out, with what was received of it.
@@ -517,27 +414,10 @@ class Delivery:
         self._check_open()
         try:
             with self._lock:
-                self._files.close(entry.id)
-                if entry.id in self._begun:
-                    directory, name = self._plan.place(entry)
-                    os.unlink(name, dir_fd=directory)
-                self._give_up(entry, self._begun.pop(entry.id, 0))
-                self._dropped.add(entry.id)
-                self._unchecked.discard(entry.id)
-                self._kept.pop(entry.id, None)
+                self._parts.drop(entry)
                 self._plan.refuse(entry)
         except OSError as error:
             raise self._error(error, "remove", entry) from error
-
-    def _give_up(self, entry: Entry, written: int) -> None:
-        """Take back what was counted for a file that was dropped, so much of which was written: never more."""
-        if not self._is_wanted(entry):
-            return
-        if self._wanted[entry.id] == _COMES:
-            self._size -= written if entry.size == UNKNOWN_SIZE else entry.size
-            needed = self._needed(entry)
-            self._space.give_up(needed, min(written, needed))
-        self._wanted[entry.id] = 0
 
     def commit(self) -> None:
         """Have everything on disk, then make it visible, then have that on disk too. It may take long.
@@ -555,10 +435,10 @@ class Delivery:
             self._check_open()
             if self._failed:
                 raise ClosedError("this delivery has failed", hint="Abandon it and receive everything again.")
-            if self._begun:
-                raise LocalProtocolError(f"{len(self._begun)} files are not complete")
-            if self._unchecked:
-                raise LocalProtocolError(f"{len(self._unchecked)} files from before were not read again")
+            if unfinished := self._parts.unfinished:
+                raise LocalProtocolError(f"{unfinished} files are not complete")
+            if unchecked := self._parts.unchecked:
+                raise LocalProtocolError(f"{unchecked} files from before were not read again")
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
             with contextlib.suppress(OSError):  # the disk is full, and all that is to come may fit
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived
@@ -608,7 +488,7 @@ class Delivery:
         self._over = True
         self._written.close()
         self._folders.close()
-        self._files.close_all()
+        self._parts.close()
         self._leftovers.close(delivered=delivered, kept=keep)
         self._journal.close()
         if keep:
@@ -621,90 +501,12 @@ class Delivery:
         if self._over:
             raise _closed()
 
-    def _is_wanted(self, entry: Entry) -> bool:
-        return entry.id < len(self._wanted) and bool(self._wanted[entry.id])
-
-    def _taken(self, entry: Entry, more: int) -> OpenFile | None:
-        """A file that comes in pieces, to be given back; made at the first use, None where it was dropped."""
-        with self._lock:
-            if entry.id in self._dropped:
-                return None
-            if entry.size == UNKNOWN_SIZE:
-                self._size += more
-                if self._max_size is not None and self._size > self._max_size:
-                    raise Refused(f"'{self._shown(entry)}' is bigger than {self._max_size:,} bytes")
-            elif not entry.sparse:
-                self._space.stored += more
-            file = self._files.take(entry.id) or self._open_part(entry)
-            if entry.id in self._begun:
-                self._begun[entry.id] += more
-            return file
-
-    def _open_part(self, entry: Entry) -> OpenFile:
-        """A file that comes in pieces, made if it is the first."""
-        self._files.make_room()
-        directory, name = self._plan.place(entry)
-        if entry.id in self._begun or entry.id in self._kept:
-            return self._files.add(entry.id, _opened(name, directory, _AGAIN))
-        try:
-            descriptor = os.open(name, NEW, 0o600, dir_fd=directory)
-        except FileExistsError as error:
-            raise self._twice(entry) from error
-        self._begun[entry.id] = 0
-        return self._files.add(entry.id, descriptor)
-
-    def _note(self, entry: Entry, offset: int, size: int, digest: bytes) -> None:
-        """Remember a block, if it is one and the file can be known again."""
-        if entry.size == UNKNOWN_SIZE or offset % BLOCK_SIZE or size != min(BLOCK_SIZE, entry.size - offset):
-            return
-        self._journal.add(self._plan.identity(entry), offset // BLOCK_SIZE, size, digest)
-        self._journal.flush()
-
     def _old_version(self, entry: Entry) -> int:
         with self._lock:
-            if entry.id in self._dropped:
+            if entry.id in self._wanted.dropped:
                 raise FileNotFoundError(errno.ENOENT, "it was dropped")
             directory, name = self._plan.old_place(entry)
             return delta.open_file(name, directory)
-
-    def _reading(self, entry: Entry) -> int:
-        with self._lock:
-            directory, name = self._plan.place(entry)
-            return _opened(name, directory, _READ)
-
-    def _blank(self, entry: Entry, blocks: Sequence[int]) -> None:
-        """Make zeros of damaged blocks, since runs of zeros in them will not be written."""
-        try:
-            file = self._taken(entry, 0)
-            if file is None:
-                return
-            try:
-                for block in blocks:
-                    offset = block * BLOCK_SIZE
-                    linux.blank(file.descriptor, offset, min(BLOCK_SIZE, entry.size - offset))
-            finally:
-                with self._lock:
-                    self._files.give_back(file)
-        except OSError as error:
-            raise self._error(error, "write", entry) from error
-
-    def _finish_again(self, entry: Entry) -> None:
-        """A file from before was complete, and then a damaged block of it was written."""
-        with self._lock:
-            directory, name = self._plan.place(entry)
-            descriptor = _opened(name, directory, _AGAIN)
-        try:
-            self._dress(descriptor, entry)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._written.keep(descriptor, entry.mode)
-
-    def _dress(self, descriptor: int, entry: Entry) -> None:
-        """Give a file all that it has besides its content."""
-        if entry.attributes and (refused := set_attributes(descriptor, entry.attributes)):
-            self.bare.append((self.path(entry), refused))
-        dress(descriptor, entry.mode, entry.mtime_ns)
 
     def _shown(self, entry: Entry) -> str:
         return printable(b"/".join(self.path(entry)))
@@ -729,24 +531,3 @@ def _make_symlink(entry: Entry, name: bytes, directory: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_HOLD:  # a file system whose symlinks have no times
             raise
-
-
-def _opened(name: bytes, directory: int, flags: int) -> int:
-    """Open a file of ours, even if its mode keeps us out."""
-    try:
-        return os.open(name, flags, dir_fd=directory)
-    except PermissionError:
-        # A symlink cannot have taken its place: only we get into the area.
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode & 0o777
-        os.chmod(name, mode | 0o600, dir_fd=directory)
-        try:
-            return os.open(name, flags, dir_fd=directory)
-        finally:
-            os.chmod(name, mode, dir_fd=directory)
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data = data[written:]
-        offset += written

@@ -6,23 +6,27 @@ import contextlib
 import os
 import stat
 
+from enchufe.entry import Entry
 from enchufe.store.attributes import set_attributes
 from enchufe.store.plan import Folder
 
 
-def dress(descriptor: int, mode: int, mtime_ns: int) -> None:
-    """Give a file of ours its permission bits, whatever the umask, and its time; setuid, setgid and sticky never.
+def dress_file(descriptor: int, entry: Entry) -> list[bytes]:
+    """Give a file of ours its attributes, permission bits and time; returns the names of attributes that it lacks then.
 
-    A file system that has no permission bits (vfat) says EPERM, and has the file without.
+    Bits whatever the umask, but setuid, setgid and sticky never. A file system that has no permission bits (vfat)
+    says EPERM, and has the file without.
 
     Raises:
         OSError: it was refused for another reason.
     """
+    refused = set_attributes(descriptor, entry.attributes) if entry.attributes else []
     try:  # noqa: SIM105 (suppress() would cost a microsecond per file)
-        os.fchmod(descriptor, mode & 0o777)
+        os.fchmod(descriptor, entry.mode & 0o777)
     except PermissionError:
         pass
-    os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    return refused
 
 
 def granted_mode(area: int) -> int:

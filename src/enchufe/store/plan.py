@@ -192,6 +192,12 @@ class Plan:
         """Which version of which file an entry is, for the journal."""
         return identity(self.path(entry.parent), entry.name, entry.size, entry.mtime_ns)
 
+    def names(self, entry: Entry) -> tuple[bytes, ...]:
+        """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
+        if entry.parent == NO_PARENT:
+            return (entry.name,)
+        return (*self._descriptors.path(entry.parent), entry.name)
+
     def path(self, folder: int) -> bytes:
         """The packed path of a folder that was offered; empty for the staging area, in which nothing has its name.
 

@@ -7,6 +7,7 @@ import os
 from typing import Final
 
 from enchufe.buffer import Buffer
+from enchufe.store.writing import write_all
 
 PAGE: Final = 4096  # bytes; what nearly every file system of Linux allocates at the least
 _ZEROS: Final = bytes(PAGE)
@@ -42,13 +43,6 @@ def write_sparse(descriptor: int, data: Buffer, offset: int) -> None:
         # The first byte settles it for most; tobytes(), since a memoryview compares item by item.
         if view[at] or (page := view[at : at + PAGE].tobytes()) != _ZEROS[: len(page)]:
             continue
-        _write(descriptor, view[written:at], offset + written)
+        write_all(descriptor, view[written:at], offset + written)
         written = at + PAGE
-    _write(descriptor, view[written:], offset + written)
-
-
-def _write(descriptor: int, view: memoryview, offset: int) -> None:
-    while view:
-        count = os.pwrite(descriptor, view, offset)
-        view = view[count:]
-        offset += count
+    write_all(descriptor, view[written:], offset + written)

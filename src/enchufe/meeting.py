@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each next one twice that
 _LONGEST_PAUSE: Final = 5.0
+DIAL_AGAIN: Final = 4.0  # seconds to dial where somebody may be, or was: there are other places and attempts
 _LOOK: Final = 0.5  # seconds between two looks whether anybody may still come
 
 M = TypeVar("M", bound=Machine)
@@ -92,10 +93,11 @@ class Plain:
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """As `Aim.reach`."""
 
-        def dial() -> Transport:
-            return drive(transports.connect(self.address, waiter, waiter.now() + timeout))
+        def dial(seconds: float = timeout) -> Transport:
+            return drive(transports.connect(self.address, waiter, waiter.now() + seconds))
 
-        transport = dial()
+        # Where nothing answers, the kernel asks again later and later; a link that is back is not to wait for that.
+        transport = dial(min(timeout, DIAL_AGAIN) if self.met else timeout)
         self.met = True
         return Reached(transport, dial)
 

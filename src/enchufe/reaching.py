@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -41,13 +42,14 @@ from enchufe.errors import (
     RemoteProtocolError,
 )
 from enchufe.events import OnEvent
-from enchufe.meeting import Reached, for_files
+from enchufe.meeting import DIAL_AGAIN, Reached, for_files
 from enchufe.transports import Address, TcpAddress, Transport, parse_address, tcp, tls
 from enchufe.waiting import Waiter, drive
 
 _GUESSES: Final = 3  # how often a code is said: whoever hears it may guess once
 _LOOK: Final = 10.0  # seconds to look for announcers
-_HINT: Final = 4.0  # seconds to dial where somebody may be: there are other places
+_LOOK_AGAIN: Final = 3.0  # the same after a cut: where it was is tried again meanwhile
+_MOVED_AFTER: Final = 2  # attempts in vain where it was; then it is looked for elsewhere too. Most come back there soon
 
 Place = Sequence[Address]
 """The addresses of one machine."""
@@ -58,6 +60,7 @@ class Secured:
 
     Args:
         places: the places to try, in their order.
+        elsewhere: where it may be after a cut, if not where it was; None: `places`.
         proof: of who we are, and of who it is.
         certificate: the SHA-256 of the one that it must show; None: any.
         fixed: whether the one place is where it must be, so that what goes wrong there is final.
@@ -70,6 +73,7 @@ class Secured:
         places: Callable[[], Iterable[Place]],
         proof: Proof,
         *,
+        elsewhere: Callable[[], Iterable[Place]] | None = None,
         certificate: bytes | None = None,
         fixed: bool,
         name: str | None = None,
@@ -77,9 +81,13 @@ class Secured:
         on_event: OnEvent,
     ) -> None:
         self._places = places
+        self._elsewhere = elsewhere or places
+        self._there: Address | None = None  # where it was, once it has been met
+        self._in_vain = 0  # attempts that have not found it there
         self._name = name
         self._proof = proof
         self._certificate = certificate
+        self._shown: bytes | None = certificate  # by the one that was met
         self._fixed = fixed
         self._remember = remember
         self._on_event = on_event
@@ -90,13 +98,30 @@ class Secured:
 
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """As `Aim.reach`."""
-        failure: EnchufeError | None = None
-        for place in self._places():
+        if self._there is None:
+            return await self._try(self._places(), None, waiter, timeout)
+        try:
+            return await self._enter([self._there], waiter, timeout, self._certificate)
+        except (BrokenError, DeadlineExceeded) as error:
+            self._in_vain += 1
+            if self._in_vain <= _MOVED_AFTER:
+                raise
+            return await self._try(self._elsewhere(), error, waiter, timeout)
+
+    async def _try(
+        self, places: Iterable[Place], failure: EnchufeError | None, waiter: Waiter, timeout: float
+    ) -> Reached:
+        """The first of the places where it is; else what went wrong there, or before that."""
+        for place in places:
+            if list(place) == [self._there]:
+                continue
             try:
-                return await self._enter(place, waiter, timeout)
+                return await self._enter(place, waiter, timeout, self._shown)
             except ChangedKey:
                 raise
             except (BrokenError, BusyError, DeadlineExceeded, Refused, RemoteProtocolError) as error:
+                if self._there is not None:  # whoever else is there may say anything
+                    continue
                 if self._fixed:
                     raise
                 if failure is None or isinstance(error, Denial):  # which says more than that nobody answered
@@ -106,9 +131,10 @@ class Secured:
             hint="Does it run, and in the same network? Else give its address too (--to host:port), or its link.",
         )
 
-    async def _enter(self, place: Place, waiter: Waiter, timeout: float) -> Reached:
+    async def _enter(self, place: Place, waiter: Waiter, timeout: float, certificate: bytes | None) -> Reached:
         deadline = waiter.now() + timeout
-        plain = await _dialed(place, waiter, deadline if self._fixed else min(deadline, waiter.now() + _HINT))
+        patient = self._fixed and self._there is None
+        plain = await _dialed(place, waiter, deadline if patient else min(deadline, waiter.now() + DIAL_AGAIN))
         there = parse_address(plain.peer) if plain.name == tcp.NAME else place[0]
         self.met = True
         transport = tls.over(plain, self._context, server_side=False)
@@ -120,14 +146,14 @@ class Secured:
                 self._proof,
                 deadline,
                 introduction=introduction() if self._remember else None,
-                certificate=self._certificate,
+                certificate=certificate,
             )
             admitted = replace(admitted, name=self._name)
             meet(admitted, remember=self._remember, on_event=self._on_event)
         except BaseException:
             transport.close()
             raise
-        self._settle(there, admitted)
+        self._settle(there, admitted, transport)
         if admitted.way != "again":
             self._met = admitted
         dial = _Dial(there, waiter, timeout, partial(self._acquaint, str(there)))
@@ -149,12 +175,13 @@ class Secured:
             )
         self._said += 1
 
-    def _settle(self, there: Address, admitted: Admitted) -> None:
+    def _settle(self, there: Address, admitted: Admitted, transport: tls.TlsTransport) -> None:
         """After a cut, go back to the same one; a code has had its use."""
-        self._places = lambda: [[there]]
-        self._fixed = True
+        self._there, self._in_vain = there, 0
         if admitted.way in ("code", "again"):
             self._proof = ByPass(admitted.secret)
+            # A pass is known to one process, which shows one certificate: others who are found are told nothing.
+            self._shown = hashlib.sha256(transport.peer_certificate() or b"").digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +247,14 @@ def aim(
                     hint="Name its link or address: `receive CODE --to ADDR`; `send --to ADDR`, which asks for it.",
                 )
             places = there or partial(_announced, by_code.label, interfaces)
-            return secured(places, ByCode(by_code), fixed=there is not None)
+            elsewhere = None if there else partial(_anybody, interfaces)
+            return secured(places, ByCode(by_code), elsewhere=elsewhere, fixed=there is not None)
         case KnownName(name=name):
             machine = KnownMachines().existing(name)
             places = there or partial(_whereabouts, machine, search, interfaces)
+            elsewhere = partial(_anybody, interfaces) if search and there is None else None
             by_key = ByKey(Identity.mine(), machine.public)
-            return secured(places, by_key, fixed=there is not None, name=machine.name)
+            return secured(places, by_key, elsewhere=elsewhere, fixed=there is not None, name=machine.name)
         case Link():
             found = dialable(meant.addresses)
             if not found:
@@ -233,7 +262,10 @@ def aim(
                     "every address in the link holds on one network link alone, and no interface here leads to any",
                     hint="Are both machines in the same network? Else ask for a link with another address.",
                 )
-            return secured(_at(*found), _proof(meant, code), certificate=meant.fingerprint, fixed=True)
+            places = _at(*found)
+            elsewhere = partial(_at_or_anywhere, found, interfaces) if search else None
+            proof = _proof(meant, code)
+            return secured(places, proof, elsewhere=elsewhere, certificate=meant.fingerprint, fixed=True)
     place, answer = _at(for_files(meant)), code()
     if is_link(answer):  # which is a way to have it in no list of processes
         link = Link.parse(answer)
@@ -266,8 +298,18 @@ def _announced(label: int | None, interfaces: Sequence[str]) -> Iterator[Place]:
 def _whereabouts(machine: Machine, search: bool, interfaces: Sequence[str]) -> Iterator[Place]:
     """Where a machine was before, then everybody who announces anything: the wrong ones learn nothing."""
     yield from ([parse_address(address)] for address in machine.addresses)
-    if not search:
-        return
-    with closing(find(None, _LOOK, list(interfaces) or None)) as found:
+    if search:
+        yield from _anybody(interfaces, _LOOK)
+
+
+def _at_or_anywhere(addresses: Place, interfaces: Sequence[str]) -> Iterator[Place]:
+    """Where a link says, then everybody who announces anything: the link says which certificate it is."""
+    yield addresses
+    yield from _anybody(interfaces)
+
+
+def _anybody(interfaces: Sequence[str], seconds: float = _LOOK_AGAIN) -> Iterator[Place]:
+    """Everybody who announces anything: after a cut a listener does so by another label."""
+    with closing(find(None, seconds, list(interfaces) or None)) as found:
         for announcer in found:
             yield announcer.addresses

@@ -39,6 +39,12 @@ class Place:
         self._listener.__exit__(None, None, None)
         self.entrance.close()
 
+    def move(self) -> None:
+        """Listen at another address from now on, and at the one before no more."""
+        before, self._listener = self._listener, Listener(parse_address(HERE), tls=self.entrance.context)
+        before.__exit__(None, None, None)
+        self.address = self._listener.addresses[0]
+
     @property
     def codes(self) -> list[events.Code]:
         return [event for event in self.told if isinstance(event, events.Code)]

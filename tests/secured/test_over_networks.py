@@ -12,7 +12,7 @@ from enchufe.access.interfaces import ALONE
 from enchufe.access.known import KnownMachines
 from enchufe.access.state import Folder
 from tests.namespaces import Machine, no_multicast
-from tests.secured.people import Person, two_people
+from tests.secured.people import MIB, Person, generated, two_people
 
 BOUND = 20.0  # seconds: for machines that are busy with something else; three is what it is to take
 
@@ -94,6 +94,25 @@ def test_a_known_name_that_has_moved_is_found(
     sender = ana.send(file)
     receiver = blas.receive(f"@{name}", "--timeout", "600")
     assert (receiver.end(), sender.end()) == (0, 0)
+
+
+@pytest.mark.parametrize("moving", [0, 1], ids=["the listener", "the dialer"])
+def test_an_address_that_changes_in_the_middle(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], tmp_path: Path, moving: int
+) -> None:
+    """As by DHCP, or from one access point to the next: nobody says a code again, and what has come is kept."""
+    ana, blas = people
+    file = generated(tmp_path / "large", 24 * MIB)
+    patience = ("--timeout", "2", "--retry", "60")
+    sender = ana.send(file, options=("--limit", "8MB/s", *patience))
+    receiver = blas.receive(sender.code(), *patience)
+    receiver.wait_for("progress", lambda event: event["bytes"] > 4 * MIB)
+    machine = machines[moving]
+    machine.do("ip", "address", "flush", "dev", "link0")
+    machine.do("ip", "address", "add", f"10.98.0.{70 + moving}/24", "dev", "link0")
+    assert (receiver.end(), sender.end()) == (0, 0), (receiver.events, sender.events)
+    assert (blas.inbox / file.name).read_bytes() == file.read_bytes()
+    assert receiver.receipt["sent_bytes"] < 21 * MIB
 
 
 def port_of(address: str) -> str:

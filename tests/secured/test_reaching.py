@@ -133,6 +133,52 @@ def test_after_a_cut_it_goes_back_by_its_pass(places: list[Place], monkeypatch: 
     assert [event.way for event in place.told if isinstance(event, events.Paired)] == ["code"]
 
 
+def test_after_cuts_it_is_looked_for_where_it_is_now(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most come back where they were, so that is tried first; and others are not even told who asks."""
+    moving, other = places[:2]
+    announced(monkeypatch, moving.address)
+    secured = aimed(str(moving.code))
+    check_reached(reach(secured, moving))
+    for _ in range(2):
+        before = moving.address
+        moving.move()
+        labels = announced(monkeypatch, before, other.address, moving.address)
+        for _ in range(2):
+            assert isinstance(reach(secured), BrokenError)
+        assert labels == []
+        check_reached(reach(secured, other, moving))
+        assert labels == [None]
+        check_reached(reach(secured, moving))
+    assert not [event for event in other.told if isinstance(event, events.WrongCode | events.Paired)]
+
+
+def test_a_name_that_moves_between_two_cuts_is_found(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    KnownMachines().add("me", Identity.mine().public)
+    home = Place()
+    try:
+        announced(monkeypatch, home.address)
+        secured = aimed("@me")
+        check_reached(reach(secured, home))
+        home.move()
+        announced(monkeypatch, places[0].address, home.address)
+        for _ in range(2):
+            assert isinstance(reach(secured), BrokenError)
+        check_reached(reach(secured, places[0], home))
+    finally:
+        home.close()
+
+
+def test_an_address_that_was_named_is_the_only_one(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    place = places[0]
+    labels = announced(monkeypatch)
+    secured = aimed(str(place.code), where=place.address)
+    check_reached(reach(secured, place))
+    place.move()
+    for _ in range(4):
+        assert isinstance(reach(secured), BrokenError)
+    assert labels == []
+
+
 def test_three_announcers_at_the_most_hear_a_code(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
     right = Place()
     try:

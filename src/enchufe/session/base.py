@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -36,6 +37,9 @@ from enchufe.waiting import Doorbell
 
 if TYPE_CHECKING:
     from enchufe.access import Admitted
+
+_RATE_OVER: Final = 3.0  # seconds, or more: from one thing that was told to another
+_TELL_AGAIN: Final = 1.0  # seconds without progress after which that is told, until the rate is 0
 
 HELLO_TIMEOUT: Final = 10.0  # seconds that whoever dialed us gets until its HELLO is whole: docs/protocol.md, Limits
 
@@ -181,18 +185,25 @@ def _mute(seconds: float) -> DeadlineExceeded:
     )
 
 
-@dataclass(slots=True)
-class _Rates:
-    """Bytes per second, over the last few."""
+class Rates:
+    """Bytes per second, over the last few.
 
-    marks: deque[tuple[float, int]] = field(default_factory=deque)
+    Args:
+        began: when there was none yet, on whatever clock.
+    """
+
+    def __init__(self, began: float) -> None:
+        self._marks: deque[tuple[float, int]] = deque([(began, 0)])
 
     def rate(self, now: float, size: int) -> float:
-        self.marks.append((now, size))
-        while now - self.marks[0][0] > 3.0 and len(self.marks) > 2:
-            self.marks.popleft()
-        since, before = self.marks[0]
-        return (size - before) / max(now - since, 1e-3)
+        """The rate, now that there are so many: never negative, though there may be fewer than before."""
+        marks = self._marks
+        marks.append((now, size))
+        # One mark is older than that, or what comes at once after a pause would count as the work of a moment.
+        while len(marks) > 2 and now - marks[1][0] >= _RATE_OVER:
+            marks.popleft()
+        since, before = marks[0]
+        return max(size - before, 0) / max(now - since, 1e-3)
 
 
 class Session(ABC, Generic[M]):
@@ -222,8 +233,8 @@ class Session(ABC, Generic[M]):
         self.changed = threading.Condition(self.lock)
         self.left_out = 0
         self.over = False
-        self._rates = _Rates()
-        self._rates.rate(self.began, 0)
+        self._rates = Rates(self.began)
+        self.tell_again_at = math.inf  # how far we are, where nothing comes: or whoever looks believes the last rate
         self._streams: list[Stream] = []
         self._used: set[int] = {0}
         self._posted: deque[Message] = deque()
@@ -413,9 +424,11 @@ class Session(ABC, Generic[M]):
         with self._telling:
             self._on_event(event)
 
-    def tell_progress(self, stored: int, total: int, files: int) -> None:
-        """Tell how far we are."""
-        rate = self._rates.rate(self.waiter.now(), stored)
+    def tell_progress(self, stored: int, held: int, total: int, files: int) -> None:
+        """Tell how far we are; what was `held` from an attempt before says nothing of how fast it goes."""
+        now = self.waiter.now()
+        rate = self._rates.rate(now, stored - held)
+        self.tell_again_at = now + _TELL_AGAIN if rate else math.inf
         self.tell(events.Progress(stored, total, files, rate))
 
     def tell_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import deque
@@ -196,6 +197,9 @@ class ReceivingSession(Session[Receiver]):
                 return await self._finish()
             until = self._lose_missing()
             now = self.waiter.now()
+            if now >= self.tell_again_at:
+                self._tell_progress()
+            until = min(self.tell_again_at, math.inf if until is None else until)
             try:
                 await self.link.exchange(now if more or self._backlog else late_at if untold else until)
             except BrokenError:
@@ -595,7 +599,8 @@ class ReceivingSession(Session[Receiver]):
 
     def _tell_progress(self) -> None:
         machine = self.machine
-        self.tell_progress(machine.stored_bytes, machine.offered_bytes - machine.unwanted_bytes, machine.files)
+        total = machine.offered_bytes - machine.unwanted_bytes
+        self.tell_progress(machine.stored_bytes, machine.held_bytes, total, machine.files)
 
     async def _finish(self) -> events.Receipt:
         self._tell_progress()

@@ -116,7 +116,9 @@ class SendingSession(Session[Sender]):
                 if not self.link.outgoing:
                     self._release()
                     await self._say_more()
-                await self.link.exchange()
+                await self.link.exchange(self.tell_again_at)
+                if self.waiter.now() >= self.tell_again_at:
+                    self._tell_progress()
         finally:
             self._files.close_all()
 
@@ -150,7 +152,8 @@ class SendingSession(Session[Sender]):
 
     def _tell_progress(self) -> None:
         machine = self.machine
-        self.tell_progress(machine.stored_bytes, self._total - machine.unwanted_bytes, machine.files)
+        total = self._total - machine.unwanted_bytes
+        self.tell_progress(machine.stored_bytes, machine.held_bytes, total, machine.files)
 
     async def _say_more(self) -> None:
         """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""

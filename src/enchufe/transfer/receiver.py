@@ -136,6 +136,7 @@ class Receiver(Machine):
         unwanted_bytes: of what was offered, in what was skipped, refused or left out.
         grown: bytes by which files that were offered again are bigger than before, by id.
         stored_bytes: payload bytes verified and written, or here before.
+        held_bytes: of these files, what was here from an attempt before.
         received_bytes: payload bytes that came this time.
         files: how many files have arrived whole.
         skipped: how many files were skipped.
@@ -157,6 +158,7 @@ class Receiver(Machine):
         self.unwanted_bytes = 0
         self.grown: dict[int, int] = {}
         self.stored_bytes = 0
+        self.held_bytes = 0
         self.received_bytes = 0
         self.files = 0
         self.skipped = 0
@@ -457,6 +459,7 @@ class Receiver(Machine):
                 size = sum(arriving.size_of(block) for block in range(first, first + count))
                 arriving.stored += size
                 self.stored_bytes += size
+                self.held_bytes += size
 
     def _answer(self, number: int, answer: Answer) -> None:
         entry = self._unanswered.pop(number, None)

@@ -85,6 +85,7 @@ class Sender(Machine):
             for in files of which it has another version none are counted.
         unwanted_bytes: in files that were offered, and skipped, refused or left out.
         stored_bytes: payload bytes that the receiver has verified and written, or had.
+        held_bytes: of these files, what it had from an attempt before.
         files: how many files were sent whole.
         skipped: how many files the receiver kept its own of.
         refused: what the receiver refused, and why.
@@ -106,6 +107,7 @@ class Sender(Machine):
         self._counted: dict[int, int] = {}  # what of it is of files that are not wanted whole
         self.unwanted_bytes = 0
         self.stored_bytes = 0
+        self.held_bytes = 0
         self.files = 0
         self.skipped = 0
         self.refused: list[tuple[Entry, Answer]] = []
@@ -479,7 +481,9 @@ class Sender(Machine):
             going.vouch(have.first, count)
             going.ready = have.last
             stop = min((have.first + count) * BLOCK_SIZE, going.entry.size)
-            missing = have.first * BLOCK_SIZE - stop + (going.entry.size if have.last else 0)
+            here = stop - have.first * BLOCK_SIZE
+            self.held_bytes += here
+            missing = (going.entry.size if have.last else 0) - here
             if have.id in self._counted:  # it may be left out by now
                 self.missing_bytes += missing
                 self._counted[have.id] += missing

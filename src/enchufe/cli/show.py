@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _WIDE: Final = 60  # columns of a terminal that has room for a bar and all that stands beside it
 
+_FOREVER: Final = 100 * 3600.0  # seconds: from then on nobody wants to know
+
 
 class Screen(Protocol):
     """Where events go."""
@@ -82,6 +84,7 @@ class Sentences:
         self._verbose = verbose
         self._sending = sending
         self._socket = ""  # that we listen on: it is announced to nobody
+        self._cut = False
 
     def show(self, event: events.Event) -> None:
         """Print what there is to say."""
@@ -129,6 +132,7 @@ class Sentences:
                     "the other side only looked at what is offered, and took nothing; waiting for somebody who takes it"
                 ]
             case events.Retrying(message, seconds):
+                self._cut = True
                 return [f"cut: {message}; trying again in {seconds:.1f} s"]
             case events.Receipt():
                 return self._receipt(event)
@@ -159,14 +163,17 @@ class Sentences:
     def _receipt(self, event: events.Receipt) -> list[str]:
         done = "sent" if self._sending else "received"
         place = "on the other side's disk" if self._sending else "on disk"
-        rate = in_bytes(event.bytes / event.seconds if event.seconds else 0)
+        crossed = min(event.sent_bytes, event.bytes)
+        rate = f" ({in_bytes(crossed / event.seconds if event.seconds else 0)}/s)"  # of nothing that was there
+        partly = crossed < event.bytes
         lines = [
-            f"{done} {counted(event.files, 'file')}, {in_bytes(event.bytes)} in {event.seconds:.2f} s ({rate}/s),"
-            f" verified and {place}"
+            f"{done} {counted(event.files, 'file')}, {in_bytes(event.bytes)} in {event.seconds:.2f} s"
+            f"{' since the last cut' if self._cut else ''}{'' if partly else rate}, verified and {place}"
         ]
-        if event.sent_bytes < event.bytes:
+        if partly:
             rest = "was there, or shrank" if self._sending else "was there"
-            lines.append(f"{in_bytes(event.sent_bytes)} of it crossed this time, the rest {rest}")
+            when = "since then" if self._cut else "this time"
+            lines.append(f"{in_bytes(crossed)} of it crossed {when}{rate}, the rest {rest}")
         if event.skipped:
             lines.append(f"skipped {counted(event.skipped, 'file')} that were there")
         if event.left_out:
@@ -220,6 +227,8 @@ class ProgressBars:
         self._sentences = sentences
         self._bars: Bars | None = None
         self._task: Any = None
+        self._offered = False  # all there is: before that nobody knows how much it will be
+        self._wide = True
 
     def show(self, event: events.Event) -> None:
         """Print it above the bar, or move the bar."""
@@ -228,11 +237,15 @@ class ProgressBars:
                 self._move(event)
             case events.Connected():
                 self._print(event)
+                self._offered = False
                 self._start()
+            case events.Offered():
+                self._print(event)
+                self._offered = True
             case events.Code():
                 self._print(event)
                 self._show_qr(event.link)
-            case events.Receipt() | events.Failed() | events.Looked():
+            case events.Receipt() | events.Failed() | events.Looked() | events.Retrying():
                 self.close()
                 self._sentences.show(event)
             case _:
@@ -260,36 +273,52 @@ class ProgressBars:
 
     def _start(self) -> None:
         from rich.console import Console  # noqa: PLC0415 (slow to import, and seldom needed)
-        from rich.progress import (  # noqa: PLC0415
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415
 
         console = Console(file=output.telling())  # the terminal may go, and the transfer hears of that by a signal
-        percent, speed = TextColumn("{task.percentage:>3.0f}%"), TransferSpeedColumn()
-        columns = [
-            BarColumn(),
-            percent,
-            DownloadColumn(binary_units=False),
-            speed,
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[files]} files"),
-        ]
-        chosen = columns if console.width >= _WIDE else [percent, speed]
-        self._bars = Progress(*chosen, console=console, transient=True)
-        self._task = self._bars.add_task("", total=None, files=0)
+        # Not rich's own speed and time left: it begins anew whenever the total grows, and knows of no pauses.
+        figures = TextColumn("{task.description}", markup=False)
+        self._bars = Progress(
+            *([BarColumn(), figures] if console.width >= _WIDE else [figures]), console=console, transient=True
+        )
+        self._wide = console.width >= _WIDE
+        self._task = self._bars.add_task("", total=None)
         self._bars.start()
 
     def _move(self, event: events.Progress) -> None:
         if self._bars is None:  # it was closed for a question
             self._start()
         if self._bars is not None:
-            total = event.total if event.total >= event.bytes else None
-            self._bars.update(self._task, completed=event.bytes, total=total, files=event.files)
+            total = event.total if self._offered else None
+            told = figures(event, offered=self._offered, wide=self._wide)
+            self._bars.update(self._task, completed=event.bytes, total=total, description=told)
+
+
+def figures(event: events.Progress, *, offered: bool, wide: bool) -> str:
+    """How far it is, how fast, and how long it will take: no part of a whole that is not known, and no 100 % before the
+    receipt.
+
+    Args:
+        offered: whether the total is all there is.
+        wide: whether there is room for all of it.
+    """
+    done = offered and event.bytes >= event.total
+    part = f"{99 if done else 100 * event.bytes // event.total:2}%" if offered else in_bytes(event.bytes)
+    pace = "getting it on disk" if done else f"{in_bytes(event.rate)}/s"
+    if not wide:
+        return f"{part} {pace}"
+    of = f"{in_bytes(event.bytes)} of {in_bytes(event.total)}{'' if offered else ' so far'}"
+    left = ""
+    if offered and not done and event.rate and (seconds := (event.total - event.bytes) / event.rate) < _FOREVER:
+        left = f" {_clock(seconds)} left"
+    return f"{part + ' ' if offered else ''}{of} {pace}{left}, {counted(event.files, 'file')}"
+
+
+def _clock(seconds: float) -> str:
+    """`0:12`, `1:02:03`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def to_dial(address: str) -> str:

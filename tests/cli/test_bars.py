@@ -1,0 +1,72 @@
+"""The bar of a transfer: what it says before all is offered, in a pause, after a cut, and before the receipt."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from enchufe import events
+from enchufe.cli.show import ProgressBars, Sentences, figures
+from tests.until import until
+
+MB = 10**6
+
+
+def progress(done: int, total: int, rate: float = 0.0) -> events.Progress:
+    return events.Progress(done * MB, total * MB, 3, rate * MB)
+
+
+@pytest.mark.parametrize(
+    ("event", "offered", "wide", "narrow"),
+    [
+        (progress(900, 1000, 50), False, "900.0 MB of 1.0 GB so far 50.0 MB/s, 3 files", "900.0 MB 50.0 MB/s"),
+        (progress(900, 1000, 50), True, "90% 900.0 MB of 1.0 GB 50.0 MB/s 0:02 left, 3 files", "90% 50.0 MB/s"),
+        (progress(9, 10_000, 1), True, " 0% 9.0 MB of 10.0 GB 1.0 MB/s 2:46:31 left, 3 files", " 0% 1.0 MB/s"),
+        (progress(9, 10_000), True, " 0% 9.0 MB of 10.0 GB 0 bytes/s, 3 files", " 0% 0 bytes/s"),
+        (progress(9, 10_000, 1e-6), True, " 0% 9.0 MB of 10.0 GB 1 bytes/s, 3 files", " 0% 1 bytes/s"),
+        (progress(9999, 10_000, 1), True, "99% 10.0 GB of 10.0 GB 1.0 MB/s 0:01 left, 3 files", "99% 1.0 MB/s"),
+        (
+            progress(1000, 1000, 50),
+            True,
+            "99% 1.0 GB of 1.0 GB getting it on disk, 3 files",
+            "99% getting it on disk",
+        ),
+        (progress(1000, 1000, 50), False, "1.0 GB of 1.0 GB so far 50.0 MB/s, 3 files", "1.0 GB 50.0 MB/s"),
+        (progress(0, 0), True, "99% 0 bytes of 0 bytes getting it on disk, 3 files", "99% getting it on disk"),
+    ],
+)
+def test_figures(event: events.Progress, offered: bool, wide: str, narrow: str) -> None:
+    assert figures(event, offered=offered, wide=True) == wide
+    assert figures(event, offered=offered, wide=False) == narrow
+
+
+def test_there_is_one_bar_however_often_it_is_cut() -> None:
+    """None while it waits to try again: what it showed last is not true any more. Each is drawn by a thread."""
+    others = threading.active_count()
+    bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))
+    for _ in range(3):
+        bars.show(events.Connected("there"))
+        bars.show(events.Offered(1, 10))
+        bars.show(events.Progress(5, 10, 0, 1.0))
+        assert threading.active_count() == others + 1
+        bars.show(events.Retrying("the link is gone", 0.1))
+        until(lambda: threading.active_count() == others)
+    bars.close()
+
+
+def lines(*told: events.Event) -> str:
+    sentences = Sentences(quiet=False, verbose=False, sending=False, plain=True)
+    return "\n".join(line for event in told for line in sentences.lines(event))
+
+
+def test_the_rate_is_of_what_crossed() -> None:
+    whole = events.Receipt(2, 1000 * MB, 1000 * MB, 0, 0, 10.0, bytes(32))
+    rest = events.Receipt(2, 1000 * MB, 50 * MB, 0, 0, 10.0, bytes(32))
+    assert "1.0 GB in 10.00 s (100.0 MB/s), verified and on disk" in lines(whole)
+    assert "crossed" not in lines(whole)
+    assert "1.0 GB in 10.00 s, verified and on disk" in lines(rest)
+    assert "50.0 MB of it crossed this time (5.0 MB/s), the rest was there" in lines(rest)
+    after = lines(events.Retrying("cut", 0.1), rest)
+    assert "1.0 GB in 10.00 s since the last cut, verified and on disk" in after
+    assert "50.0 MB of it crossed since then (5.0 MB/s), the rest was there" in after

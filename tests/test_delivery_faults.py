@@ -545,6 +545,47 @@ def test_live_folder_that_is_mounted_read_only_is_told_at_once(inbox: Path) -> N
         assert "mounted read-only" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("what", ["+i live/file", "+a live/file", "+a live", "+i link", "+a ."])
+def test_what_nobody_can_replace_is_told_at_once(tmp_path: Path, what: str) -> None:
+    """Not by permissions: even root is told so, and else when all had come and some of it was in place."""
+    how, _, where = what.partition(" ")
+    with formatted(tmp_path, 8 << 20, "mkfs.ext4", "-q") as disk:
+        (disk / "live").mkdir()
+        (disk / "live" / "file").write_bytes(b"old")
+        (disk / "link").write_bytes(b"old")
+        run_or_skip(["chattr", how, disk / where], tmp_path)
+        try:
+            with (
+                pytest.raises(StoreError, match="immutable or append-only") as caught,
+                delivery(disk, "update") as begun,
+            ):
+                offer = Offer(begun)
+                offer.file("link", b"another")
+                offer.file("file", b"another", parent=offer.folder("live"))
+            assert "chattr" in caught.value.hint
+            assert (disk / "live" / "file").read_bytes() == b"old"
+        finally:
+            subprocess.run(["chattr", f"-{how[1]}", disk / where], check=True)
+
+
+def test_an_immutable_file_that_stays_is_no_trouble(tmp_path: Path) -> None:
+    with formatted(tmp_path, 8 << 20, "mkfs.ext4", "-q") as disk:
+        same = disk / "same"
+        same.write_bytes(b"new")
+        os.utime(same, ns=(T, T))
+        run_or_skip(["chattr", "+i", same], tmp_path)
+        try:
+            with delivery(disk, "update") as begun:
+                offer = Offer(begun)
+                offer.file("same", b"new")
+                assert offer.answer is Answer.SKIP
+                offer.file("other")
+                begun.commit()
+            assert (disk / "other").read_bytes() == b"new"
+        finally:
+            subprocess.run(["chattr", "-i", same], check=True)
+
+
 def test_modes_that_would_keep_us_out(public: Path) -> None:
     """Unprivileged, a folder that may not be written to is still filled and renamed; and read-only files are synced."""
 

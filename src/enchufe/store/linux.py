@@ -32,6 +32,12 @@ _RULE_PATH_BENEATH: Final = 1
 _PATH_BENEATH: Final = struct.Struct("=Qi")
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+# statx(2): its flags, the word of the result that has the attributes, and those of what nobody may remove or replace.
+_NOFOLLOW_EMPTY_PATH: Final = 0x1100
+_STATX_WORDS: Final = 32
+_STATX_ATTRIBUTES: Final = 1
+_IMMUTABLE_OR_APPEND_ONLY: Final = 0x30
+
 # Not in this kernel; not on this file system; or a sandbox that says EPERM to what it does not know. A real EPERM
 # comes again from what is tried instead.
 _UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM})
@@ -52,6 +58,9 @@ _renameat2: Final = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes
 _syncfs: Final = _function("syncfs", ctypes.c_int)
 _sync_file_range: Final = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _fallocate: Final = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_statx: Final = _function(
+    "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(ctypes.c_uint64)
+)
 _fstatfs: Final = _function("fstatfs", ctypes.c_int, ctypes.c_char_p)
 _syscall: Final = _function("syscall", *[ctypes.c_long] * 5)
 _prctl: Final = _function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
@@ -99,6 +108,17 @@ def _look_and_rename(source_dir: int, source: bytes, target_dir: int, target: by
             raise
     else:
         raise taken
+
+
+def is_fixed(directory: int, name: bytes = b"") -> bool:
+    """Whether what has a name there, or the directory itself, is immutable or append-only (chattr(1)).
+
+    Then not even root replaces it, or anything in it, and permissions do not tell. False where the system does not.
+    """
+    found = (ctypes.c_uint64 * _STATX_WORDS)()
+    if _statx is None or _statx(directory, name, _NOFOLLOW_EMPTY_PATH, 0, found) != 0:
+        return False
+    return bool(found[_STATX_ATTRIBUTES] & _IMMUTABLE_OR_APPEND_ONLY)
 
 
 def has_syncfs() -> bool:

@@ -21,8 +21,9 @@ from blake3 import blake3
 
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError
+from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
+from enchufe.store import linux
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
 from enchufe.store.folders import Folders, is_apart, scan
@@ -109,6 +110,7 @@ class Plan:
         self._top = Folder(TOP, _LIVE, 0, seen={})
         self._latest = (TOP, b"")  # a folder whose path was wanted, and that
         self._writable = {TOP}  # the staging area could be made in it
+        self._unfixed: set[int] = set()
         self.folders: dict[int, Folder] = {}
         self.grafts: dict[int, Graft] = {}
         self.dresses_live = if_exists in ("overwrite", "update")
@@ -302,6 +304,7 @@ class Plan:
         believed = not self._checksum or entry.kind is _SYMLINK
         if self._if_exists == "update" and believed and _same(entry, found, descriptor, self._rules.grain):
             return _SKIP, _REFUSED
+        self._check_replaceable(entry, folder, descriptor)
         answer, standing = self._graft(entry, folder, replaces=True)
         return Answer.DELTA if _have_blocks(entry, found) else answer, standing
 
@@ -312,6 +315,19 @@ class Plan:
         private = blake3(packed(self.path(folder.id), entry.name)).digest(length=16).hex().encode()
         self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
         return _ALL, _STAGED
+
+    def _check_replaceable(self, entry: Entry, folder: Folder, descriptor: int) -> None:
+        """Raises StoreError: not even root can, and that would be known only when some of it is in place."""
+        fixed = linux.is_fixed(descriptor, entry.name)
+        if not fixed and folder.id not in self._unfixed:
+            fixed = linux.is_fixed(descriptor)
+            self._unfixed.add(folder.id)
+        if fixed:
+            path = b"/".join((*self._descriptors.path(folder.id), entry.name))
+            raise StoreError(
+                f"cannot replace {printable(path)}: it, or its folder, is immutable or append-only",
+                hint="`lsattr` shows that; `chattr -i` or `chattr -a` ends it.",
+            )
 
     def _check_writable(self, folder: int) -> None:
         descriptor = self._descriptors.descriptor(folder)

@@ -203,7 +203,11 @@ def listening(
                         if not may_return:
                             raise
                         cut = error
-                    on_event(events.Looked() if isinstance(error, Looked) else events.Failed.of(error))
+                    failed = events.Failed.of(error)
+                    if may_return and not looks and not isinstance(error, (InterruptedThere, TakenOver)):
+                        waits = f"This side waits{f' for {retry:g} s' if once else ''} for the other to come back."
+                        failed = events.Failed(failed.kind, failed.message, f"{waits} What has arrived is kept.")
+                    on_event(events.Looked() if isinstance(error, Looked) else failed)
                 finally:
                     door.left(greeted)
         finally:

@@ -293,9 +293,23 @@ def test_a_killed_sender_shows_nothing_and_the_next_sends_what_is_missing(
     sender.process.kill()
     error = receiver.wait_for("error")
     assert error["kind"] == "broken"
-    assert error["hint"]
+    assert error["hint"] == "This side waits for the other to come back. What has arrived is kept."
     assert visible(inbox) == set()
     check_next_send(start, receiver, address, big, inbox)
+
+
+def test_a_sender_that_listens_says_how_long_it_waits_for_whoever_was_cut(
+    start: Start, tmp_path: Path, inbox: Path
+) -> None:
+    big = generated(tmp_path / "big", 64 * MIB)
+    sender = start("send", big, "--listen", "127.0.0.1:0", "--plain", "--limit", "8MB/s", "--retry", "1")
+    receiver = start("receive", sender.wait_for("listening")["address"], "-o", inbox, "--plain", "--yes")
+    receiver.wait_for("progress")
+    receiver.process.kill()
+    hint = sender.wait_for("error")["hint"]
+    assert hint == "This side waits for 1 s for the other to come back. What has arrived is kept."
+    assert sender.end() == 4
+    assert "This side waits" not in sender.events[-1]["hint"]  # it does no more
 
 
 def test_a_killed_receiver_is_told_clearly_and_the_next_gets_what_is_missing(

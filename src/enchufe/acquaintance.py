@@ -23,7 +23,14 @@ def introduction() -> Introduction:
 
 
 def meet(admitted: Admitted, *, remember: bool, on_event: OnEvent) -> None:
-    """Tell who is there, and make sure that it is nobody else than it says, and can be pinned if it is to be.
+    """Tell who was dialed, and make sure of it. Raises as `check_acquaintance`."""
+    if admitted.way != "again":
+        on_event(events.Paired(admitted.way, admitted.name))
+    check_acquaintance(admitted, remember=remember)
+
+
+def check_acquaintance(admitted: Admitted, *, remember: bool) -> None:
+    """Make sure that it is nobody else than it says, and can be pinned if it is to be.
 
     That is before HELLO: where one side could not pin, neither is to.
 
@@ -31,9 +38,6 @@ def meet(admitted: Admitted, *, remember: bool, on_event: OnEvent) -> None:
         ChangedKey: a machine of that name is known by another key.
         StoreError: what is known cannot be read or written.
     """
-    if admitted.way == "again":
-        return
-    on_event(events.Paired(admitted.way, admitted.name))
     if remember and admitted.way == "code" and admitted.introduced is not None:
         KnownMachines().check(admitted.introduced.name, admitted.introduced.public)
 

@@ -17,7 +17,7 @@ from enchufe.access.interfaces import ALONE
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, elsewhere, own_addresses
 from enchufe.access.tokens import Tokens, UsedUp
-from enchufe.acquaintance import acquaint, introduction, meet
+from enchufe.acquaintance import acquaint, check_acquaintance, introduction
 from enchufe.dataclass import dataclass
 from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
 from enchufe.events import OnEvent
@@ -99,6 +99,7 @@ class Entrance:
         self._announced = False
         self._closed = False
         self._guests: list[Admitted] = []  # that are not inside yet
+        self._inside: object = None  # the party that was last said to be
         self._met: dict[object, Admitted] = {}  # by party, who said a code, and has not said HELLO
 
     def _tell(self, event: events.Event) -> None:
@@ -110,12 +111,12 @@ class Entrance:
             raise
 
     async def admit(self, transport: TlsTransport, deadline: float) -> Admitted:
-        """Let in who proves it; from any thread. Raises as `Gate.admit` and `meet`."""
+        """Let in who proves it; from any thread. Raises as `Gate.admit` and `check_acquaintance`."""
         with self._lock:
             self._knocking += 1
         try:
             admitted = await self.gate.admit(transport, deadline)
-            await self._meet(admitted, deadline)
+            await self._check(admitted, deadline)
             with self._lock:
                 self._guests = [admitted, *self._guests[: _GUESTS - 1]]
         except StoreError as error:  # ours, and nobody else is told of it
@@ -127,10 +128,10 @@ class Entrance:
                 self._knocking -= 1
         return admitted
 
-    async def _meet(self, admitted: Admitted, deadline: float) -> None:
+    async def _check(self, admitted: Admitted, deadline: float) -> None:
         """See who was let in; whoever is not to be is not in any more, and hears so where it expects HELLO."""
         try:
-            meet(admitted, remember=self._remember, on_event=self._tell)
+            check_acquaintance(admitted, remember=self._remember)
         except EnchufeError as error:
             if isinstance(error, (ChangedKey, StoreError)):
                 self._failure = error
@@ -160,6 +161,7 @@ class Entrance:
         try:
             # Whoever was cut before HELLO has come again by now, by what says nothing of him.
             met = self._met.pop(admitted.party, admitted)
+            self._tell_who(met)
             acquaint(met, None, remember=self._remember, on_event=self._tell)
             if self._remember and met.way == "code" and met.introduced is not None:
                 self._lasting, self.gate.identity = True, Identity.mine()  # that one may come by its key from now on
@@ -179,6 +181,17 @@ class Entrance:
             allowance=grant if isinstance(grant, _Granted) else None,
             only_looks=isinstance(grant, _Looking),
         )
+
+    def _tell_who(self, admitted: Admitted) -> None:
+        """Tell whose is all that is told from now on; not after a cut, unless another was here meanwhile."""
+        if admitted.way != "again":
+            way: str = admitted.way
+        elif admitted.party == self._inside:
+            return
+        else:
+            way = "token" if admitted.grant is not None else "code" if admitted.name is None else "key"
+        self._inside = admitted.party
+        self._tell(events.Paired(way, admitted.name))
 
     def open(self, addresses: Sequence[str]) -> None:
         """Show a code for a listener at these addresses, where the last one has had its use, and have it announced."""

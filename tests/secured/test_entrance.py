@@ -174,11 +174,11 @@ def test_both_remember(places: list[Place]) -> None:
     assert isinstance(far, Admitted)
     assert near.introduced is not None
     assert near.introduced.public == Identity.mine().public
-    assert place.told[1:] == [events.Paired("code")]
+    assert not place.told[1:]
     assert KnownMachines().name_of(key.public) is None  # he has not said HELLO: he may know another by our name
     place.entrance.suit(Options(), far, SESSION)
     assert KnownMachines().name_of(key.public) == "laptop"
-    assert place.told[2:] == [events.Remembered("laptop")]
+    assert place.told[1:] == [events.Paired("code"), events.Remembered("laptop")]
 
 
 def test_who_is_cut_before_hello_is_remembered_when_he_comes_again(places: list[Place]) -> None:
@@ -214,6 +214,30 @@ def test_one_alone_remembers_nobody(places: list[Place], listener: bool) -> None
     place.entrance.suit(Options(), far, SESSION)
     assert not KnownMachines().all()
     assert place.told[1:] == [events.Paired("code"), *([events.Remembered(None)] if listener else [])]
+
+
+def test_who_is_inside_is_told_and_who_only_knocks_is_not(places: list[Place]) -> None:
+    """So that whatever is told next is that one's."""
+    (ana, _), (blas, _) = (Tokens().new(name) for name in ("ana", "blas"))
+    place = begun(places, tokens=True)
+    (_, anas), _ = (place.meet(ByToken(token)) for token in (ana, blas))
+    assert isinstance(anas, Admitted)
+    assert not place.told[1:]
+    place.entrance.suit(Options(), anas, SESSION)
+    assert place.told[1:] == [events.Paired("token", "ana")]
+
+
+def test_who_comes_again_is_told_where_another_was_here_meanwhile(places: list[Place]) -> None:
+    token, _ = Tokens().new("ana")
+    place = begun(places, tokens=True)
+    near, far = place.meet(ByCode(place.code))
+    assert isinstance(near, Admitted)
+    _, again = place.meet(ByPass(near.secret))
+    _, other = place.meet(ByToken(token))
+    for inside in (far, again, other, again):
+        assert isinstance(inside, Admitted)
+        place.entrance.suit(Options(), inside, SESSION)
+    assert place.told[1:] == [events.Paired("code"), events.Paired("token", "ana"), events.Paired("code")]
 
 
 @pytest.mark.parametrize("scope", ["drop", "read"])

@@ -284,14 +284,11 @@ def test_a_code_that_nobody_used_is_announced_again_after_somebody_else_was_insi
 
 
 def test_events_come_one_at_a_time_whoever_else_comes_in_meanwhile(tmp_path: Path) -> None:
-    keys, here = [KeyPair.new(), KeyPair.new()], Identity.mine().public
-    for number, key in enumerate(keys):
-        KnownMachines().add(f"machine-{number}", key.public)
     both, overlapped = threading.Barrier(2), []
     side = Side()
 
     def tell(event: events.Event) -> None:
-        if isinstance(event, events.Paired):
+        if isinstance(event, events.WrongCode):
             with suppress(threading.BrokenBarrierError):
                 both.wait(1)
                 overlapped.append(event)
@@ -302,16 +299,20 @@ def test_events_come_one_at_a_time_whoever_else_comes_in_meanwhile(tmp_path: Pat
     receiver = threading.Thread(target=files.receive_files, args=(tmp_path / "inbox",), kwargs=arguments)
     receiver.start()
     address = side.wait_for(events.Listening).address
+    right = Code.parse(side.wait_for(events.Code).code)
+    wrong = ByCode(Code(right.label, ("abacus",) * 3))
 
-    def come(key: KeyPair) -> None:
-        enter(address, ByKey(key, here)).transport.close()
+    def come() -> None:
+        with pytest.raises(WrongCode):
+            enter(address, wrong)
 
-    comers = [threading.Thread(target=come, args=(key,)) for key in keys]
+    comers = [threading.Thread(target=come) for _ in range(2)]
     for each in comers:
         each.start()
     for each in comers:
         each.join(PATIENCE)
-    send(enter(address, ByKey(keys[0], here)), tmp_path / "file")
+    send(enter(address, ByCode(right)), tmp_path / "file")
     receiver.join(PATIENCE)
     assert not receiver.is_alive()
+    assert len(side.of(events.WrongCode)) == 2
     assert not overlapped

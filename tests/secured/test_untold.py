@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from enchufe import events
-from enchufe.access import ByCode
 from enchufe.errors import EnchufeError, StoreError
 from tests.secured.entrances import Place
 from tests.secured.people import HERE, PATIENCE, Person
@@ -23,12 +22,12 @@ def test_what_was_raised_beside_is_raised_where_it_is_waited_for(
     full = StoreError("cannot write standard output")
 
     def tell(event: events.Event) -> None:
-        if isinstance(event, events.Paired):
+        if isinstance(event, events.WrongCode):
             raise full
 
     place.entrance._on_event = tell
     try:
-        _, far = place.meet(ByCode(place.code))
+        _, far = place.meet(place.wrong())
         assert far is full
         with pytest.raises(EnchufeError) as caught:
             place.entrance.check()

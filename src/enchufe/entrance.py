@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Final
@@ -16,6 +16,7 @@ from enchufe.access.identity import Identity
 from enchufe.access.interfaces import ALONE
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link, elsewhere, own_addresses
+from enchufe.access.refusals import TokenRefused
 from enchufe.access.tokens import Tokens, UsedUp
 from enchufe.acquaintance import acquaint, check_acquaintance, introduction
 from enchufe.dataclass import dataclass
@@ -83,7 +84,7 @@ class Entrance:
             self._certificate,
             knows=machines.name_of,
             identity=Identity.mine() if machines.all() else None,
-            tokens=_Scoped(scope) if tokens else None,
+            tokens=_Scoped(scope, self._tell_refused) if tokens else None,
             introduction=introduction() if remember else None,
             lost=self._tell_lost_guess,
         )
@@ -226,6 +227,9 @@ class Entrance:
         if not self._closed:  # else it was us who cut it
             self._tell(events.WrongCode(code.guesses))
 
+    def _tell_refused(self, sentence: str) -> None:
+        self._tell(events.Failed.of(TokenRefused(sentence, hint=UsedUp.hint)))
+
     def _tell_trouble(self, sentence: str) -> None:
         self._tell(events.Unannounced(sentence))
 
@@ -349,20 +353,31 @@ class _Looking:
 
 
 class _Scoped:
-    """The tokens that are for one thing, or for looking at that."""
+    """The tokens that are for one thing, or for looking at that.
 
-    def __init__(self, scope: str) -> None:
+    Args:
+        refused: is told why one that was given out here lets its bearer in no more, who hears nothing of that.
+    """
+
+    def __init__(self, scope: str, refused: Callable[[str], None]) -> None:
         self._tokens = Tokens()
         self._scope = scope
+        self._refused = refused
 
     def check(self, public: bytes) -> _Granted | _Looking | None:
-        """What a token allows; None: nothing here."""
+        """What a token allows, by whose secret half somebody has proved to bear it; None: nothing here."""
         grant = self._tokens.check(public)
         if grant is None:
+            record = self._tokens.bearing(public)
+            if record is not None:
+                self._refused(f"somebody came with the token {record.name}, which is {record.state(time.time())}")
             return None
         if self._scope in grant.scope:
             return _Granted(grant.name, public, self._tokens)
-        return _Looking(grant.name) if self._scope == "read" and "list" in grant.scope else None
+        if self._scope == "read" and "list" in grant.scope:
+            return _Looking(grant.name)
+        self._refused(f"somebody came with the token {grant.name}, which is not for {self._scope}")
+        return None
 
 
 def _is_here_only(host: str) -> bool:

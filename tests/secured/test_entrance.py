@@ -240,6 +240,24 @@ def test_who_comes_again_is_told_where_another_was_here_meanwhile(places: list[P
     assert place.told[1:] == [events.Paired("code"), events.Paired("token", "ana"), events.Paired("code")]
 
 
+@pytest.mark.parametrize(
+    ("scope", "expires", "why"), [("drop", 1060, "expired"), ("read", None, "not for drop"), ("drop", None, None)]
+)
+def test_a_bearer_who_is_not_let_in_is_told_of_and_others_are_not(
+    places: list[Place], scope: str, expires: int | None, why: str | None
+) -> None:
+    """By the name of his token, so that who has given it out knows what became of him."""
+    token, _ = Tokens(now=lambda: 1000.0).new("ana", [scope], expires=expires)
+    if why is None:
+        Tokens().revoke("ana")
+    place = begun(places, tokens=True)
+    near, _ = place.meet(ByToken(token))
+    assert isinstance(near, TokenRefused)
+    assert "ana" not in str(near)
+    told = [(event.kind, event.message) for event in place.told if isinstance(event, events.Failed)]
+    assert told == ([] if why is None else [("token_refused", f"somebody came with the token ana, which is {why}")])
+
+
 @pytest.mark.parametrize("scope", ["drop", "read"])
 def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
     token, _ = Tokens().new("scanner", ["drop"], quota=1000)

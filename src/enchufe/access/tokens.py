@@ -187,6 +187,10 @@ class Tokens:
             return None
         return Grant(record.name, record.scope, record.left)
 
+    def bearing(self, public: bytes) -> Record | None:
+        """The token with this public key, whatever it is good for; None: there is none, or it was revoked."""
+        return _bearing(self._book.read(), public)
+
     def take(self, public: bytes, session: bytes, least: int, most: int) -> int:
         """Take from what may cross before it does, whatever other processes do; how many bytes. To be settled.
 

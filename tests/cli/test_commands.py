@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Process:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             event = json.loads(line)
+            event.pop("time", None)
             assert event["v"] == 1
             with self._changed:
                 self.events.append(event)
@@ -412,6 +414,14 @@ def run(*arguments: str | bytes | Path, stdin: bytes = b"", **options: Any) -> s
     return subprocess.run(
         [*COMMAND, *arguments], input=stdin, capture_output=True, timeout=PATIENCE, check=False, **options
     )
+
+
+def test_each_event_says_when_it_was_told() -> None:
+    before = time.time()
+    done = run("send", "/nowhere", "--to", "127.0.0.1:9", "--json", "--plain")
+    (told,) = map(json.loads, done.stdout.splitlines())
+    assert (told["event"], told["kind"]) == ("error", "store")
+    assert before - 0.001 <= told["time"] <= time.time() + 0.001
 
 
 def free_port() -> int:

@@ -59,7 +59,9 @@ class Run:
         for line in self.process.stdout:
             with self._changed:
                 self.output += line
-                self.events.append(json.loads(line))
+                event = json.loads(line)
+                event.pop("time", None)
+                self.events.append(event)
                 self._changed.notify_all()
         with self._changed:
             self._over = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from enchufe import events
@@ -61,7 +62,8 @@ class JsonLines:
         """
         if not self._failed:
             try:
-                output.write(self._dumps(event.as_dict()).encode() + b"\n", hurry=self._hurry)
+                told = {**event.as_dict(), "time": round(time.time(), 3)}
+                output.write(self._dumps(told).encode() + b"\n", hurry=self._hurry)
             except StoreError:
                 self._failed = True
                 if not isinstance(event, events.Failed):

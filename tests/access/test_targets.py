@@ -64,6 +64,7 @@ def test_each_is_told_from_the_others(text: str, found: Target) -> None:
         *("enchufe://", "enchufe://host/", "enchufe:///", "https://host:9000/#code=42-amigo-barco-casa"),
         *("host:9000/#code=42-amigo-barco-casa", "code: 42-amigo-barco-casa", "code:42-amigo-barco-casa"),
         *("code: 42-amigo-barco", "code: 42-amigo-barc0-casa", "code:42-amigo-barco-casa."),
+        *("code: 42-amigo-barc0-casa:9000", "code:42-amigo-barco-casa:9000", "42 amigo barco casa:9000"),
     ],
 )
 def test_what_is_none_of_these_is_refused_and_no_word_of_a_code_repeated(text: str) -> None:

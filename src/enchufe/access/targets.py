@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from typing import Final
 
@@ -14,6 +15,8 @@ MOST_NAME: Final = 64  # bytes, as docs/access.md has it
 _HINT: Final = (
     "Write host:port, unix:/path, @name (a known machine), the code label-word-word-word, or the enchufe:// link."
 )
+# What may be meant for host:port, or for a v6 address whose brackets or port were left out.
+_ALMOST_ADDRESS: Final = re.compile(r"[^\s:]*:\w*|\[?[0-9a-f:.]+(%[\w.-]+)?\]?(:\w*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,8 @@ def target(text: str) -> Target:
         is_path = text.startswith(("unix:", "shm:"))
         if "#" in text and not is_path:
             raise LocalProtocolError(f"a link begins with {SCHEME}", hint=_HINT)
-        port = text.rpartition(":")[2]
         # Of "code: 7-...", as somebody copied it or half of it, the error about an address would tell all.
-        if is_path or not port or port.isalnum():
+        if is_path or _ALMOST_ADDRESS.fullmatch(text):
             return parse_address(text)
     elif looks_like_code(text):
         return SpokenCode(text)

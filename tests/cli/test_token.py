@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def token(tmp_path: Path) -> Run:
-    def run(*arguments: str, stdout: Any = subprocess.PIPE) -> Done:
+    def run(*arguments: str, stdout: Any = subprocess.PIPE, inside: Sequence[str] = ()) -> Done:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
         return subprocess.run(
-            [sys.executable, "-m", "enchufe", "token", *arguments],
+            [*inside, sys.executable, "-m", "enchufe", "token", *arguments],
             env={**environment, "HOME": str(tmp_path / "home")},
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -159,3 +159,12 @@ def test_durations(text: str, seconds: int) -> None:
 def test_what_is_no_duration_is_told(text: str) -> None:
     with pytest.raises(LocalProtocolError, match="no duration"):
         duration(text)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_a_machine_without_an_address_makes_no_link(token: Run) -> None:
+    done = token("new", "--to", ":9000", inside=("unshare", "--net"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "this machine has no address" in done.stderr
+    assert "host:port" in done.stderr
+    assert token("list").stdout == ""

@@ -37,6 +37,8 @@ def new(name: str | None, *, scope: str, quota: int | None, expires: str | None,
         until = None if expires is None else time.time() + duration(expires)
         tokens = Tokens()
         addresses = tuple(dict.fromkeys(itertools.chain.from_iterable(map(_addresses, to))))
+        if not addresses:
+            raise LocalProtocolError("this machine has no address that a link could hold", hint=_ADDRESS)
         if len(addresses) > MOST_ADDRESSES:
             raise LocalProtocolError(
                 f"{len(addresses)} addresses are too many for a link", hint=f"Name {MOST_ADDRESSES} at the most."

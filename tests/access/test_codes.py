@@ -60,6 +60,7 @@ def test_a_new_code_is_in_the_language_of_the_locale(
         ("\uff17-abaco-ninez-zurdo", SPANISH),
         ("\u201c7-abaco-ninez-zurdo.\u201d ", SPANISH),
         ("**7-abaco-ninez-zurdo**,", SPANISH),
+        ("7, \u00e1baco, ni\u00f1ez, zurdo\u2026", SPANISH),
         ("42-abandon-zoo-ability", ENGLISH),
         ("42 aban ZOO abil", ENGLISH),
     ],

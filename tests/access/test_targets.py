@@ -44,6 +44,11 @@ from tests.access.letters import letters
             "\ufeff\u201cenchufe://host:9000/#code=42-amigo-barco-casa\u201d.",
             Link((TcpAddress("host", 9000),), None, "42-amigo-barco-casa"),
         ),
+        ("7, Amigo, barco, casa", SpokenCode("7, Amigo, barco, casa")),
+        (
+            "enchufe://host:9000/#code=42-am\r\n   igo-barco-\ncasa",
+            Link((TcpAddress("host", 9000),), None, "42-amigo-barco-casa"),
+        ),
         ("enchufe://host:9000/", Link((TcpAddress("host", 9000),))),
         (
             "Enchufe://host:9000/#code=42-amigo-barco-casa",

@@ -23,10 +23,10 @@ LIFE: Final = 600.0  # seconds
 # for bold, and marks that nobody sees. None of it can begin a code or link, or end one.
 _AROUND: Final = (
     " \t\r\n\xa0\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u2039\u203a\xab\xbb<>()[]{}*.,;!?"
-    "\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u2066\u2067\u2068\u2069\ufeff"
+    "\u2026\u200b\u200c\u200d\u200e\u200f\u202a\u202c\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
 _LABEL: Final = re.compile("0*([1-9][0-9]?)", re.ASCII)
-_MINUS: Final = "\u2212"  # no dash to Unicode, and one to whoever copies it
+_BETWEEN: Final = "\u2212,"  # a minus is no dash to Unicode, and one to whoever copies it; who dictates gets commas
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def unwrapped(text: str) -> str:
 
 
 def spaced(text: str) -> str:
-    """A code as it was typed, unwrapped: spaces for whatever passes for a hyphen, and nothing for what nobody sees.
+    """A code as it was typed, unwrapped: spaces for whatever stands between words, and nothing for what nobody sees.
 
     Soft hyphens and marks of direction are such, which programs put into a text.
     """
@@ -100,7 +100,7 @@ def spaced(text: str) -> str:
 
 def _spaced(character: str) -> str:
     kind = unicodedata.category(character)
-    return " " if kind == "Pd" or character == _MINUS else "" if kind == "Cf" else character
+    return " " if kind == "Pd" or character in _BETWEEN else "" if kind == "Cf" else character
 
 
 def _parts(text: str) -> list[str]:

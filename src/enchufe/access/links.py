@@ -28,6 +28,7 @@ _DIGEST: Final = 32  # bytes of SHA-256
 _TOKEN: Final = 32  # bytes: an Ed25519 seed, RFC 8032 section 5.1.5
 _KEYS: Final = ("cert", "code", "token")
 _HINT: Final = "Copy the whole link again, from enchufe:// to its end, in quotes: # and & mean something to a shell."
+_WRAP: Final = re.compile(r"\s*[\r\n]\s*")  # where a message of lines so long, and no longer, has cut it in two
 _NAME: Final = re.compile(r"[\w.-]+")  # of a host or an interface: nothing that could end the address part of a link
 # A label and three words, as `spaced`; whether they are of a list is for whoever reads the code.
 _CODE: Final = re.compile(r"\s*[0-9]{1,2}(?:\s+[^\W\d_]+){3}\s*")
@@ -85,7 +86,7 @@ class Link:
         """
         if len(text) > MOST_TEXT:
             raise _wrong(f"is longer than {MOST_TEXT} characters")
-        text = unwrapped(text)
+        text = _WRAP.sub("", unwrapped(text))
         if not is_link(text):
             raise _wrong(f"does not begin with {SCHEME}")
         place, has_more, fragment = text[len(SCHEME) :].partition("#")

@@ -20,7 +20,7 @@ from enchufe.access.refusals import TokenRefused
 from enchufe.access.tokens import Tokens, UsedUp
 from enchufe.acquaintance import acquaint, check_acquaintance, introduction
 from enchufe.dataclass import dataclass
-from enchufe.errors import DeadlineExceeded, EnchufeError, Refused, StoreError
+from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Options
 from enchufe.transfer.machine import told_to_peer
@@ -40,6 +40,7 @@ _GONE: Final = (
     "whoever said the code went away before the transfer began",
     "The other side says why. For another attempt there is a new code.",
 )
+_FOLLOWING: Final = 5.0  # seconds between two looks whether this machine has come to other addresses
 _CHOSEN_ALONE: Final = "the network interfaces that were chosen lead nowhere but to this machine"
 
 
@@ -96,6 +97,7 @@ class Entrance:
         self._listening: Sequence[str] = ()
         self._dead_since: float | None = None  # as far as was seen
         self._addresses: tuple[TcpAddress, ...] = ()
+        self._followed = time.monotonic()
         self._announcement = ExitStack()
         self._announced = False
         self._closed = False
@@ -204,9 +206,29 @@ class Entrance:
         self._addresses = _dialable(addresses, self._interfaces)
         code = Code.new()
         self._code = self.gate.code = LiveCode(code, _now)
-        link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
         self._announce(code)
+        self._tell_code(code)
+
+    def _tell_code(self, code: Code) -> None:
+        link = str(Link(self._addresses, self._certificate.sha256, str(code))) if self._addresses else ""
         self._tell(events.Code(str(code), link))
+
+    def _follow(self, code: LiveCode) -> None:
+        """Where this machine has come to other addresses, have the network hear of them, and show the link anew."""
+        now = time.monotonic()
+        if now < self._followed + _FOLLOWING:
+            return
+        self._followed = now
+        try:
+            addresses = _dialable(self._listening, self._interfaces)
+        except LocalProtocolError:  # an interface that was chosen has gone, and may come back
+            return
+        if set(addresses) == set(self._addresses) or all(_is_here_only(address.host) for address in addresses):
+            return
+        self._addresses = addresses
+        self._announce(code.code)
+        if code.alive:
+            self._tell_code(code.code)
 
     def _announce(self, code: Code) -> None:
         self._announcement.close()
@@ -236,6 +258,8 @@ class Entrance:
     def check(self) -> None:
         """Go on waiting, as long as there is somebody to wait for; by a new code, where the last one brought nobody.
 
+        To be called now and then, which follows this machine to other addresses.
+
         Raises:
             Exception: what `on_event` has raised where it was told of a guest.
             Refused: somebody has guessed wrong three times.
@@ -245,7 +269,11 @@ class Entrance:
         if self._failure is not None:
             raise self._failure
         code = self._code
-        if code is None or code.alive:
+        if code is None:
+            return
+        if not code.burnt:
+            self._follow(code)
+        if code.alive:
             return
         now = time.monotonic()
         if self._dead_since is None:

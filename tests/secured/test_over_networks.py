@@ -115,6 +115,24 @@ def test_an_address_that_changes_in_the_middle(
     assert receiver.receipt["sent_bytes"] < 21 * MIB
 
 
+def test_a_sender_that_has_come_to_another_address_is_found(
+    people: tuple[Person, Person], machines: tuple[Machine, Machine], file: Path
+) -> None:
+    """As from one Wi-Fi to another; the code stays, and the link is shown anew."""
+    ana, blas = people
+    machines[0].do("ip", "-6", "address", "flush", "dev", "link0")
+    sender = ana.send(file)
+    code = sender.code()
+    machines[0].do("ip", "address", "del", f"{machines[0].ipv4()}/24", "dev", "link0")
+    machines[0].do("ip", "address", "add", "10.98.0.77/24", "dev", "link0")
+    again = sender.wait_for("code", count=2)
+    assert again["code"] == code
+    receiver = blas.receive(code)
+    assert (receiver.end(), sender.end()) == (0, 0)
+    assert receiver.named("connected")[0]["peer"].startswith("10.98.0.77:")
+    assert "enchufe://10.98.0.77:" in again["link"]
+
+
 def port_of(address: str) -> str:
     return address.rpartition(":")[2]
 

@@ -20,7 +20,7 @@ from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transports import Address, Transport, parse_address
+from enchufe.transports import Address, Transport, inherited, parse_address
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
@@ -89,7 +89,8 @@ def send_files(
         to: the receiver: the code or link that it shows, `@name` of a machine that is known here, or where it listens:
             `host:port` or `unix:/path`.
         listen: in place of `to`: where to wait for a receiver to connect: `host:port`, `:port`, `unix:/path`; port 0
-            takes a free one and `events.Listening` says which. `events.Code` says the code that lets one in.
+            takes a free one and `events.Listening` says which; `systemd:` is a socket that a service manager keeps.
+            `events.Code` says the code that lets one in.
         plain: without encryption and authentication, for networks that are trusted.
         code: the code or link that the other side shows, where `to` is an address; or what asks for it.
         remember: whether to pin the other's key, and be pinned: `@name` needs no code then. It takes both sides.
@@ -335,7 +336,7 @@ def _meet(
     if dial is not None:
         return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
     assert listen is not None
-    where = meeting.for_files(parse_address(listen))
+    where = None if listen == inherited.ADDRESS else meeting.for_files(parse_address(listen))
     return meeting.listening(
         where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
     )

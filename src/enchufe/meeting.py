@@ -21,7 +21,7 @@ from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Looked, Machine, TakenOver
 from enchufe.transfer.message import Role
 from enchufe.transfer.messages import Hello
-from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport
+from enchufe.transports import Address, Listener, SharedMemoryAddress, Transport, inherited
 from enchufe.waiting import BlockingWaiter, Waiter, drive
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
 
 
 def listening(
-    where: Address,
+    where: Address | None,
     machine: type[M],
     make: Make[M],
     options: Options,
@@ -157,6 +157,7 @@ def listening(
     """Run one transfer with whoever comes and is let in.
 
     Args:
+        where: to listen; None: on the socket that a service manager has handed over.
         once: whether the first that comes is served come what may, and nobody else, but for those who only look.
         entrance: who is let in; None: anybody, in plain text.
     """
@@ -164,7 +165,7 @@ def listening(
 
     context, admit = (None, None) if entrance is None else (entrance.context, entrance.admit)
     with (
-        Listener(where) as listener,
+        _handed_over() if where is None else Listener(where) as listener,
         Door(listener, machine, options.timeout, context=context, admit=admit) as door,
     ):
         for address in listener.addresses:
@@ -213,6 +214,18 @@ def listening(
         finally:
             if entrance is not None:
                 entrance.close()
+
+
+def _handed_over() -> Listener:
+    listener, *others = inherited.listeners()
+    if others:
+        for each in (listener, *others):
+            each.close()
+        raise LocalProtocolError(
+            f"{1 + len(others)} sockets were handed over, and a transfer takes one",
+            hint="Leave one ListenStream= in the socket unit.",
+        )
+    return listener
 
 
 def _wants_nothing(hello: Hello) -> bool:

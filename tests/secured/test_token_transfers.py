@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.secured.people import HERE, MIB, Person, Run, generated
+from tests.secured.people import HERE, MIB, PATIENCE, Person, Run, generated
 from tests.sessions.relay import CuttingRelay
 
 SERVING = (*HERE, "--tokens")
@@ -177,3 +181,29 @@ def test_another_certificate_than_the_links(people: tuple[Person, Person], file:
     assert sender.error["kind"] == "another_machine"
     assert "certificate" in sender.error["message"]
     assert "link" in sender.error["hint"]
+
+
+def test_an_inbox_whose_socket_a_service_manager_keeps_is_there_for_whoever_comes_between_two_runs(
+    people: tuple[Person, Person], file: Path
+) -> None:
+    """Who dials while none runs waits for the next, as at a systemd socket unit; without it he is refused, and ends."""
+    ana, blas = people
+    hand_over = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        link = aimed(link_of(blas), f"127.0.0.1:{kept.getsockname()[1]}")
+        for _ in range(2):
+            sender = ana.send(file, options=("--to", link))
+            select.select([kept], [], [], PATIENCE)
+            _, *command = blas.command("receive", *("--tokens", "--listen", "systemd:", "--no-announce", "--yes"))
+            subprocess.run(
+                [sys.executable, "-c", hand_over, str(kept.fileno()), *command, "-o", str(blas.inbox)],
+                env=blas.environment(),
+                pass_fds=[kept.fileno()],
+                timeout=PATIENCE,
+                check=True,
+            )
+            assert sender.end() == 0
+    assert len([path for path in blas.inbox.iterdir() if path.is_file()]) == 2

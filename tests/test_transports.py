@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -775,6 +776,35 @@ def test_who_dials_without_a_descriptor_is_told(kind: str, tmp_path: Path) -> No
         with so_few_descriptors(0), pytest.raises(BusyError) as caught:
             connect(server.addresses[0], framing=framing.Lines(), timeout=5)
         assert "ulimit" in caught.value.hint
+
+
+def test_who_dials_again_and_again_while_the_resolver_hangs_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    look_up: Any = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(20)
+        return look_up(host, *args, flags=flags, **options)
+
+    def dial(seconds: float) -> None:
+        drive(tcp.connect(TcpAddress("localhost", port), WAITER, WAITER.now() + seconds)).close()
+
+    def resolvers() -> int:
+        return sum(thread.name == "enchufe resolver" for thread in threading.enumerate())
+
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded, match="looking up"):
+                dial(0.01)
+        assert resolvers() == 1
+        with ThreadPoolExecutor() as several:
+            dialing = [several.submit(dial, 20) for _ in range(3)]
+            over.set()
+            for one in dialing:
+                one.result()
 
 
 @pytest.mark.parametrize("runs", ["blocking", "events", "asyncio", "trio"])

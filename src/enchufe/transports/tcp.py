@@ -154,30 +154,47 @@ async def _found(addresses: Sequence[TcpAddress], waiter: Waiter, deadline: floa
         return await waiter.offload(_look_up_any, addresses)
     with suppress(BrokenError):  # digits need no resolver
         return [one for address in addresses for one in _look_up(address, socket.AI_NUMERICHOST)]
-    found: list[_Found] = []
-    unknown: list[BrokenError] = []
-    answered = Turnstile()
-    answered.try_enter()
-
-    def look_up() -> None:
-        try:
-            found.extend(_look_up_any(addresses))
-        except BrokenError as error:
-            unknown.append(error)
-        finally:
-            answered.leave()
-
-    start(threading.Thread(target=look_up, name="enchufe resolver", daemon=True))
+    lookup = _LOOKUPS.get(wanted := tuple(addresses))
+    if lookup is None or not lookup.is_alive():  # as one is that was left behind by a fork
+        lookup = _LOOKUPS[wanted] = _Lookup(wanted)
+        start(lookup)
     try:
-        await answered.enter(waiter, deadline)
+        await lookup.answered.enter(waiter, deadline)
     except DeadlineExceeded:
         told = ", ".join(address.host for address in addresses)
         raise DeadlineExceeded(
             f"looking up {told} took longer than the time allowed", hint="Write the address in digits, or try again."
         ) from None
-    if unknown:
-        raise unknown[0]
-    return found
+    lookup.answered.leave()  # for whoever else asks the same
+    if lookup.unknown is not None:
+        raise BrokenError(str(lookup.unknown), hint=lookup.unknown.hint) from lookup.unknown
+    return lookup.found
+
+
+class _Lookup(threading.Thread):
+    """`_look_up_any` in a thread: one for all that ask the same, as who tries again and again while nobody answers."""
+
+    def __init__(self, addresses: tuple[TcpAddress, ...]) -> None:
+        super().__init__(name="enchufe resolver", daemon=True)
+        self._addresses = addresses
+        self.answered = Turnstile()
+        self.answered.try_enter()
+        self.found: list[_Found] = []
+        self.unknown: BrokenError | None = None
+
+    def run(self) -> None:
+        """Until the resolver answers."""
+        try:
+            self.found = _look_up_any(self._addresses)
+        except BrokenError as error:
+            self.unknown = error
+        finally:
+            _LOOKUPS.pop(self._addresses, None)
+            self.answered.leave()
+
+
+# Those that run. Without a lock, which a fork could leave taken: at the worst the same is asked twice.
+_LOOKUPS: Final[dict[tuple[TcpAddress, ...], _Lookup]] = {}
 
 
 def _start(candidate: _Found, attempts: dict[socket.socket, str], failures: list[str]) -> socket.socket | None:

@@ -373,6 +373,24 @@ def test_no_address_and_half_good_addresses_leave_nothing_listening() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_serving_without_a_thread_is_refused_and_leaves_nothing_behind() -> None:
+    code = """if True:
+        import os, threading, enchufe
+        from enchufe import framing
+        async def handler(connection):
+            pass
+        threading.stack_size(1 << 46)  # for which no machine has room
+        before = len(os.listdir("/proc/self/fd"))
+        for engine in ("threads", "processes", "events"):
+            try:
+                enchufe.serve(handler, "127.0.0.1:0", framing=framing.Lines(), engine=engine)
+            except enchufe.BusyError as error:
+                print(error.hint, len(os.listdir("/proc/self/fd")) - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert [line.split()[-1] for line in done.stdout.splitlines()] == ["0"] * 3, done.stderr
+
+
 def test_serve_belongs_in_the_main_thread() -> None:
     errors: list[BaseException] = []
 

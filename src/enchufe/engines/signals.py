@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+from enchufe.errors import BusyError
+from enchufe.waiting import start
+
 # Python runs a handler between two steps of the main thread. A signal that comes just before that thread blocks in the
 # kernel would be heard when it wakes for another reason; so it never blocks for longer than this.
 _HEARS_EVERY = 0.5  # seconds
@@ -18,6 +21,7 @@ def run_until(numbers: Iterable[signal.Signals], run: Callable[[], None], stop: 
     The signals may be blocked when this is called, so that none is lost before: they are unblocked here.
 
     Raises:
+        BusyError: there is no thread left.
         Whatever `run` raises.
     """
     errors: list[BaseException] = []
@@ -35,7 +39,12 @@ def run_until(numbers: Iterable[signal.Signals], run: Callable[[], None], stop: 
     thread = threading.Thread(target=work, name="enchufe server", daemon=True)
     before = {number: signal.signal(number, heard) for number in numbers}
     try:
-        thread.start()
+        try:
+            start(thread)
+        except BusyError:
+            stop()
+            run()  # to its end at once: what it has is given back
+            raise
         signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
         while thread.is_alive():
             thread.join(_HEARS_EVERY)

@@ -403,6 +403,7 @@ WRONG: list[dict[str, Any]] = [
     {"timeout": "5"},
     {"timeout": float("nan")},
     {"timeout": -1},
+    {"timeout": True},
     {"heartbeat": 5.0},
     {"framing": framing.FixedLength(8), "heartbeat": Heartbeat()},  # which cannot carry it
     {"tls": "yes"},
@@ -430,6 +431,14 @@ def test_what_a_dialer_got_wrong_is_told_before_it_dials(wrong: dict[str, Any]) 
         {"framing": framing.Lines(), "heartbeat": Heartbeat(b"a\nb")},
         {"on_event": 3},
         {"tls": True},
+        {"tls": ("cert.pem",)},
+        {"tls": (2**30, 2**30)},  # which open() would take for descriptors
+        {"backlog": "x"},
+        {"backlog": 2**40},
+        {"max_per_address": True},
+        {"handler": lambda: None},
+        {"handler": lambda connection, whom: None},
+        {"handler": lambda *, connection: None},
     ],
 )
 def test_what_a_server_got_wrong_is_told_at_once(wrong: dict[str, Any], tmp_path: Path) -> None:
@@ -442,7 +451,13 @@ def test_what_a_server_got_wrong_is_told_at_once(wrong: dict[str, Any], tmp_path
 NAMES = ("handler", "address")
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 1.5}, {"engine": ["threads"]}])
+@pytest.mark.parametrize("wrong", [{"every": "5"}, {"every": float("nan")}, {"patience": "9"}, {"every": True}])
+def test_a_heartbeat_beats_in_seconds(wrong: dict[str, Any]) -> None:
+    with pytest.raises(LocalProtocolError):
+        Heartbeat(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 1.5}, {"workers": True}, {"engine": ["threads"]}])
 def test_no_such_engine(wrong: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(LocalProtocolError):
         enchufe.Server(echo, f"unix:{tmp_path / 's'}", framing=PREFIXED, **wrong)

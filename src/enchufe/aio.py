@@ -23,7 +23,7 @@ from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
-from enchufe.server import Acceptor, Handler, Limits, ServerOptions
+from enchufe.server import Acceptor, Handler, Limits, ServerOptions, check_handler
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
 from enchufe.waiting import READ, Interest, Waitable, idle
@@ -558,8 +558,7 @@ class Server:
         tls: ServerTls | None = None,
         **limits: Unpack[Limits],
     ) -> None:
-        if not callable(handler):
-            raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def.")
+        check_handler(handler)
         acceptor = Acceptor.listening(addresses, backlog, ServerOptions(framing=framing, **limits), tls)
         self.addresses = [address for listener in acceptor.listeners for address in listener.addresses]
         try:

@@ -18,7 +18,7 @@ from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.file import BlockingFile
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
-from enchufe.server import Acceptor, Handler, Limits, ServerOptions
+from enchufe.server import Acceptor, Handler, Limits, ServerOptions, check_handler
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
 from enchufe.waiting import BlockingWaiter, drive, start
@@ -263,8 +263,7 @@ def _engine(handler: Handler, acceptor: Acceptor, name: str, workers: Workers) -
 
 def _awaitable(handler: Any, engine: str) -> Handler:
     """`handler` itself where it is `async def`; a plain `def` gets a BlockingConnection."""
-    if not callable(handler):
-        raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def, or def.")
+    check_handler(handler)
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
         ready: Handler = handler
         return ready

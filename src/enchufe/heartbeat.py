@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from enchufe.buffer import Buffer
+from enchufe.checks import check_seconds
 from enchufe.connection import Connection
 from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.file import ConnectionFile
 from enchufe.framing.base import Framing, checked
 from enchufe.transports import Transport, advance
-from enchufe.waiting import Turnstile, check_seconds
+from enchufe.waiting import Turnstile
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Heartbeat:
     def __post_init__(self) -> None:
         if not isinstance(self.message, bytes):
             raise LocalProtocolError(f"a heartbeat's message is bytes, not {self.message!r}")
+        check_seconds("every", self.every)
+        check_seconds("patience", self.patience)
         if not self.patience:
             object.__setattr__(self, "patience", 3 * self.every)
         if not 0 < self.every < self.patience:

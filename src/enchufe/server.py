@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from collections import deque
@@ -9,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypedDict
 
+from enchufe.checks import check_seconds, check_whole
 from enchufe.connection import Connection
 from enchufe.errors import BusyError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
@@ -16,7 +18,7 @@ from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.transports import Listener, Transport, certificates, inherited, parse_address
 from enchufe.transports.certificates import ServerTls
-from enchufe.waiting import READ, Doorbell, Interest, Waiter, check_seconds
+from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
 Handler = Callable[[Connection], Awaitable[None]]
 """What a server does with a connection: it is closed when this returns, however it returns."""
@@ -31,6 +33,7 @@ _QUIET: Final = 0.1  # seconds
 _LINGER: Final = 2.0  # seconds
 # Whoever waits ends by itself when its lifetime is over; so much later it is ended whatever it does.
 OVERTIME: Final = 0.5  # seconds
+_LONGEST_QUEUE: Final = 2**31 - 1  # listen() takes a C int, and the kernel of that what it has room for
 
 
 class Limits(TypedDict, total=False):
@@ -82,8 +85,8 @@ class ServerOptions:
         check_options(self.framing, None, self.heartbeat)
         for name in ("max_connections", "max_per_address"):
             limit = getattr(self, name)
-            if limit is not None and not (isinstance(limit, int) and limit >= 1):
-                raise LocalProtocolError(f"{name} must be at least 1, not {limit!r}")
+            if limit is not None:
+                check_whole(name, limit, 1)
         for name in ("idle_timeout", "max_lifetime"):
             if (seconds := getattr(self, name)) is not None:
                 check_seconds(name, seconds)
@@ -113,6 +116,25 @@ class ServerOptions:
                 if _concerns_all(error):
                     raise
                 log.exception("on_event failed on %r", event)
+
+
+def check_handler(handler: object) -> None:
+    """See that `handler` can be called with a connection, before one comes.
+
+    Raises:
+        LocalProtocolError: it cannot.
+    """
+    if not callable(handler):
+        raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def, or def.")
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as error:
+        raise LocalProtocolError(
+            f"a handler takes one argument, the connection, and not what {handler!r} does ({error})",
+            hint="Write async def handler(connection); functools.partial gives it what else it needs.",
+        ) from error
+    except ValueError:
+        pass  # of some that are written in C nobody knows
 
 
 async def serve_connection(handler: Handler, transport: Transport, options: ServerOptions) -> None:
@@ -256,6 +278,7 @@ class Acceptor:
         """
         if not addresses:
             raise LocalProtocolError("no address to serve on", hint='Name one, such as "localhost:9000".')
+        check_whole("backlog", backlog, 0, _LONGEST_QUEUE)
         context = certificates.for_server(tls)
         listeners: list[Listener] = []
         try:

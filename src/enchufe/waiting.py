@@ -33,16 +33,6 @@ _LONGEST_POLL: Final = 2**31 - 1  # milliseconds: poll() takes a C int
 T = TypeVar("T")
 
 
-def check_seconds(name: str, seconds: object) -> None:
-    """See that an option that is called so is a number of seconds.
-
-    Raises:
-        LocalProtocolError: it is none, or negative.
-    """
-    if not (isinstance(seconds, int | float) and seconds >= 0):
-        raise LocalProtocolError(f"{name} must be seconds, and not negative: {seconds!r}")
-
-
 class Waitable(Protocol):
     """Anything the kernel can watch: a socket, a pipe, a doorbell."""
 

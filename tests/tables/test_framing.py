@@ -273,6 +273,19 @@ def test_encode_refuses_text(case: Case) -> None:
         lambda: Typed({b"AB": 1}),
         lambda: Typed({b"A": -1}),
         lambda: Typed({b"A": Lines()}),  # type: ignore[dict-item]
+        lambda: FixedLength(True),
+        lambda: LengthPrefixed("4"),  # type: ignore[arg-type]
+        lambda: LengthPrefixed("5", prefix="digits"),  # type: ignore[arg-type]
+        lambda: LengthPrefixed(offset=1.5),  # type: ignore[arg-type]
+        lambda: LengthPrefixed(adjustment=None),  # type: ignore[arg-type]
+        lambda: LengthPrefixed(max_size="8"),  # type: ignore[arg-type]
+        lambda: Netstring(float("inf")),  # type: ignore[arg-type]
+        lambda: UntilClose(None),  # type: ignore[arg-type]
+        lambda: Delimited("\n"),  # type: ignore[arg-type]
+        lambda: Delimited(10),  # type: ignore[arg-type]
+        lambda: Typed(b"A"),  # type: ignore[arg-type]
+        lambda: Typed({b"A": 1, "B": 2}),  # type: ignore[dict-item]
+        lambda: Typed({b"A": True}),
     ],
 )
 def test_options_that_make_no_sense(make: Callable[[], Framing]) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import field, replace
 from typing import Final, Literal, NoReturn
 
+from enchufe.checks import check_whole
 from enchufe.dataclass import dataclass
 from enchufe.engines import Engine as AnyEngine
 from enchufe.engines import threads
@@ -63,8 +64,8 @@ class Engine:
             raise LocalProtocolError("this system cannot fork", hint="Use the engine threads or events.")
         if workers == EACH and engine is not None:
             raise LocalProtocolError('workers="each" is for the engine "processes"')
-        if workers != EACH and (not isinstance(workers, int) or workers < 1):
-            raise LocalProtocolError(f'workers is a number from 1 up or "each", not {workers!r}')
+        if workers != EACH:
+            check_whole("workers", workers, 1)
         # The supervisor stops when this end is closed, by us or by our death.
         try:
             stop, self._stop = os.pipe()

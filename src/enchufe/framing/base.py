@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NoReturn
 
 from enchufe.buffer import Buffer, ReceiveBuffer
+from enchufe.checks import check_whole
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 
 TooBig = Literal["close", "skip"]
@@ -83,8 +84,7 @@ class Framing(ABC):
     plain: int = 0
 
     def __init__(self, max_size: int, on_too_big: TooBig) -> None:
-        if max_size < 0:
-            raise LocalProtocolError(f"max_size must not be negative: {max_size}")
+        check_whole("max_size", max_size)
         if on_too_big not in ("close", "skip"):
             raise LocalProtocolError(f'on_too_big is "close" or "skip", not {on_too_big!r}')
         self.max_size = max_size
@@ -156,8 +156,8 @@ class Framing(ABC):
         )
 
 
-def octets(message: Buffer) -> Buffer:
-    """`message` in a form whose `len()` counts its bytes.
+def octets(message: Buffer, what: str = "a message") -> Buffer:
+    """`message`, or what else it is, in a form whose `len()` counts its bytes.
 
     Raises:
         LocalProtocolError: it is not bytes at all.
@@ -168,7 +168,7 @@ def octets(message: Buffer) -> Buffer:
         # A view of wider items would be counted in items, and the peer told too short a length.
         return message if message.ndim == 1 and message.itemsize == 1 and message.c_contiguous else message.tobytes()
     raise LocalProtocolError(
-        f"a message is bytes, not {type(message).__name__}", hint="Text becomes bytes by text.encode()."
+        f"{what} is bytes, not {type(message).__name__}", hint="Text becomes bytes by text.encode()."
     )
 
 

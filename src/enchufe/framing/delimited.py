@@ -26,16 +26,16 @@ class Delimited(Framing):
             one, it is too big as soon as max_size + len(delimiter) bytes are there.
 
     Raises:
-        LocalProtocolError: the delimiter is empty.
+        LocalProtocolError: the delimiter is empty, or no bytes; or the size makes no sense.
     """
 
     def __init__(self, delimiter: bytes, max_size: int = MAX_LINE, *, on_too_big: TooBig = "close") -> None:
         super().__init__(max_size, on_too_big)
-        if not delimiter:
+        self.delimiter = bytes(octets(delimiter, "a delimiter"))
+        if not self.delimiter:
             raise LocalProtocolError("a delimiter has 1 byte or more")
-        self.delimiter = bytes(delimiter)
         # Bytes of the longest form that a delimiter has on the wire.
-        self.longest_end = len(delimiter)
+        self.longest_end = len(self.delimiter)
 
     def options(self) -> dict[str, object]:
         """What it was made with, by the names of the arguments."""

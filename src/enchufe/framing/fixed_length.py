@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from enchufe.buffer import Buffer
+from enchufe.checks import check_whole
 from enchufe.errors import LocalProtocolError
 from enchufe.framing.base import octets
 from enchufe.framing.sized import Frame, SizedFraming
@@ -21,8 +22,7 @@ class FixedLength(SizedFraming):
     """
 
     def __init__(self, size: int) -> None:
-        if not isinstance(size, int) or size < 1:
-            raise LocalProtocolError(f"a fixed length is 1 byte or more, not {size!r}")
+        check_whole("size", size, 1)
         super().__init__(size, "close")
         self.size = size
         self.head = 1

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from enchufe.buffer import Buffer
+from enchufe.checks import check_whole
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
 from enchufe.framing.base import JOIN_BELOW, MAX_SIZE, Split, TooBig, gather, octets
 from enchufe.framing.prefixes import Binary, ByteOrder, Digits, Prefix, Varint
@@ -57,8 +58,9 @@ class LengthPrefixed(SizedFraming):
         on_too_big: TooBig = "close",
     ) -> None:
         super().__init__(max_size, on_too_big)
-        if offset < 0:
-            raise LocalProtocolError(f"offset must not be negative: {offset}")
+        check_whole("width", width, 1)
+        check_whole("offset", offset)
+        check_whole("adjustment", adjustment, None)
         self.width = width
         self.prefix = prefix
         self.byteorder = byteorder

@@ -29,19 +29,20 @@ class Typed(SizedFraming):
     """
 
     def __init__(self, types: Mapping[bytes, int | SizedFraming]) -> None:
-        if not types:
-            raise LocalProtocolError("a typed framing has one type or more")
+        if not isinstance(types, Mapping) or not types:
+            raise LocalProtocolError(f"a typed framing has one type or more, each with its length, not {types!r}")
+        for kind in types:
+            if not isinstance(kind, bytes) or len(kind) != 1:
+                raise LocalProtocolError(f"a type is one byte, not {kind!r}")
         # In order, so that the same types are the same framing.
         self.types = dict(sorted(types.items()))
         # What `measure` and `split` look up, by the type's code: the whole frame of a fixed one, the framing of others.
         self._fixed: dict[int, int] = {}
         self._framings: dict[int, SizedFraming] = {}
         for kind, rest in self.types.items():
-            if not isinstance(kind, bytes) or len(kind) != 1:
-                raise LocalProtocolError(f"a type is one byte, not {kind!r}")
             if isinstance(rest, SizedFraming):
                 self._framings[kind[0]] = rest
-            elif isinstance(rest, int) and rest >= 0:
+            elif isinstance(rest, int) and not isinstance(rest, bool) and rest >= 0:
                 self._fixed[kind[0]] = 1 + rest
             else:
                 raise LocalProtocolError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 from typing import Final
 
@@ -95,7 +96,7 @@ class _PinningContext(ssl.SSLContext):
 def _sha256(fingerprint: str) -> bytes:
     try:
         digest = bytes.fromhex(fingerprint.replace(":", ""))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # no digits, or no text
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise LocalProtocolError(
@@ -217,8 +218,9 @@ def for_client(tls: ClientTls | None) -> ssl.SSLContext | None:
 
 def for_server(tls: ServerTls | None) -> ssl.SSLContext | None:
     """The context that `tls` means; None: no TLS. Raises as `server_context`."""
-    if isinstance(tls, tuple):
-        return server_context(*tls)
-    if tls is not None and not isinstance(tls, ssl.SSLContext):
+    if tls is None or isinstance(tls, ssl.SSLContext):
+        return tls
+    # Of numbers open() would take, and close, the descriptors.
+    if not isinstance(tls, tuple) or len(tls) != 2 or not all(isinstance(name, str | os.PathLike) for name in tls):
         raise LocalProtocolError(f"tls is the files of a certificate and of its key, or a context, not {tls!r}")
-    return tls
+    return server_context(*tls)

@@ -22,13 +22,15 @@ import trio.testing
 
 import enchufe
 from enchufe import BlockingConnection, Connection, aio, events, framing
+from enchufe.buffer import ReceiveBuffer
 from enchufe.engines import pollers
 from enchufe.engines.loop import Loop
 from enchufe.engines.slots import Slots
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.heartbeat import Heartbeat
 from enchufe.testing import ManualClock
-from enchufe.waiting import READ, WRITE, Doorbell
+from enchufe.transports import unix
+from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
 from tests.matrix.engines import ENGINES, connected, echo
 from tests.until import until
 
@@ -709,3 +711,42 @@ def test_a_drain_ends_a_handler_that_awaits_something_else(
 
     run(main)
     assert outcomes == ["left"]
+
+
+class CountedLines(framing.Delimited):
+    """Lines that count how many of them are told apart."""
+
+    def __init__(self) -> None:
+        super().__init__(b"\r\n")
+        self.told_apart = 0
+
+    def pieces(self, data: bytes) -> list[bytes]:
+        """As `Delimited.pieces`."""
+        found = super().pieces(data)
+        self.told_apart += len(found)
+        return found
+
+    def size_before(self, buffer: ReceiveBuffer, end: int) -> int:
+        """As `Delimited.size_before`."""
+        self.told_apart += 1
+        return super().size_before(buffer, end)
+
+
+def test_a_framing_that_changes_with_each_message_costs_no_more_the_more_has_come() -> None:
+    # Redis, memcached, HTTP: a line tells how long the body is. Whoever sends many at once must not have each line that
+    # waits behind a body told apart again and again.
+    count, lines, bodies = 2000, CountedLines(), []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        theirs.sendall(b"$3\r\na\nb\r\n" * count)
+        connection = Connection(unix.transport(ours, BlockingWaiter()), lines)
+        for _ in range(count):
+            line = drive(connection.receive())
+            assert line is not None
+            connection.reframe(framing.FixedLength(int(line[1:]) + 2))
+            bodies.append(drive(connection.receive()))
+            connection.reframe(lines)
+        assert bodies == [b"a\nb\r\n"] * count
+        assert lines.told_apart < 10 * count
+        connection.close()

@@ -90,6 +90,7 @@ class Connection:
         "_later",
         "_mark",
         "_mixed",
+        "_most",
         "_plain",
         "_ready",
         "_receive_whole",
@@ -134,6 +135,8 @@ class Connection:
         self._mark = 0
         # The buffer holds something, or the decoder is in the middle of something: no fast lane.
         self._behind = False
+        # How many are decoded at once at the most, where the framing changes between them; None: all.
+        self._most: int | None = None
         self._speak(framing)
         # Who received what is in hand; and what it has sent since, which is held back. No other thread adds to that,
         # and whoever flushes takes from its front: so it needs no lock. Another task of a loop may add small ones
@@ -320,6 +323,9 @@ class Connection:
                 self._buffer.rewind(self._mark)
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
             self.received -= left
+            self._most = (
+                handed_out  # as it may be again: what is decoded ahead in vain must not cost more than the rest
+            )
             self._ready = self._later = _NONE
             self._behind = True
         with self._alone():
@@ -483,10 +489,12 @@ class Connection:
         """Decode what is in the buffer: whether any message came of it."""
         buffer, decoder = self._buffer, self._decoder
         # In the middle of a skipped message a batch could not be decoded again, so one at a time.
-        most = 1 if decoder.skipping else None
+        most = 1 if decoder.skipping else self._most
         self._mark = buffer.mark()
         messages = decoder.decode(buffer, self._at_end, most)
         self._take(messages, _TURN)
+        if messages and self._most is not None:
+            self._most = 2 * self._most if self._most < _TURN else None
         self._behind = decoder.skipping or len(buffer) > 0
         if self._receive_whole is not None and len(messages) == 1:
             self._large = len(messages[0]) >= BATCHED

@@ -757,6 +757,10 @@ def test_files_that_are_none(authority: Authority, tmp_path: Path) -> None:
         (lambda: tls.client_context(missing), "cannot read"),
         (lambda: tls.client_context(empty), "no certificates"),
         (lambda: tls.client_context(fingerprint="00"), "no fingerprint"),
+        (lambda: tls.client_context(fingerprint=b"00"), "no fingerprint"),  # type: ignore[arg-type]
+        (lambda: tls.client_context(3.5), "no path"),  # type: ignore[arg-type]
+        (lambda: TlsMachine(authority.client, server_side=False, server_hostname=b"\0", peer="far"), "cannot begin"),  # type: ignore[arg-type]
+        (lambda: TlsMachine(authority.client, server_side=False, server_hostname="a\0b", peer="far"), "cannot begin"),
         (lambda: fingerprint(missing), "cannot read"),
         (lambda: fingerprint(empty), "no certificate"),
         (lambda: tls.server_context(missing, authority.keyfile), "cannot read"),

@@ -71,6 +71,8 @@ def client_context(cafile: str | None = None, *, fingerprint: str | None = None)
         ) from error
     except OSError as error:
         raise _unreadable(cafile, error) from error
+    except (TypeError, ValueError) as error:
+        raise LocalProtocolError(f"{cafile!r} is no path", hint="Name a file of certificates in PEM form.") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 

@@ -58,7 +58,7 @@ class TlsMachine:
         self._outgoing = ssl.MemoryBIO()
         try:
             self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_hostname)
-        except (ValueError, ssl.SSLError) as error:
+        except (ValueError, TypeError, AttributeError, ssl.SSLError) as error:  # or the name is none
             raise LocalProtocolError(
                 f"TLS cannot begin: {error}", hint="Check the context's side and the name of the server."
             ) from error

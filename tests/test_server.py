@@ -373,6 +373,24 @@ def test_no_address_and_half_good_addresses_leave_nothing_listening() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_program_that_ignores_the_end_of_its_children_has_workers() -> None:
+    code = """if True:
+        import os, signal, threading, enchufe
+        from enchufe import framing
+        def handler(connection):
+            for message in connection:
+                connection.send(message)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with enchufe.Server(handler, "127.0.0.1:0", framing=framing.Lines(), engine="processes") as server:
+            with enchufe.connect(server.addresses[0], framing=framing.Lines(), timeout=20) as client:
+                print(client.ask(b"hola"))
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        enchufe.serve(handler, "127.0.0.1:0", framing=framing.Lines(), engine="processes")
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'hola'\n", "")
+
+
 def test_serving_without_a_thread_is_refused_and_leaves_nothing_behind() -> None:
     code = """if True:
         import os, threading, enchufe

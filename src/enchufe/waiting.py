@@ -265,7 +265,7 @@ def start(thread: threading.Thread) -> None:
         thread.start()
     except RuntimeError as error:
         raise BusyError(
-            f"there is no thread left for '{thread.name}'",
+            f"there is no thread left for '{thread.name}' ({error})",
             hint="Raise the limit of processes (`ulimit -u`), or do fewer things at once.",
         ) from error
 

@@ -106,7 +106,10 @@ class Engine:
         Raises:
             BrokenError: it died.
         """
-        _, status = os.waitpid(self._supervisor, 0)
+        try:
+            _, status = os.waitpid(self._supervisor, 0)
+        except ChildProcessError:
+            status = 0  # it ended, and how was told to whoever waits for all children, or to nobody: SIGCHLD is ignored
         self.stop()
         if status:
             raise BrokenError(

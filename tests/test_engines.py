@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -750,3 +750,50 @@ def test_a_framing_that_changes_with_each_message_costs_no_more_the_more_has_com
         assert bodies == [b"a\nb\r\n"] * count
         assert lines.told_apart < 10 * count
         connection.close()
+
+
+@pytest.mark.parametrize("address", ["localhost:0", "unix:{}/s", "shm:{}/s"])
+@pytest.mark.parametrize("engine", ["threads", "events", "asyncio", "trio"])
+def test_messages_of_several_senders_arrive_whole(engine: str, address: str, tmp_path: Path) -> None:
+    # A chat: whoever says something sends it to all, also to one who does not read just now.
+    listening: list[Connection] = []
+    told: list[bytes] = []
+
+    async def chat(connection: Connection) -> None:
+        async for message in connection:
+            if message == b"listen":
+                listening.append(connection)
+                await connection.send(b"listening")
+                continue
+            told.append(message)
+            for other in listening:
+                await other.send(message)
+
+    with (
+        ENGINES[engine](chat, address.format(tmp_path), PREFIXED) as addresses,
+        connected(addresses[0], PREFIXED) as listener,
+        ExitStack() as talking,
+    ):
+        assert listener.ask(b"listen") == b"listening"
+        said = [bytes([number]) * 5_000_000 for number in range(4)]
+        for message in said:
+            talking.enter_context(connected(addresses[0], PREFIXED)).send(message)
+        until(lambda: len(told) == len(said))
+        whole = sorted(listener.receive() or b"" for _ in said) == said
+        assert whole  # not above, where pytest would show the difference of so many bytes
+
+
+@pytest.mark.parametrize("address", ["localhost:0", "unix:{}/s", "shm:{}/s"])
+def test_threads_that_share_a_connection_send_whole_messages(address: str, tmp_path: Path) -> None:
+    with (
+        enchufe.Server(echo, address.format(tmp_path), framing=PREFIXED) as server,
+        enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=30) as client,
+    ):
+        said = [bytes([number]) * 1_000_000 for number in range(8)]
+        senders = [threading.Thread(target=client.send, args=[message]) for message in said]
+        for sender in senders:
+            sender.start()
+        whole = sorted(client.receive() or b"" for _ in said) == said
+        assert whole
+        for sender in senders:
+            sender.join()

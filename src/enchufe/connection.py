@@ -50,7 +50,8 @@ _Reply = bytes | tuple[Buffer, ...]
 class Connection:
     """Messages over a transport.
 
-    One task may receive while another sends. Iterating yields messages until the other side's clean end.
+    One task or thread may receive while others send: each message goes out whole, since who comes second waits (so a
+    signal handler must not send). Iterating yields messages until the other side's clean end.
 
     Where `gathers` is set, as a server sets it, what the task that receives sends while received messages are still in
     hand is held back until the last of them was handed out, so that the replies to all of them go out in one call, or
@@ -148,7 +149,8 @@ class Connection:
         self._mixed = False  # whether any ever were: else all in it are small ones
         # What was taken and is on its way: nothing may go in between.
         self._rest: Sequence[Buffer] = ()
-        self._flushing: Turnstile | None = None
+        # Who sends, one at a time, be it held back or not. A loop needs it only once somebody has had to wait.
+        self._flushing: Turnstile | None = Turnstile() if transport.waiter.blocks else None
         self._aside = False  # who is in there is beside who sent that, and waits so that nobody else has to
         self._closing = False
         self._file: ConnectionFile | None = None
@@ -201,10 +203,23 @@ class Connection:
             await self.flush(deadline)
         pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        flushing = self._flushing
+        if flushing is not None and not flushing.try_enter():
+            deadline = self._deadline() if deadline is None else deadline
+            await flushing.enter(self.transport.waiter, deadline)
         self._sent += len(messages)
-        count = self.transport.try_send(pieces)
-        if count != size:
-            await self.transport.send(pieces, self._deadline() if deadline is None else deadline, count)
+        try:
+            count = self.transport.try_send(pieces)
+            if count != size:
+                if flushing is None:  # a loop, where nobody else has had a turn since
+                    flushing = self._flushing = Turnstile()
+                    flushing.try_enter()
+                await self.transport.send(pieces, self._deadline() if deadline is None else deadline, count)
+        finally:
+            if flushing is not None:
+                flushing.leave()
+        if self._kept or self._rest:  # who receives left it to us
+            await self.flush(deadline)
         if self._sent % _TURN == 0 or (
             size >= _LEAST and (sent := self.transport.bytes_sent) // _PORTION != (sent - size) // _PORTION
         ):
@@ -550,8 +565,9 @@ class Connection:
         small = len(messages) == 1 and type(messages[0]) is bytes and len(messages[0]) < self._plain
         pieces = () if small else self._encoded(messages)
         if not self._kept:
-            if self._flushing is None:
-                self._kept, self._flushing = [], Turnstile()
+            if self._kept is _NONE:
+                self._kept = []
+                self._flushing = self._flushing or Turnstile()
             self.transport.waiter.before_waiting(self._flush_now)
         if small:
             self._kept.append(cast("bytes", messages[0]))
@@ -568,7 +584,7 @@ class Connection:
     def _alone(self) -> Iterator[None]:
         """No other thread takes what is kept meanwhile; in a loop nobody can."""
         flushing = self._flushing
-        if flushing is None or not self.transport.waiter.blocks:
+        if flushing is None or not (self._kept or self._rest) or not self.transport.waiter.blocks:
             yield
             return
         drive(flushing.enter(self.transport.waiter, self._deadline()))

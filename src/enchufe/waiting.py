@@ -18,6 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from enchufe.errors import BusyError, DeadlineExceeded, LocalProtocolError
@@ -320,12 +321,17 @@ class Doorbell:
 
 
 class Turnstile:
-    """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does."""
+    """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does.
 
-    __slots__ = ("_bells", "_ringing", "_taken")
+    Attributes:
+        try_enter: go in, where nobody is: whether that was so. One call in C: each message that is sent comes through.
+    """
+
+    __slots__ = ("_bells", "_ringing", "_taken", "try_enter")
 
     def __init__(self) -> None:
         self._taken = threading.Lock()
+        self.try_enter: Callable[[], bool] = partial(self._taken.acquire, False)
         self._bells: list[Doorbell] = []
         self._ringing = threading.Lock()  # nobody rings a bell that is being closed
 
@@ -333,10 +339,6 @@ class Turnstile:
     def taken(self) -> bool:
         """Whether somebody is in."""
         return self._taken.locked()
-
-    def try_enter(self) -> bool:
-        """Go in, where nobody is: whether that was so."""
-        return self._taken.acquire(blocking=False)
 
     async def enter(self, waiter: Waiter, deadline: float | None = None) -> None:
         """Go in, as soon as nobody is.

@@ -293,6 +293,26 @@ def test_options_that_make_no_sense(make: Callable[[], Framing]) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("speaks", "message", "wire"),
+    [
+        (LengthPrefixed(4, adjustment=-4), b"\0\x03\0\0\0", b"\0\0\0\x09\0\x03\0\0\0"),  # PostgreSQL: StartupMessage
+        (LengthPrefixed(4, offset=1, adjustment=-4), b"ZI", b"Z\0\0\0\x05I"),  # and ReadyForQuery
+        (
+            LengthPrefixed(prefix="varint", offset=1),
+            b"\x30" + b"x" * 321,
+            b"\x30\xc1\x02" + b"x" * 321,
+        ),  # MQTT: PUBLISH
+        (LengthPrefixed(4, offset=4), b"\2\0\0\0err", b"\2\0\0\0\0\0\0\3err"),  # Docker: standard error
+    ],
+)
+def test_protocols_that_the_documents_name(speaks: Framing, message: bytes, wire: bytes) -> None:
+    assert b"".join(speaks.encode(message)) == wire
+    buffer = ReceiveBuffer()
+    buffer.append(wire * 2)
+    assert speaks.decoder().decode(buffer) == [message] * 2
+
+
 def test_limits_have_their_precedents() -> None:
     assert LengthPrefixed().max_size == Netstring().max_size == UntilClose().max_size == MAX_SIZE == 8 * 1024 * 1024
     assert Lines().max_size == Delimited(b"x").max_size == MAX_LINE == 64 * 1024

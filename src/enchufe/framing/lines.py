@@ -10,6 +10,7 @@ from enchufe.framing.delimited import MAX_LINE, Delimited, DelimitedDecoder
 
 class Lines(Delimited):
     r"""Messages that end with a line feed. `\r\n` is taken for one too, as by Go's bufio.Scanner; `\n` is written.
+    Where the other side wants `\r\n`, as SMTP and Redis do, that is `Delimited(b"\r\n")`.
 
     What stands before the end of the stream without a line feed may be half a command, so it is a fault by default:
     SMTP and Redis must not act on it. Who reads text that people or `printf` wrote wants `last_line`.

@@ -27,6 +27,7 @@ from enchufe.waiting import BlockingWaiter, drive
 FRAME: Final = framing.LengthPrefixed(4).encode_plain([b"x" * 64])
 FEW: Final = 100
 MANY: Final = 400
+ENVIRONMENT: Final = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""}
 START: Final = "import sys; from enchufe.cli.main import main; sys.argv[0] = 'enchufe'; sys.exit(main())"
 
 
@@ -58,9 +59,8 @@ def counted(*command: str) -> int:
     """The instructions of a Python program."""
     with tempfile.TemporaryDirectory() as folder:
         cachegrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/out"]
-        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""}
         done = subprocess.run(
-            [*cachegrind, sys.executable, *command], env=environment, stderr=subprocess.PIPE, text=True, check=True
+            [*cachegrind, sys.executable, *command], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, check=True
         )
     found = re.search(r"I +refs: +([0-9,]+)", done.stderr)
     assert found is not None, done.stderr
@@ -87,6 +87,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         answer(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
         return
+    again = [sys.executable, "-m", "benchmarks.instructions"]
+    subprocess.run([*again, "threads", "1", "1"], env=ENVIRONMENT, check=True)  # compiles what is imported
     for engine in ("threads", "events"):
         for count in (1, 32):
             many, few = (

@@ -177,6 +177,53 @@ def test_large_messages_come_as_they_were_sent(framed: framing.Framing, sizes: l
     connection.close()
 
 
+class Own(framing.LengthPrefixed):
+    """Somebody's framing that says no more than it has to."""
+
+    extent = framing.SizedFraming.extent
+
+
+class OwnNetstring(framing.Netstring):
+    """One that tells a length after so many bytes, if that is true."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__()
+        self.head = head
+
+
+@pytest.mark.parametrize(
+    "framed",
+    [
+        FRAMED,
+        framing.FixedLength(40_000),
+        framing.LengthPrefixed(4, offset=3),
+        framing.LengthPrefixed(4, adjustment=-4),
+        Own(4, offset=3),
+        OwnNetstring(6),
+        OwnNetstring(3),
+    ],
+    ids=["length", "fixed", "header", "adjusted", "own header", "own tail", "own head"],
+)
+def test_large_messages_that_come_one_at_a_time(framed: framing.Framing) -> None:
+    near, connection = conversation(framed)
+    with near:
+        for _ in range(4):
+            drive(near.send(framed.encode(message := os.urandom(40_000))))
+            assert drive(connection.receive()) == message
+    connection.close()
+
+
+@pytest.mark.parametrize("kind", [framing.LengthPrefixed, Own])
+def test_after_a_large_message_one_that_is_too_large_is_skipped(kind: type[framing.LengthPrefixed]) -> None:
+    near, connection = conversation(kind(4, max_size=50_000, on_too_big="skip"))
+    with near:
+        for size in (40_000, 60_000, 45_000, 50_001, 50_000):
+            drive(near.send(FRAMED.encode(bytes(size))))
+            if size <= 50_000:
+                assert drive(connection.receive()) == bytes(size)
+    connection.close()
+
+
 def test_a_large_message_waits_whole_in_the_ring() -> None:
     near, connection = conversation(FRAMED)
     with near:

@@ -343,6 +343,7 @@ def test_what_is_here_of_a_file_that_was_left_out_may_still_be_told() -> None:
     wanted(pair, *files(pair))
     pair.leave_out(pair.entries[0], Reason.UNREADABLE)
     pair.take()
+    assert pair.receiver.tell_pieces(0, 1) == 0
     pair.tell_own()
     pair.say(pair.sender.finish())
     pair.take()

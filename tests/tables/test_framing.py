@@ -21,6 +21,7 @@ from enchufe.framing import (
     Typed,
     UntilClose,
 )
+from enchufe.framing.base import checked
 from tests.tables.framing_cases import CASES, SKIPS, Case, Skip, decode_all, encode, one_by_one
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -340,3 +341,23 @@ def test_equal_by_class_and_options() -> None:
     assert Lines() != Lines(80)
     assert Typed({b"A": 1, b"B": 2}) == Typed({b"B": 2, b"A": 1})
     assert len({Netstring(), Netstring(), Lines()}) == 2
+
+
+@pytest.mark.parametrize("nothing", ["lines", Lines, None])
+def test_what_is_no_framing_is_told(nothing: object) -> None:
+    assert checked(framing := Lines()) is framing
+    with pytest.raises(LocalProtocolError, match="no framing"):
+        checked(nothing)
+
+
+def test_a_limit_of_nothing_lets_messages_of_nothing_through() -> None:
+    assert LengthPrefixed(max_size=0).encode(b"") == (bytes(4),)
+    with pytest.raises(LocalProtocolError):
+        LengthPrefixed(max_size=0).encode(b"x")
+
+
+def test_a_line_of_nothing_loses_nothing_to_what_was_read_before_it() -> None:
+    buffer = ReceiveBuffer()
+    buffer.append(b"a\r\nb\n")
+    buffer.skip(2)  # a message of another framing
+    assert decode_all(Lines(), [], most=1, buffer=buffer) == [b"", b"b"]

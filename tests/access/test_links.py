@@ -7,7 +7,7 @@ import subprocess
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enchufe.access.codes import Code
@@ -188,7 +188,17 @@ def test_what_is_written_is_read_again(where: tuple[TcpAddress, ...], digest: by
     assert Link.parse(str(link)) == link
 
 
-@given(st.text() | st.text().map(lambda rest: f"{SCHEME}host:9000{rest}") | st.text().map(lambda rest: SCHEME + rest))
+GOOD = str(Link((ONE, TWO), DIGEST, CODE))
+otherwise = st.builds(
+    lambda at, gone, come: GOOD[:at] + come + GOOD[at + gone :],
+    st.integers(0, len(GOOD)),
+    st.integers(0, 2),
+    st.text("09azAZ._-:/#&=%,[]\u00e1 ", max_size=2),
+)
+
+
+@given(st.text() | st.text().map(lambda rest: SCHEME + rest) | otherwise)
+@example(GOOD)
 def test_any_text_is_a_link_or_refused(text: str) -> None:
     try:
         link = Link.parse(text)

@@ -474,6 +474,28 @@ def test_who_speaks_another_protocol_is_not_talked_to(who: str) -> None:
         refused(admitting.result(), RemoteProtocolError, "enchufe/1")
 
 
+@pytest.mark.parametrize("who", ["dialer", "listener"])
+def test_who_speaks_other_versions_of_access_is_not_talked_to(who: str, place: Place) -> None:
+    house = House()
+
+    def later(offset: int, data: bytes) -> tuple[bytes, bool]:
+        """All that it speaks is a version more, in what it says first."""
+        if offset:
+            return data, True
+        versions = slice(12, 14) if who == "dialer" else slice(5, 6)
+        assert set(data[versions]) == {1}
+        return data[: versions.start] + bytes(2 for _ in data[versions]) + data[versions.stop :], True
+
+    wrap, made = bent(later)
+    near, far = house.meet(place, ByCode(house.code), **{who: wrap})
+    outcome = far if who == "dialer" else near
+    assert isinstance(outcome, RemoteProtocolError), outcome
+    assert "version" in str(outcome)
+    assert made
+    assert house.gate.code is not None
+    assert house.gate.code.guesses == 3
+
+
 # Time
 
 

@@ -424,6 +424,14 @@ def test_holes_are_said_and_not_sent() -> None:
     assert (pair.said[Type.HOLE], pair.said[Type.BLOCK]) == (2, 3)
 
 
+def test_a_hole_is_said_around_what_is_there() -> None:
+    pair = Pair({0: bytes(6 * B)}, answers={0: Answer.REST}, kept={0: {3: bytes(B)}})
+    pair.offer(file(0, 6 * B, sparse=True))
+    pair.done()
+    assert pair.said[Type.HOLE] == 2
+    assert pair.taken == {(0, number): 1 for number in (0, 1, 2, 4, 5)}
+
+
 def test_a_hole_that_was_lost_is_said_again() -> None:
     pair = Pair({0: bytes(5 * B)}, streams=2)
     wanted(pair, file(0, 5 * B, sparse=True))

@@ -163,13 +163,14 @@ def test_what_is_no_certificate_is_not_taken(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_told_and_waited_for_by_nobody(tmp_path: Path) -> None:
     path = tmp_path / "listener.pem"
-    for make in (os.mkfifo, os.mkdir):
+    for make, told in ((os.mkfifo, "is no plain file"), (os.mkdir, "Is a directory")):
         make(path, 0o600)
         # In a process of its own, which ends by a signal should it wait.
         code = "import signal, sys; from enchufe.access.certificate import kept; signal.alarm(20); kept(sys.argv[1])"
         done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "StoreError" in done.stderr
+        assert told in done.stderr
         if make is os.mkfifo:
             path.unlink()
 

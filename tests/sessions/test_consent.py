@@ -110,6 +110,19 @@ def test_a_no_ends_the_receiving(tree: Path, tmp_path: Path) -> None:
         assert isinstance(ended(), Declined)
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_a_question_that_is_over_holds_no_descriptor(tree: Path, tmp_path: Path, answer: bool) -> None:
+    asked: list[Offering] = []
+
+    def ask(offering: Offering) -> bool:
+        asked.append(offering)
+        assert offering.fileno() >= 0
+        return answer
+
+    send(tree, tmp_path / "inbox", ask=ask)
+    assert [offering.fileno() for offering in asked] == [-1]
+
+
 def test_nobody_is_asked_about_what_cannot_be_taken(tree: Path, tmp_path: Path) -> None:
     asked: list[Offering] = []
 

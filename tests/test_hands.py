@@ -21,7 +21,7 @@ from blake3 import blake3
 from enchufe import events
 from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, Answer, Entry, Kind, Reason
-from enchufe.errors import EnchufeError, NoSpaceError, RemoteProtocolError, StoreError, VerificationError
+from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, StoreError, VerificationError
 from enchufe.session import SendingSession
 from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux, local
 from enchufe.store.interface import Contents
@@ -334,7 +334,7 @@ def test_content_of_another_digest(tmp_path: Path) -> None:
     files = offered(delivery)
     with pytest.raises(VerificationError, match="top/f4' arrived damaged"):
         write(delivery, files[4:5], digest=bytes(32))
-    with pytest.raises(EnchufeError):
+    with pytest.raises(ClosedError, match="has failed"):
         delivery.commit()
     delivery.abandon()
     assert not snapshot(tmp_path)
@@ -402,7 +402,7 @@ def test_a_hand_that_is_killed_ends_the_delivery_and_costs_little(tmp_path: Path
         os.kill(process, signal.SIGKILL)
     with pytest.raises(StoreError, match="is gone"):
         until(lambda: collected(delivery.hands, []))
-    with pytest.raises(EnchufeError):
+    with pytest.raises(ClosedError, match="has failed"):
         delivery.commit()
     delivery.suspend()
     again = begun(tmp_path)

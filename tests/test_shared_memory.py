@@ -634,7 +634,7 @@ def test_addresses() -> None:
     for wrong in ("shm:", "shm:" + "x" * 200):
         with pytest.raises(LocalProtocolError):
             parse_address(wrong)
-    with pytest.raises(EnchufeError):
+    with pytest.raises(LocalProtocolError, match="no TLS"):
         enchufe.connect("shm:/run/x", framing=framing.Lines(), tls=True)
 
 

@@ -319,7 +319,7 @@ def test_a_full_disk_here_is_the_end() -> None:
         raise NoSpaceError("the disk is full")
 
     receiver, sender = Waiting(begin=begin, retry=PATIENCE), Dialing()
-    with pytest.raises(EnchufeError):
+    with pytest.raises(Refused, match="disk is full"):
         sender.send(receiver.address)
     with pytest.raises(NoSpaceError):
         receiver.end()

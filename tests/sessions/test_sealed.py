@@ -6,6 +6,7 @@ import hmac
 import random
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -191,6 +192,32 @@ def test_a_tree_goes_over_tls_and_sealed_streams(tree: Path, tmp_path: Path, str
 
 
 @dialing
+def test_every_stream_carries_its_part_and_nothing_goes_twice(tree: Path, tmp_path: Path, sender_dials: bool) -> None:
+    carried = threading.Event()
+
+    def note(offset: int, piece: bytes) -> bytes:
+        if offset > BLOCK_SIZE:
+            carried.set()
+        return piece
+
+    def wait(offset: int, piece: bytes) -> bytes:
+        if offset > BLOCK_SIZE:
+            carried.wait(PATIENCE)
+        return piece
+
+    def choose(way: Way) -> Bend | None:
+        return (note if way.stream else wait) if way.there == sender_dials else None
+
+    with Relay(choose, small=True) as relay:
+        ends = encrypted.send(
+            tree, tmp_path / "inbox", relay=relay, streams=2, sender_dials=sender_dials, compress="never"
+        )
+    arrived_well(ends, tree, tmp_path / "inbox")
+    assert carried.is_set()
+    assert ends.sender.receipt.sent_bytes == ends.sender.receipt.bytes
+
+
+@dialing
 def test_with_a_limit_and_pings(tree: Path, tmp_path: Path, sender_dials: bool) -> None:
     ends = encrypted.send(tree, tmp_path / "inbox", streams=3, limit=20e6, sender_dials=sender_dials)
     arrived_well(ends, tree, tmp_path / "inbox")
@@ -286,8 +313,11 @@ def knock(address: str, words: bytes) -> bytes:
         return heard(sock)
 
 
-def test_a_replayed_stream_brings_nothing(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recorded, and dialed again while the transfer goes on; the second half of it waits for that."""
+def in_the_middle(tree: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, words: Callable[[bytes], bytes]) -> bytes:
+    """What somebody hears who dials while a transfer goes on; he says what `words` makes of what stream 1 has said.
+
+    The second half of the transfer waits for that.
+    """
     said = bytearray()
     answers: list[bytes] = []
     # Else stream 0 sends all there is until stream 1 has begun.
@@ -296,13 +326,26 @@ def test_a_replayed_stream_brings_nothing(tree: Path, tmp_path: Path, monkeypatc
     def record(_offset: int, piece: bytes) -> bytes:
         said.extend(piece)
         if len(said) > 3 * BLOCK_SIZE and not answers:
-            answers.append(knock(relay.to, bytes(said)))
+            answers.append(knock(relay.to, words(bytes(said))))
         return piece
 
     with Relay(lambda way: record if way.stream == 1 and way.there else None) as relay:
-        ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=2)
-    arrived_well(ends, tree, tmp_path / "inbox")
-    assert len(answers[0]) in (0, STREAM_SIZE)
+        ends = encrypted.send(tree, inbox, relay=relay, streams=2)
+    arrived_well(ends, tree, inbox)
+    (answer,) = answers
+    return answer
+
+
+def test_a_replayed_stream_brings_nothing(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = in_the_middle(tree, tmp_path / "inbox", monkeypatch, lambda said: said)
+    assert len(answer) in (0, STREAM_SIZE)
+
+
+def test_who_knows_not_whose_stream_it_is_gets_no_word(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even while one more stream may come."""
+    assert in_the_middle(tree, tmp_path / "inbox", monkeypatch, lambda said: said[:5] + bytes(STREAM_SIZE - 5)) == b""
 
 
 @pytest.mark.parametrize(

@@ -154,12 +154,17 @@ def test_processes_that_add_at_once_lose_nothing(known: KnownMachines, folder: F
     }
 
 
-@pytest.mark.parametrize("key", ["met", "added"])
-def test_a_time_that_no_calendar_has_is_damage(known: KnownMachines, folder: Folder, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("met", 10**30), ("added", 10**30), ("public", ""), ("public", "00" * 31), ("public", "00" * 33)],
+)
+def test_a_time_that_no_calendar_has_and_a_key_of_another_size_are_damage(
+    known: KnownMachines, folder: Folder, key: str, value: object
+) -> None:
     known.add("laptop", LAPTOP)
     with folder.locked() as opened:
         content = unpacked((opened.read(FILE) or b""), FILE)
-        content["laptop"][key] = 10**30
+        content["laptop"][key] = value
         opened.write(FILE, packed(content))
     with pytest.raises(StoreError, match="damaged"):
         known.all()
@@ -183,3 +188,9 @@ def test_a_damaged_file_is_told_and_never_begun_anew(known: KnownMachines, folde
 def test_a_key_has_32_bytes(known: KnownMachines, size: int) -> None:
     with pytest.raises(ValueError, match="public key"):
         known.add("x", bytes(size))
+
+
+def test_to_ask_whether_a_machine_can_be_known_tries_the_disk(known: KnownMachines, folder: Folder) -> None:
+    known.check("laptop", LAPTOP)
+    assert os.listdir(folder.path).count(FILE) == 1
+    assert known.all() == []

@@ -487,7 +487,8 @@ def test_who_speaks_other_versions_of_access_is_not_talked_to(who: str, place: P
         return data[: versions.start] + bytes(2 for _ in data[versions]) + data[versions.stop :], True
 
     wrap, made = bent(later)
-    near, far = house.meet(place, ByCode(house.code), **{who: wrap})
+    dialer, listener = (wrap, bent()[0]) if who == "dialer" else (bent()[0], wrap)
+    near, far = house.meet(place, ByCode(house.code), dialer=dialer, listener=listener)
     outcome = far if who == "dialer" else near
     assert isinstance(outcome, RemoteProtocolError), outcome
     assert "version" in str(outcome)

@@ -256,6 +256,18 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
+def test_what_waits_for_its_rest_is_nobody_elses_to_read(inbox: Path) -> None:
+    umask = os.umask(0)
+    try:
+        area = cut(inbox)
+    finally:
+        os.umask(umask)
+    folders = [path for path in area.rglob("*") if path.is_dir()]
+    assert folders
+    for path in (area, *folders, area / "journal", area / "root"):
+        assert not path.stat().st_mode & 0o077, path
+
+
 def test_flipped_bits_in_the_journal(inbox: Path) -> None:
     area = cut(inbox)
     journal = area / "journal"

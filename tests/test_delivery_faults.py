@@ -243,6 +243,28 @@ def test_quota(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             offer.file("file")
 
 
+def test_folders_that_do_not_get_on_disk_are_told(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very last thing before a receipt: what was put in place would not outlive a power cut for certain."""
+    monkeypatch.setattr(linux, "use_syncfs", False)
+    sync = os.fsync
+
+    def not_the_inbox(descriptor: int) -> None:
+        if os.path.sameopenfile(descriptor, here):
+            raise OSError(errno.EIO, "folders cannot be synced")
+        sync(descriptor)
+
+    here = os.open(inbox, os.O_RDONLY)
+    try:
+        with delivery(inbox) as begun:
+            Offer(begun).file("file")
+            monkeypatch.setattr(os, "fsync", not_the_inbox)
+            with pytest.raises(StoreError, match="get the folders on disk"):
+                begun.commit()
+    finally:
+        os.close(here)
+    assert contents(inbox) == {"file": "new"}
+
+
 def test_odd_file_systems(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some cannot sync a folder, some have no times for symlinks: neither stops a delivery, other errors do."""
     sync, utime = os.fsync, os.utime

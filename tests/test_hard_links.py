@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from enchufe.entry import Answer, Entry, Kind
-from enchufe.errors import StoreError
+from enchufe.errors import NoSpaceError, StoreError
 from enchufe.store import Delivery
 from tests.test_delivery import Offer, T, delivery, write_whole
 from tests.test_delivery_faults import fails
@@ -50,7 +50,7 @@ def test_they_are_one_file(inbox: Path, no_descriptor_stays: None) -> None:
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("mode", [0o640, 0o400, 0])
 def test_where_there_are_no_links_they_are_copied(
-    inbox: Path, monkeypatch: pytest.MonkeyPatch, number: int, mode: int
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, no_descriptor_stays: None, number: int, mode: int
 ) -> None:
     monkeypatch.setattr(os, "link", fails(number))
     with delivery(inbox) as begun:
@@ -67,5 +67,17 @@ def test_a_disk_that_fails_is_no_disk_without_links(inbox: Path, monkeypatch: py
         offer_linked(begun)
         monkeypatch.setattr(os, "link", fails(errno.EIO))
         with pytest.raises(StoreError, match="link files"):
+            begun.commit()
+    assert not list(inbox.iterdir())
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_copy(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, no_descriptor_stays: None
+) -> None:
+    with delivery(inbox) as begun:
+        offer_linked(begun)
+        monkeypatch.setattr(os, "link", fails(errno.EPERM))
+        monkeypatch.setattr(os, "write", fails(errno.ENOSPC))
+        with pytest.raises(NoSpaceError):
             begun.commit()
     assert not list(inbox.iterdir())

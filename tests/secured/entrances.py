@@ -25,6 +25,7 @@ class Place:
 
     def __init__(self, *, remember: bool = False, tokens: bool = False, scope: str = "drop") -> None:
         self.told: list[events.Event] = []
+        self.ways: list[str] = []  # how each who was let in proved it
         self.entrance = Entrance(
             announce=False, interfaces=(), remember=remember, tokens=tokens, scope=scope, on_event=self.told.append
         )
@@ -63,10 +64,12 @@ class Place:
     def admit(self) -> Admitted | EnchufeError:
         transport = self.accept()
         try:
-            return drive(self.entrance.admit(transport, soon()))
+            admitted = drive(self.entrance.admit(transport, soon()))
         except EnchufeError as error:
             transport.close()
             return error
+        self.ways.append(admitted.way)
+        return admitted
 
     def meet(self, proof: ByCode | ByPass | ByToken, key: Key | None = None) -> tuple[Admitted | EnchufeError, ...]:
         """What becomes of a dialer, and of the listener."""

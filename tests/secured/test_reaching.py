@@ -130,7 +130,7 @@ def test_after_a_cut_it_goes_back_by_its_pass(places: list[Place], monkeypatch: 
     for _ in range(3):
         check_reached(reach(secured, place))
     assert labels == [place.code.label]
-    assert [event.way for event in place.told if isinstance(event, events.Paired)] == ["code"]
+    assert place.ways == ["code", "again", "again"]
 
 
 def test_after_cuts_it_is_looked_for_where_it_is_now(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,8 @@ def test_after_cuts_it_is_looked_for_where_it_is_now(places: list[Place], monkey
         check_reached(reach(secured, other, moving))
         assert labels == [None]
         check_reached(reach(secured, moving))
-    assert not [event for event in other.told if isinstance(event, events.WrongCode | events.Paired)]
+    assert not other.ways
+    assert not [event for event in other.told if isinstance(event, events.WrongCode)]
 
 
 def test_a_name_that_moves_between_two_cuts_is_found(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from enchufe.framing import (
     Typed,
     UntilClose,
 )
-from enchufe.waiting import drive
+from enchufe.waiting import BlockingWaiter, drive
 from tests.tables.framing_cases import batches, decode_all, encode
 
 # Small alphabets, so that delimiters, digits and small lengths come by often.
@@ -158,6 +158,8 @@ def test_any_bytes_in_any_chunks(
 
 class Stream:
     """The receiving half of a transport, out of chunks."""
+
+    waiter = BlockingWaiter()
 
     def __init__(self, chunks: list[bytes]) -> None:
         self.chunks = [chunk for chunk in chunks if chunk]

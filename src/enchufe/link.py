@@ -179,6 +179,10 @@ class Link:
         self.machine.end_of_stream()
         raise self._cut or BrokenError("the other side went away")
 
+    def forget(self) -> None:
+        """Nobody uses it any more, and it holds nothing of whoever did."""
+        self._cut = None
+
     def _silent(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the other side gave no sign of life for {self._timeout:g} s")
 

@@ -203,7 +203,7 @@ def listening(
                     if once and not looks:
                         if not may_return:
                             raise
-                        cut = error
+                        cut = error.with_traceback(None)  # which has all of the session
                     failed = events.Failed.of(error)
                     if may_return and not looks and not isinstance(error, (InterruptedThere, TakenOver)):
                         waits = f"This side waits{f' for {retry:g} s' if once else ''} for the other to come back."

@@ -12,8 +12,7 @@ import sys
 
 from enchufe.cli import interruptions
 
-# Objects after which to look for cycles: there are next to none but those of transfers, which the door sees to, and
-# Python's 700 cost a start a tenth of its time.
+# Objects after which to look for cycles: there are next to none, and Python's 700 cost a start a tenth of its time.
 _GARBAGE = 100_000
 
 

@@ -358,6 +358,7 @@ class Session(ABC, Generic[M]):
             stream.stop()
         for stream in self._streams:
             stream.join()
+        self._streams.clear()
 
     @abstractmethod
     async def run_stream(self, stream: Stream) -> None:
@@ -452,7 +453,10 @@ class Session(ABC, Generic[M]):
 
     @asynccontextmanager
     async def ending_well(self) -> AsyncIterator[None]:
-        """Whatever ends the transfer early, tell the peer if it does not know yet; and end the other streams."""
+        """Whatever ends the transfer early, tell the peer if it does not know yet; and end the other streams.
+
+        Then nothing that this session has knows of it: else its 10 MB would stay until somebody looks for garbage.
+        """
         try:
             yield
         except (BrokenError, ClosedError, DeadlineExceeded) as error:
@@ -474,3 +478,5 @@ class Session(ABC, Generic[M]):
             with self.lock:
                 self._closed = True
                 self.bell.close()
+            self._failure = None
+            self.link.forget()

@@ -6,7 +6,6 @@ is before the deadline learns nothing, and is told nothing but what TLS and `acc
 
 from __future__ import annotations
 
-import gc
 import hmac
 import queue
 import threading
@@ -112,7 +111,6 @@ class Door(Generic[M]):
         self._let_in: queue.SimpleQueue[Greeted[M]] = queue.SimpleQueue()
         self._inside: Greeted[M] | None = None  # let in, and not gone
         self._session: Session[M] | None = None
-        self._leavings = False
         self._closed = False
         self._guests: set[_Guest[M]] = set()
         self._mute: dict[_Guest[M], Place] = {}  # of them, those who have said nothing, in the order they came
@@ -146,9 +144,6 @@ class Door(Generic[M]):
 
     def next(self, timeout: float | None = None) -> Greeted[M] | None:
         """The next dialer that was let in; None where nobody came for `timeout` seconds. `left` when done with it."""
-        if self._leavings:
-            self._leavings = False
-            gc.collect()
         try:
             return self._let_in.get(timeout=timeout)
         except queue.Empty:
@@ -168,8 +163,6 @@ class Door(Generic[M]):
             if self._inside is greeted:
                 self._inside = self._session = None
                 self._crowd.expect(None)
-        # Its session and streams know each other, and have some 10 MB of memory, while garbage is counted in objects.
-        self._leavings = True
 
     def _accept(self) -> None:
         closed_until = heard_at = 0.0  # before that whoever comes stays in the backlog, and who says something waits

@@ -158,6 +158,7 @@ class ReceivingSession(Session[Receiver]):
         finally:
             if self._question is not None:
                 self._question.withdraw()
+                self._question = None
 
     async def _begun(self, origin: bytes) -> Receiving:
         """The store, opened beside the heartbeat: what cut transfers have left there may take long to look at."""
@@ -175,6 +176,7 @@ class ReceivingSession(Session[Receiver]):
         self.end_streams()
         for reader in self._readers.values():
             reader.stop()
+        self._readers.clear()
 
     async def _receive(self) -> events.Receipt:
         while True:

@@ -95,12 +95,15 @@ class Stream:
                 self._transport.hang_up()  # its thread may be using it
 
     def _run(self) -> None:
-        error: BaseException | None = None
         try:
             self._connect()
             drive(self._owner.run_stream(self))
-        except BaseException as raised:  # noqa: BLE001 (raised where the session is waited for)
-            error = raised
+        except BaseException as error:  # noqa: BLE001 (raised where the session is waited for)
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, error: BaseException | None) -> None:
         with self._lock:
             if self._transport is not None:
                 self._transport.close()

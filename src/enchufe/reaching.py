@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -48,8 +48,13 @@ from enchufe.waiting import Waiter, drive
 
 _GUESSES: Final = 3  # how often a code is said: whoever hears it may guess once
 _LOOK: Final = 10.0  # seconds to look for announcers
-_LOOK_AGAIN: Final = 3.0  # the same after a cut: where it was is tried again meanwhile
-_MOVED_AFTER: Final = 2  # attempts in vain where it was; then it is looked for elsewhere too. Most come back there soon
+_LOOK_AGAIN: Final = 3.0  # the same after a cut: then it is tried again where it was
+# Attempts in vain where it was, and seconds since the first of them: then it is looked for elsewhere too. Most come
+# back there soon, and are not to be missed meanwhile.
+_MOVED_AFTER: Final = 2
+_MOVED_FOR: Final = 3.0
+_ELSEWHERE: Final = 10.0  # seconds for all those others, before it is tried again where it was
+_ENTER_AGAIN: Final = 6.0  # seconds for one of them, who may be anybody, and say nothing
 
 Place = Sequence[Address]
 """The addresses of one machine."""
@@ -84,6 +89,7 @@ class Secured:
         self._elsewhere = elsewhere or places
         self._there: Address | None = None  # where it was, once it has been met
         self._in_vain = 0  # attempts that have not found it there
+        self._gone_since = 0.0  # when the first of them had failed
         self._name = name
         self._proof = proof
         self._certificate = certificate
@@ -99,29 +105,41 @@ class Secured:
     async def reach(self, waiter: Waiter, timeout: float) -> Reached:
         """As `Aim.reach`."""
         if self._there is None:
-            return await self._try(self._places(), None, waiter, timeout)
+            return await self._find(waiter, timeout)
         try:
             return await self._enter([self._there], waiter, timeout, self._certificate)
-        except (BrokenError, DeadlineExceeded) as error:
+        except (BrokenError, DeadlineExceeded):
+            if not self._in_vain:
+                self._gone_since = waiter.now()
             self._in_vain += 1
-            if self._in_vain <= _MOVED_AFTER:
-                raise
-            return await self._try(self._elsewhere(), error, waiter, timeout)
+            if self._in_vain > _MOVED_AFTER and waiter.now() >= self._gone_since + _MOVED_FOR:
+                found = await self._find_again(waiter, timeout)
+                if found is not None:
+                    return found
+            raise
 
-    async def _try(
-        self, places: Iterable[Place], failure: EnchufeError | None, waiter: Waiter, timeout: float
-    ) -> Reached:
-        """The first of the places where it is; else what went wrong there, or before that."""
-        for place in places:
-            if list(place) == [self._there]:
-                continue
+    async def _find_again(self, waiter: Waiter, timeout: float) -> Reached | None:
+        """Where it is now; None: it was not found, and whoever else is there may have said anything."""
+        until = waiter.now() + _ELSEWHERE
+        with suppress(LocalProtocolError):  # an interface to look on that has gone, and may come back
+            for place in self._elsewhere():
+                if waiter.now() >= until:
+                    break
+                if list(place) == [self._there]:
+                    continue
+                with suppress(BrokenError, BusyError, DeadlineExceeded, Refused, RemoteProtocolError):
+                    return await self._enter(place, waiter, min(timeout, _ENTER_AGAIN), self._shown)
+        return None
+
+    async def _find(self, waiter: Waiter, timeout: float) -> Reached:
+        """The first of the places where it is."""
+        failure: EnchufeError | None = None
+        for place in self._places():
             try:
-                return await self._enter(place, waiter, timeout, self._shown)
+                return await self._enter(place, waiter, timeout, self._certificate)
             except ChangedKey:
                 raise
             except (BrokenError, BusyError, DeadlineExceeded, Refused, RemoteProtocolError) as error:
-                if self._there is not None:  # whoever else is there may say anything
-                    continue
                 if self._fixed:
                     raise
                 if failure is None or isinstance(error, Denial):  # which says more than that nobody answered

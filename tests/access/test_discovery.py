@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
@@ -91,6 +92,17 @@ def test_a_search_and_an_announcement_end_at_once_when_they_have_just_begun(no_d
         search.close()
         assert list(find(None, 0, ["lo"])) == []
     assert set(threading.enumerate()) == threads
+
+
+def test_whoever_was_heard_of_in_time_is_told_of_however_long_another_takes() -> None:
+    with announce(43210, 7, ["lo"]), announce(43211, 8, ["lo"]):
+        passed = 0.0
+        with closing(find(None, LONG, ["lo"], now=lambda: passed)) as found:
+            ports = {next(found).addresses[0].port}
+            time.sleep(1.0)  # both are heard of by then
+            passed = 2 * LONG
+            ports |= {each.addresses[0].port for each in found}
+    assert {43210, 43211} <= ports
 
 
 def test_an_interface_that_is_not_there_is_refused() -> None:

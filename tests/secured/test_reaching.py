@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def places() -> Iterator[list[Place]]:
     yield made
     for place in made:
         place.close()
+
+
+@pytest.fixture
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for elsewhere after two attempts, however little time they took."""
+    monkeypatch.setattr(reaching, "_MOVED_FOR", 0.0)
 
 
 def never() -> str:
@@ -126,13 +133,16 @@ def test_after_a_cut_it_goes_back_by_its_pass(places: list[Place], monkeypatch: 
     """To where it was, and whoever else says that he has that label is not asked."""
     place = places[1]
     labels = announced(monkeypatch, place.address)
-    secured = aimed(str(place.code))
+    told: list[events.Event] = []
+    secured = aimed(str(place.code), on_event=told.append)
     for _ in range(3):
         check_reached(reach(secured, place))
     assert labels == [place.code.label]
     assert place.ways == ["code", "again", "again"]
+    assert [event.way for event in told if isinstance(event, events.Paired)] == ["code"]
 
 
+@pytest.mark.usefixtures("_soon")
 def test_after_cuts_it_is_looked_for_where_it_is_now(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
     """Most come back where they were, so that is tried first; and others are not even told who asks."""
     moving, other = places[:2]
@@ -153,6 +163,7 @@ def test_after_cuts_it_is_looked_for_where_it_is_now(places: list[Place], monkey
     assert not [event for event in other.told if isinstance(event, events.WrongCode)]
 
 
+@pytest.mark.usefixtures("_soon")
 def test_a_name_that_moves_between_two_cuts_is_found(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
     KnownMachines().add("me", Identity.mine().public)
     home = Place()
@@ -167,6 +178,55 @@ def test_a_name_that_moves_between_two_cuts_is_found(places: list[Place], monkey
         check_reached(reach(secured, places[0], home))
     finally:
         home.close()
+
+
+@pytest.mark.usefixtures("_soon")
+def test_an_interface_that_has_gone_ends_no_transfer(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come back, as a Wi-Fi does; until then nobody can be asked there."""
+    moving = places[0]
+    announced(monkeypatch, moving.address)
+    secured = aimed(str(moving.code), interfaces=["enchufe-none"])
+    check_reached(reach(secured, moving))
+    monkeypatch.undo()
+    moving.move()
+    for _ in range(4):
+        assert isinstance(reach(secured), BrokenError)
+
+
+@pytest.mark.usefixtures("_soon")
+def test_whoever_says_nothing_does_not_keep_us_from_the_others(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "_ENTER_AGAIN", 0.2)
+    moving = places[0]
+    announced(monkeypatch, moving.address)
+    secured = aimed(str(moving.code))
+    check_reached(reach(secured, moving))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        moving.move()
+        announced(monkeypatch, f"127.0.0.1:{mute.getsockname()[1]}", moving.address)
+        for _ in range(2):
+            assert isinstance(reach(secured), BrokenError)
+        check_reached(reach(secured, moving))
+        monkeypatch.setattr(reaching, "_ELSEWHERE", 0.1)
+        moving.move()
+        announced(monkeypatch, *[f"127.0.0.1:{mute.getsockname()[1]}"] * 9)
+        began = WAITER.now()
+        for _ in range(4):
+            assert isinstance(reach(secured), BrokenError)
+        assert WAITER.now() < began + 1.5  # and not nine times 0.2 s, twice
+
+
+def test_nobody_else_is_asked_before_it_could_be_back(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    moving = places[0]
+    announced(monkeypatch, moving.address)
+    secured = aimed(str(moving.code))
+    check_reached(reach(secured, moving))
+    moving.move()
+    labels = announced(monkeypatch)
+    for _ in range(4):  # which are refused at once
+        assert isinstance(reach(secured), BrokenError)
+    assert labels == []
 
 
 def test_an_address_that_was_named_is_the_only_one(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def find(
     on_trouble: Callable[[str], None] | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Generator[Announcer, None, None]:
-    """Announcers, as they are heard of, until the time is over. Close the iterator to end it earlier.
+    """Announcers, as they are heard of, until the time is over and all are told. Close the iterator to end it earlier.
 
     Whatever they say was checked for sense and bounded, and none of it is proved.
 
@@ -119,9 +119,9 @@ def find(
     browser = _browse(zeroconf, heard)
     told: set[str] = set()
     try:
-        while len(told) < MOST_ANNOUNCERS and (left := end - now()) > 0:
-            try:
-                info = heard.get(timeout=left)
+        while len(told) < MOST_ANNOUNCERS:
+            try:  # also who was heard of by then, however long whoever came before him took
+                info = heard.get(timeout=max(end - now(), 0.0))
             except Empty:
                 return
             announcer = judged(info, chosen)

@@ -668,6 +668,9 @@ def test_offered_twice_in_pieces(inbox: Path) -> None:
         write(begun, offer.add(Kind.FILE, "file", tree, size=2), 0, b"x")
         with pytest.raises(RemoteProtocolError, match="'tree/file' was offered twice"):
             write(begun, offer.add(Kind.FILE, "file", tree, size=2), 0, b"x")
+        begun.complete(offer.add(Kind.FILE, "empty", tree, size=UNKNOWN_SIZE), 0)
+        with pytest.raises(RemoteProtocolError, match="'tree/empty' was offered twice"):
+            begun.complete(offer.add(Kind.FILE, "empty", tree, size=UNKNOWN_SIZE), 0)
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"a/b", b"/etc", b"\0", b"n" * 256])

@@ -388,6 +388,8 @@ class Delivery:
         self._check_open()
         try:
             self._parts.complete(entry, size)
+        except FileExistsError as error:  # an empty one, of which nothing was written before
+            raise self._twice(entry) from error
         except OSError as error:
             raise self._error(error, "write", entry) from error
 

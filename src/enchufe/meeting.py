@@ -118,6 +118,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
         session: Session[M] | None = None
         newest = max(newest + 1, time.time_ns())  # whatever somebody does to the clock
         epoch = older or newest
+        began = waiter.now()
         try:
             reached = drive(aim.reach(waiter, options.timeout))
             with reached.transport:
@@ -139,6 +140,8 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
             pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:
                 raise
+            if session is None:  # it has been looked for that long
+                pause = max(pause - (waiter.now() - began), 0.0)
             on_event(events.Retrying(str(error), round(pause, 3)))
             time.sleep(pause)
 

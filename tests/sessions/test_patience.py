@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from enchufe import meeting
+from enchufe import events, meeting
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError
 from enchufe.meeting import _FIRST_PAUSE, _LONGEST_PAUSE, Patience
 from enchufe.session import Options
@@ -121,6 +121,24 @@ def test_whoever_was_taken_over_keeps_its_epoch_until_it_is_let_in(monkeypatch: 
         meeting.dialing(Aim(), make, b"", Options(), 3600.0, id)  # type: ignore[arg-type]
     first, second, busy, cut, again, after, last = epochs
     assert first < second == busy == cut == again == after < last
+
+
+def test_who_has_looked_for_the_other_side_does_not_pause_beside() -> None:
+    """Or whoever is back where he was is found that much later."""
+    told: list[events.Event] = []
+
+    class Aim:
+        met = True
+
+        async def reach(self, waiter: object, timeout: float) -> object:
+            if len(told) == 3:
+                raise InterruptedThere("there")
+            time.sleep(2 * _FIRST_PAUSE)
+            raise CUT
+
+    with pytest.raises(InterruptedThere):
+        meeting.dialing(Aim(), lambda *_: None, b"", Options(), 3600.0, told.append)  # type: ignore[arg-type]
+    assert [event.seconds for event in told[:2] if isinstance(event, events.Retrying)] == [0.0, 0.0]
 
 
 def test_an_interruption_is_somebodys_will(clock: Clock) -> None:

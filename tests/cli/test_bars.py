@@ -33,6 +33,7 @@ def progress(done: int, total: int, rate: float = 0.0) -> events.Progress:
             "99% getting it on disk",
         ),
         (progress(1000, 1000, 50), False, "1.0 GB of 1.0 GB so far 50.0 MB/s, 3 files", "1.0 GB 50.0 MB/s"),
+        (progress(9, 0, 1), False, "9.0 MB 1.0 MB/s, 3 files", "9.0 MB 1.0 MB/s"),
         (progress(0, 0), True, "99% 0 bytes of 0 bytes getting it on disk, 3 files", "99% getting it on disk"),
     ],
 )
@@ -53,6 +54,21 @@ def test_there_is_one_bar_however_often_it_is_cut() -> None:
         bars.show(events.Retrying("the link is gone", 0.1))
         until(lambda: threading.active_count() == others)
     bars.close()
+
+
+def test_what_nobody_knows_the_size_of_is_at_no_per_cent() -> None:
+    """As with `tar c . | enchufe send -`, which was on its way to the disk from the first byte on."""
+    bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))
+    try:
+        bars.show(events.Connected("there"))
+        bars.show(events.Offered(1, 0))
+        bars.show(progress(1, 0, 1))
+        assert bars._bars is not None
+        (task,) = bars._bars.tasks
+        assert task.total is None
+        assert task.description == "1.0 MB 1.0 MB/s, 3 files"
+    finally:
+        bars.close()
 
 
 def lines(*told: events.Event) -> str:

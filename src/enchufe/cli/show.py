@@ -291,6 +291,8 @@ class ProgressBars:
         if self._bars is None:  # it was closed for a question
             self._start()
         if self._bars is not None:
+            if event.bytes > event.total:  # as with standard input, whose size nobody knows
+                self._offered = False
             total = event.total if self._offered else None
             told = figures(event, offered=self._offered, wide=self._wide)
             self._bars.update(self._task, completed=event.bytes, total=total, description=told)
@@ -309,7 +311,9 @@ def figures(event: events.Progress, *, offered: bool, wide: bool) -> str:
     pace = "getting it on disk" if done else f"{in_bytes(event.rate)}/s"
     if not wide:
         return f"{part} {pace}"
-    of = f"{in_bytes(event.bytes)} of {in_bytes(event.total)}{'' if offered else ' so far'}"
+    of = in_bytes(event.bytes)
+    if event.bytes <= event.total:
+        of += f" of {in_bytes(event.total)}{'' if offered else ' so far'}"
     left = ""
     if offered and not done and event.rate and (seconds := (event.total - event.bytes) / event.rate) < _FOREVER:
         left = f" {_clock(seconds)} left"

@@ -71,6 +71,24 @@ def every_thread_is_confined(pid: int) -> bool:
     return bool(told) and all("NoNewPrivs:\t1" in each for each in told)
 
 
+def test_another_folder_in_its_place_is_told_as_that(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    (tmp_path / "file").write_bytes(b"hola")
+    with receiving("-o", inbox) as (process, address):
+        inbox.rmdir()
+        inbox.mkdir()
+        subprocess.run(
+            [*COMMAND, "send", tmp_path / "file", "--to", address, "--plain"],
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 6
+    (error,) = [event for event in events(out) if event["event"] == "error"]
+    assert error["hint"] == "Another folder was made or mounted there since this began: run it again."
+
+
 BROKEN = """
 import enchufe.store.linux as linux, enchufe.store.plan as plan, enchufe.cli.main as main
 linux.use_landlock = {landlock}

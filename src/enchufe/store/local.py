@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from typing import get_args
@@ -60,7 +61,7 @@ class LocalStore:
         self._max_size = max_size
         self._rules: names.NameRules | None = None
         try:
-            _make_durably(self._path)
+            self._made = _make_durably(self._path)
         except OSError as error:
             raise store_error(error, "make the folder", self._path) from error
 
@@ -80,6 +81,7 @@ class LocalStore:
             folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise store_error(error, "open the folder", self._path) from error
+        another = not os.path.samestat(os.fstat(folder), self._made)
         try:
             staging = Staging(folder, self._path, origin)
             try:
@@ -102,14 +104,17 @@ class LocalStore:
                 raise
         except OSError as error:
             os.close(folder)
-            raise store_error(error, "write into", self._path) from error
+            told = store_error(error, "write into", self._path)
+            if another and error.errno == errno.EACCES:  # who has confined himself may write into no other
+                told.hint = "Another folder was made or mounted there since this began: run it again."
+            raise told from error
         except BaseException:
             os.close(folder)
             raise
 
 
-def _make_durably(path: bytes) -> None:
-    """Make a directory and its parents where they are missing, each known to the one above on disk."""
+def _make_durably(path: bytes) -> os.stat_result:
+    """Make a directory and its parents where they are missing, each known to the one above on disk; what it is then."""
     for directory in reversed(list(_missing(path))):
         try:
             os.mkdir(directory)
@@ -121,7 +126,11 @@ def _make_durably(path: bytes) -> None:
                 sync_directory(above)
             finally:
                 os.close(above)
-    os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _missing(path: bytes) -> Iterator[bytes]:

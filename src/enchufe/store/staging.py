@@ -24,7 +24,6 @@ from blake3 import blake3
 from enchufe.errors import StoreError
 from enchufe.printable import printable
 from enchufe.store import journal
-from enchufe.store.faults import store_error
 from enchufe.store.folders import DIRECTORY, is_apart, scan
 from enchufe.store.names import STAGING
 
@@ -130,16 +129,13 @@ class Staging:
             takes them has them to close or remove, before this. What has expired was removed.
 
     Raises:
-        StoreError: it cannot be made.
+        OSError, StoreError: it cannot be made.
     """
 
     def __init__(self, folder: int, path: bytes, origin: bytes) -> None:
         self._folder = folder
         whose = blake3(origin).hexdigest()[:_WHOSE]
-        try:
-            self._home, self.area, self.dead = self._made(path, whose)
-        except OSError as error:
-            raise store_error(error, "write into", path) from error
+        self._home, self.area, self.dead = self._made(path, whose)
 
     def remove(self) -> None:
         """Remove the area with all that is in it, and `.enchufe` with the last one; what cannot be removed is left.

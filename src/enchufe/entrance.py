@@ -203,7 +203,12 @@ class Entrance:
                 self._announce(self._code.code)
             return
         self._listening, self._dead_since = addresses, None
-        self._addresses = _dialable(addresses, self._interfaces)
+        try:
+            self._addresses = _dialable(addresses, self._interfaces)
+        except LocalProtocolError:
+            if self._code is None:
+                raise
+            self._addresses = ()  # an interface that was chosen has gone, and may come back
         code = Code.new()
         self._code = self.gate.code = LiveCode(code, _now)
         self._announce(code)
@@ -221,7 +226,7 @@ class Entrance:
         self._followed = now
         try:
             addresses = _dialable(self._listening, self._interfaces)
-        except LocalProtocolError:  # an interface that was chosen has gone, and may come back
+        except LocalProtocolError:  # as in `open`
             return
         if set(addresses) == set(self._addresses) or all(_is_here_only(address.host) for address in addresses):
             return
@@ -241,9 +246,12 @@ class Entrance:
             return
         from enchufe.access.discovery import announce  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-        self._announcement.enter_context(
-            announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
-        )
+        try:
+            self._announcement.enter_context(
+                announce(self._addresses[0].port, code.label, self._interfaces, on_trouble=self._tell_trouble)
+            )
+        except LocalProtocolError:  # an interface that was chosen has gone since
+            self._addresses = ()
 
     def _tell_lost_guess(self, code: LiveCode) -> None:
         if not self._closed:  # else it was us who cut it

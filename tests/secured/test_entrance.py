@@ -298,3 +298,26 @@ def test_a_token_is_for_its_scope(places: list[Place], scope: str) -> None:
     assert place.entrance.suit(Options(), far, SESSION) is not None
     again.settle(finished=True)
     assert isinstance(place.meet(ByToken(token))[0], TokenRefused)
+
+
+def test_an_interface_that_has_gone_with_a_cut_ends_nothing(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a Wi-Fi is lost in the middle of a transfer: who was cut comes again once it is back."""
+    everywhere = ["0.0.0.0:9000"]
+    interfaces = ["lo"]
+    place = begun(places)
+    monkeypatch.setattr(place.entrance, "_interfaces", interfaces)
+    place.entrance.open(everywhere)
+    assert place.entrance.gate.code is not None
+    place.entrance.gate.code.burn()
+    interfaces[:] = ["enchufe-none"]
+    place.entrance.open(everywhere)
+    assert [bool(code.link) for code in place.codes] == [True, False]
+    monkeypatch.setattr(module, "_FOLLOWING", 0.0)
+    monkeypatch.setattr(module, "_is_here_only", lambda _: False)
+    place.entrance.check()
+    assert len(place.codes) == 2
+    interfaces[:] = ["lo"]
+    place.entrance.check()
+    assert [bool(code.link) for code in place.codes] == [True, False, True]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -491,17 +492,39 @@ def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive
     assert (calls.count("recv"), calls.count("poll")) == (10, 2 * 10)  # select.poll() makes what asks
 
 
-def test_who_waits_for_a_turn_and_has_no_descriptor_for_it_is_told() -> None:
+def test_who_waits_for_a_turn_needs_no_descriptor_and_comes_in_order() -> None:
+    turnstile, came = Turnstile(), list[int]()
+    assert turnstile.try_enter()
+
+    def come(number: int) -> None:
+        drive(turnstile.enter(BlockingWaiter(), WAITER.now() + 20))
+        came.append(number)
+        turnstile.leave()
+
+    def waiting(count: int) -> bool:
+        return len(turnstile._queue) == count
+
+    threads = [threading.Thread(target=come, args=[number]) for number in range(20)]
+    before = len(os.listdir("/proc/self/fd"))
+    for number, thread in enumerate(threads, 1):
+        thread.start()
+        until(partial(waiting, number))
+    assert len(os.listdir("/proc/self/fd")) == before
+    turnstile.leave()
+    for thread in threads:
+        thread.join()
+    assert came == list(range(20))
+    assert not turnstile.taken
+
+
+def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
     turnstile = Turnstile()
     assert turnstile.try_enter()
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        with pytest.raises(BusyError):
-            drive(turnstile.enter(BlockingWaiter()))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with pytest.raises(DeadlineExceeded):
+        drive(turnstile.enter(WAITER, WAITER.now() + 0.01))
+    assert turnstile.taken
     turnstile.leave()
+    assert not turnstile.taken
 
 
 def test_a_doorbell_rung_twice_is_rung_once() -> None:

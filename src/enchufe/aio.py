@@ -11,7 +11,7 @@ import sys
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -26,7 +26,7 @@ from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.server import Acceptor, Handler, Limits, ServerOptions, check_handler
 from enchufe.transports import parse_address
 from enchufe.transports.certificates import ClientTls, ServerTls, for_client
-from enchufe.waiting import READ, Interest, Waitable, idle
+from enchufe.waiting import READ, Interest, Sleeper, Waitable, idle
 
 if TYPE_CHECKING:
     import trio
@@ -169,6 +169,10 @@ class Host(ABC):
                 self._resume(parked)
             self._close_if_idle()
 
+    def sleeper(self) -> Sleeper:
+        """As `Waiter.sleeper`."""
+        return _Sleeper(self, self._parked())
+
     def _wake(self, descriptor: int) -> None:
         if self._slots is not None and (parked := self._slots.wake(descriptor)) is not None:
             self._resume(parked)
@@ -197,6 +201,35 @@ class Host(ABC):
             self._slots = None
             self._unwatch(poller.fileno())
             poller.close()
+
+
+class _Sleeper:
+    """A task that waits for another."""
+
+    __slots__ = ("_asleep", "_awake", "_host", "_parked")
+
+    def __init__(self, host: Host, parked: Any) -> None:
+        self._host = host
+        self._parked = parked
+        self._awake = self._asleep = False
+
+    async def sleep(self, deadline: float | None = None) -> None:
+        if self._awake:
+            return
+        self._asleep = True
+        try:
+            await self._host._sleep(self._parked, deadline)
+        finally:
+            self._asleep = False
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # the loop is over, and whoever slept there with it
+            self._host.call_soon(self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._awake = True
+        if self._asleep:
+            self._host._resume(self._parked)
 
 
 class AsyncioHost(Host):

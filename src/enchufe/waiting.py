@@ -17,6 +17,7 @@ import select
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -98,6 +99,23 @@ class Waiter(Protocol):
 
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Run something that keeps a disk or a processor busy, where it keeps no other task waiting."""
+
+    def sleeper(self) -> Sleeper:
+        """Something for this task to wait by for another one of us, which takes no descriptor."""
+
+
+class Sleeper(Protocol):
+    """How one task waits for another, of the same loop or in any thread."""
+
+    async def sleep(self, deadline: float | None = None) -> None:
+        """Wait until `wake`, if that was not called yet. By the task that it was made in, once.
+
+        Raises:
+            DeadlineExceeded: `deadline` passed.
+        """
+
+    def wake(self) -> None:
+        """Have it go on, from any thread. Once; where nobody sleeps any more nothing happens."""
 
 
 def idle() -> float:
@@ -198,6 +216,25 @@ class BlockingWaiter:
     async def offload(self, function: Callable[..., T], *args: Any) -> T:
         """Call it here: this thread has nobody else to serve."""
         return function(*args)
+
+    def sleeper(self) -> Sleeper:
+        """As `Waiter.sleeper`, for this thread."""
+        return _SleepingThread(self)
+
+
+class _SleepingThread:
+    """A thread that sleeps by a lock."""
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
+        self._awake = threading.Lock()
+        self._awake.acquire()
+        self.wake = self._awake.release
+
+    async def sleep(self, deadline: float | None = None) -> None:
+        left = -1 if deadline is None else min(max(0.0, deadline - self._waiter.now()), threading.TIMEOUT_MAX)
+        if not self._awake.acquire(timeout=left):
+            raise DeadlineExceeded("nothing happened before the deadline")
 
 
 def _poll(masks: dict[int, int], deadline: float | None) -> list[tuple[int, int]]:
@@ -321,19 +358,19 @@ class Doorbell:
 
 
 class Turnstile:
-    """Lets one through at a time, be they tasks of a loop or threads; who waits for it waits as its waiter does.
+    """Lets one through at a time, be they tasks of a loop or threads, in the order in which they came.
 
     Attributes:
         try_enter: go in, where nobody is: whether that was so. One call in C: each message that is sent comes through.
     """
 
-    __slots__ = ("_bells", "_ringing", "_taken", "try_enter")
+    __slots__ = ("_changing", "_queue", "_taken", "try_enter")
 
     def __init__(self) -> None:
         self._taken = threading.Lock()
         self.try_enter: Callable[[], bool] = partial(self._taken.acquire, False)
-        self._bells: list[Doorbell] = []
-        self._ringing = threading.Lock()  # nobody rings a bell that is being closed
+        self._queue: deque[Sleeper] = deque()
+        self._changing = threading.Lock()  # the queue
 
     @property
     def taken(self) -> bool:
@@ -341,30 +378,39 @@ class Turnstile:
         return self._taken.locked()
 
     async def enter(self, waiter: Waiter, deadline: float | None = None) -> None:
-        """Go in, as soon as nobody is.
+        """Go in, as soon as nobody is, and whoever came before has been.
 
         Raises:
             DeadlineExceeded: somebody still was at `deadline`.
-            BusyError: somebody is, and there is no descriptor to wait by.
         """
-        while not self.try_enter():
-            bell = Doorbell()
-            self._bells.append(bell)
-            try:
-                if self.taken:  # or nobody may ring any more
-                    # Not by wait_one, which a bell for all that receive may end at once.
-                    await waiter.wait([(bell, READ)], deadline)
-            finally:
-                waiter.forget(bell)
-                with self._ringing:
-                    if bell in self._bells:
-                        self._bells.remove(bell)
-                    bell.close()
+        if self.try_enter():
+            return
+        waiter.settle()  # before it may be our turn
+        sleeper = waiter.sleeper()
+        with self._changing:
+            self._queue.append(sleeper)
+        if self.try_enter():  # who left did not see us any more
+            with self._changing:
+                self._queue.remove(sleeper)
+            return
+        try:
+            await sleeper.sleep(deadline)
+        except BaseException:
+            with self._changing:
+                if waits := sleeper in self._queue:
+                    self._queue.remove(sleeper)
+            if not waits:  # it was our turn just then
+                self.leave()
+            raise
 
     def leave(self) -> None:
-        """Come out, and let the others try."""
-        self._taken.release()
-        if self._bells:
-            with self._ringing:
-                while self._bells:
-                    self._bells.pop().ring()
+        """Come out, and let in who has waited the longest."""
+        while True:
+            if self._queue:
+                with self._changing:
+                    if self._queue:
+                        self._queue.popleft().wake()  # it is in there from now on
+                        return
+            self._taken.release()
+            if not self._queue or not self.try_enter():  # or somebody came just then
+                return

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from enchufe.engines.pollers import Poller, best
 from enchufe.engines.slots import Slots, apart
 from enchufe.errors import DeadlineExceeded, LocalProtocolError
-from enchufe.waiting import READ, Doorbell, Interest, Waitable, idle
+from enchufe.waiting import READ, Doorbell, Interest, Sleeper, Waitable, idle
 
 T = TypeVar("T")
 
@@ -226,6 +226,10 @@ class Loop:
             await self._parked()
         return future.result()
 
+    def sleeper(self) -> Sleeper:
+        """As `Waiter.sleeper`."""
+        return _Sleeper(self, self._running())
+
     # One round: what the kernel says is ready, then what was put off, then some of those that are busy without a pause,
     # then whose time has come.
 
@@ -348,3 +352,35 @@ class Loop:
             self._bell.clear()
             while self._calls:
                 self._calls.popleft()()
+
+
+class _Sleeper:
+    """A task that waits for another."""
+
+    __slots__ = ("_asleep", "_awake", "_loop", "_task")
+
+    def __init__(self, loop: Loop, task: Task) -> None:
+        self._loop = loop
+        self._task = task
+        self._awake = self._asleep = False
+
+    async def sleep(self, deadline: float | None = None) -> None:
+        self._asleep = True
+        try:
+            while not self._awake:
+                if deadline is not None:
+                    self._loop._set_timer(self._task, deadline)
+                await self._loop._parked()
+        finally:
+            self._asleep = False
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._loop._thread:
+            self._wake_up()
+        else:
+            self._loop.call_soon(self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._awake = True
+        if self._asleep:
+            self._loop._enqueue(self._task)

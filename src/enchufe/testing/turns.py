@@ -30,7 +30,7 @@ from enchufe.errors import BrokenError, DeadlineExceeded
 from enchufe.session import door, receiving, sending
 from enchufe.testing.simulation import Fault, SimNetwork
 from enchufe.transports import Listener, Transport
-from enchufe.waiting import READ, Interest, Waitable
+from enchufe.waiting import READ, Interest, Sleeper, Waitable
 
 T = TypeVar("T")
 
@@ -488,6 +488,22 @@ class SimWaiter:
         """Call it here, sooner or later."""
         self._turns.perhaps()
         return function(*args)
+
+    def sleeper(self) -> Sleeper:
+        """As `Waiter.sleeper`."""
+        return _Sleeper(self._turns)
+
+
+class _Sleeper:
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._awake = False
+
+    async def sleep(self, deadline: float | None = None) -> None:
+        self._turns.until(lambda: self._awake, deadline)
+
+    def wake(self) -> None:
+        self._awake = True
 
 
 class _Time:

@@ -16,7 +16,7 @@ from typing import Any, Final
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.transports.addresses import TcpAddress
 from enchufe.transports.stream import Transport
-from enchufe.waiting import NO_ROOM, WRITE, Interest, Turnstile, Waiter, no_room, start
+from enchufe.waiting import NO_ROOM, WRITE, Interest, Sleeper, Waiter, no_room, start
 
 NAME: Final = "tcp"
 
@@ -159,13 +159,12 @@ async def _found(addresses: Sequence[TcpAddress], waiter: Waiter, deadline: floa
         lookup = _LOOKUPS[wanted] = _Lookup(wanted)
         start(lookup)
     try:
-        await lookup.answered.enter(waiter, deadline)
+        await lookup.wait(waiter, deadline)
     except DeadlineExceeded:
         told = ", ".join(address.host for address in addresses)
         raise DeadlineExceeded(
             f"looking up {told} took longer than the time allowed", hint="Write the address in digits, or try again."
         ) from None
-    lookup.answered.leave()  # for whoever else asks the same
     if lookup.unknown is not None:
         raise BrokenError(str(lookup.unknown), hint=lookup.unknown.hint) from lookup.unknown
     return lookup.found
@@ -177,8 +176,8 @@ class _Lookup(threading.Thread):
     def __init__(self, addresses: tuple[TcpAddress, ...]) -> None:
         super().__init__(name="enchufe resolver", daemon=True)
         self._addresses = addresses
-        self.answered = Turnstile()
-        self.answered.try_enter()
+        self._sleepers: list[Sleeper] = []
+        self._answered = False
         self.found: list[_Found] = []
         self.unknown: BrokenError | None = None
 
@@ -190,7 +189,23 @@ class _Lookup(threading.Thread):
             self.unknown = error
         finally:
             _LOOKUPS.pop(self._addresses, None)
-            self.answered.leave()
+            self._answered = True  # first: who comes now does not sleep
+            for sleeper in self._sleepers[:]:
+                sleeper.wake()
+
+    async def wait(self, waiter: Waiter, deadline: float) -> None:
+        """Until it has answered.
+
+        Raises:
+            DeadlineExceeded: it had not, at `deadline`.
+        """
+        sleeper = waiter.sleeper()
+        self._sleepers.append(sleeper)
+        try:
+            if not self._answered:
+                await sleeper.sleep(deadline)
+        finally:
+            self._sleepers.remove(sleeper)
 
 
 # Those that run. Without a lock, which a fork could leave taken: at the worst the same is asked twice.

@@ -797,3 +797,77 @@ def test_threads_that_share_a_connection_send_whole_messages(address: str, tmp_p
         assert whole
         for sender in senders:
             sender.join()
+
+
+def test_a_senders_message_comes_behind_what_the_receiver_has_begun_to_send() -> None:
+    """Somebody waits for its turn; before it has it, held back replies go out, as far as there is room."""
+    loop, got = Loop(), bytearray()
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    said = [b"first" * 20_000, b"reply" * 12_000, b"bystander"]
+
+    def read() -> None:
+        with suppress(BlockingIOError):
+            got.extend(far.recv(1 << 20))
+
+    async def main() -> None:
+        with unix.transport(near, loop) as transport:
+            connection = Connection(transport, PREFIXED, gathers=True)
+            far.send(PREFIXED.encode_plain([b"1", b"2"]))
+            await connection.receive()
+            first = loop.spawn(connection.send(said[0]))
+            await loop.pause()
+            loop.spawn(connection.send(said[2]))
+            await loop.pause()
+            while not first.done:
+                read()
+                await loop.pause()
+            await connection.send(said[1])
+            while len(got) < sum(map(len, said)) + 4 * len(said):
+                await loop.pause()
+                read()
+
+    with far:
+        loop.run(main())
+        loop.close()
+    whole = sorted(PREFIXED.decoder().decode(_buffered(bytes(got)), True)) == sorted(said)
+    assert whole
+
+
+def _buffered(data: bytes) -> ReceiveBuffer:
+    buffer = ReceiveBuffer()
+    buffer.append(data)
+    return buffer
+
+
+@pytest.mark.parametrize("engine", ["threads", "events", "asyncio", "trio"])
+def test_many_who_wait_to_send_to_one_who_does_not_read_take_no_descriptors(engine: str) -> None:
+    sent = list[bytes]()
+    listening: list[Connection] = []
+
+    async def chat(connection: Connection) -> None:
+        async for message in connection:
+            if message == b"listen":
+                listening.append(connection)
+                await connection.send(bytes(PREFIXED.max_size))
+            else:
+                sent.append(message)
+                await listening[0].send(message)
+
+    with (
+        ENGINES[engine](chat, "localhost:0", PREFIXED) as addresses,
+        connected(addresses[0], PREFIXED) as listener,
+        ExitStack() as talking,
+    ):
+        listener.send(b"listen")
+        until(lambda: bool(listening) and listening[0].sent == 1)
+        said = [b"%d" % number for number in range(30)]
+        before = len(os.listdir("/proc/self/fd"))
+        talkers = [talking.enter_context(connected(addresses[0], PREFIXED)) for _ in said]
+        for talker, message in zip(talkers, said, strict=True):
+            talker.send(message)
+        until(lambda: len(sent) == len(said))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 * len(said)
+        assert listener.receive() is not None
+        assert sorted(listener.receive() or b"" for _ in said) == sorted(said)

@@ -207,8 +207,10 @@ class Connection:
         if flushing is not None and not flushing.try_enter():
             deadline = self._deadline() if deadline is None else deadline
             await flushing.enter(self.transport.waiter, deadline)
-        self._sent += len(messages)
         try:
+            if self._kept or self._rest:  # by who was in there before us
+                await self._send_kept(deadline)
+            self._sent += len(messages)
             count = self.transport.try_send(pieces)
             if count != size:
                 if flushing is None:  # a loop, where nobody else has had a turn since
@@ -251,22 +253,13 @@ class Connection:
         """
         if self._file is not None:
             await self._file.flush()
-        transport, flushing = self.transport, self._flushing
+        flushing = self._flushing
         while flushing is not None and (self._kept or self._rest):
             if not flushing.try_enter():  # another task does it, and takes what is held back meanwhile
                 deadline = self._deadline() if deadline is None else deadline  # once: it holds for all that follows
-                await flushing.enter(transport.waiter, deadline)
+                await flushing.enter(self.transport.waiter, deadline)
             try:
-                while self._next_rest():
-                    count = transport.try_send(self._rest)
-                    if count == sum(map(len, self._rest)):
-                        self._rest = ()
-                        continue
-                    self._rest = advance(self._rest, count)
-                    deadline = self._deadline() if deadline is None else deadline
-                    while self._rest:
-                        await transport.until_room(deadline)
-                        self._rest = advance(self._rest, transport.try_send(self._rest))
+                await self._send_kept(deadline)
             finally:
                 flushing.leave()
 
@@ -592,6 +585,20 @@ class Connection:
             yield
         finally:
             flushing.leave()
+
+    async def _send_kept(self, deadline: float | None) -> None:
+        """Send all that is held back, for who has entered. Raises as `flush`."""
+        transport = self.transport
+        while self._next_rest():
+            count = transport.try_send(self._rest)
+            if count == sum(map(len, self._rest)):
+                self._rest = ()
+                continue
+            self._rest = advance(self._rest, count)
+            deadline = self._deadline() if deadline is None else deadline
+            while self._rest:
+                await transport.until_room(deadline)
+                self._rest = advance(self._rest, transport.try_send(self._rest))
 
     def _next_rest(self) -> bool:
         """Take what is kept, where nothing is on its way; whether anything is then. For who has entered."""

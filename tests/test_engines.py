@@ -871,3 +871,40 @@ def test_many_who_wait_to_send_to_one_who_does_not_read_take_no_descriptors(engi
         assert len(os.listdir("/proc/self/fd")) <= before + 2 * len(said)
         assert listener.receive() is not None
         assert sorted(listener.receive() or b"" for _ in said) == sorted(said)
+
+
+@pytest.mark.parametrize("heartbeat", [None, Heartbeat(b"alive", 100)])
+def test_what_is_held_back_goes_though_the_sender_it_was_left_to_is_cancelled(
+    heartbeat: Heartbeat | None, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        flooding: list[asyncio.Task[None]] = []
+        replied, over = asyncio.Event(), asyncio.Event()
+
+        async def flood(connection: Connection) -> None:
+            while True:
+                await connection.send(bytes(1000))
+
+        async def handler(connection: Connection) -> None:
+            await connection.receive()
+            flooding.append(asyncio.create_task(flood(connection)))
+            while not (connection._flushing and connection._flushing.taken):
+                await asyncio.sleep(0)
+            await connection.send(b"answer")  # held back: there is another message in hand
+            asyncio.get_running_loop().call_later(0.05, replied.set)
+            await over.wait()
+
+        async with (
+            aio.Server(handler, f"unix:{tmp_path}/s", framing=PREFIXED, heartbeat=heartbeat) as server,
+            await aio.connect(server.addresses[0], framing=PREFIXED, heartbeat=heartbeat) as client,
+        ):
+            await client.send(b"1", b"2")
+            await replied.wait()
+            flooding[0].cancel()
+            await asyncio.wait(flooding)
+            async with asyncio.timeout(10):
+                while (message := await client.receive()) != b"answer":
+                    assert message == bytes(1000)
+            over.set()
+
+    asyncio.run(main())

@@ -632,8 +632,10 @@ class Connection:
     def _flush_some(self) -> bool:
         """Send as much of what is held back as goes without waiting; whether more could go later."""
         flushing = self._flushing
-        if flushing is None or not flushing.try_enter():
-            return False  # whoever flushes sees to it
+        if flushing is None:
+            return False
+        if not flushing.try_enter():
+            return not self.transport.waiter.blocks  # a thread that sends sees to it; a task may be cancelled before
         try:
             while self._next_rest():
                 count = self.transport.try_send(self._rest)

@@ -190,7 +190,7 @@ class BeatingConnection(Connection):
     def _flush_some(self) -> bool:
         with self._lock:
             if self._sending:
-                return False
+                return not self.transport.waiter.blocks  # as there
             if self.unsent:
                 self._take_beat()
         return super()._flush_some()

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -438,3 +439,35 @@ def test_what_is_re_exported_is_there() -> None:
     assert enchufe.Connection is AnyConnection
     with pytest.raises(AttributeError):
         enchufe.nothing_of_that_name  # noqa: B018
+
+
+def test_who_comes_while_there_is_no_thread_left_waits_for_one(caplog: pytest.LogCaptureFixture) -> None:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads") as server:
+        before = threading.stack_size(1 << 46)  # for which no machine has room
+        try:
+            with ExitStack() as clients:
+                asking = [
+                    clients.enter_context(enchufe.connect(server.addresses[0], framing=LINES, timeout=20))
+                    for _ in range(3)
+                ]
+                for client in asking:
+                    client.send(b"hola")
+                until(lambda: "accepting pauses" in caplog.text)
+                threading.stack_size(before)
+                assert [client.receive() for client in asking] == [b"hola"] * 3
+        finally:
+            threading.stack_size(before)
+    assert caplog.text.count("accepting pauses") == 1
+
+
+def test_who_waits_for_a_thread_when_the_server_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    before = threading.stack_size()
+    try:
+        with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads") as server:
+            threading.stack_size(1 << 46)
+            client = enchufe.connect(server.addresses[0], framing=LINES, timeout=20)
+            until(lambda: "accepting pauses" in caplog.text)
+        with client, pytest.raises(BrokenError):
+            client.receive()
+    finally:
+        threading.stack_size(before)

@@ -25,7 +25,7 @@ Handler = Callable[[Connection], Awaitable[None]]
 
 log = logging.getLogger("enchufe.server")
 
-# Where descriptors ran out and none of them is ours to close, nothing tells us when there is room again.
+# Where descriptors or threads ran out and none of them is ours to give back, nothing tells us when there is room again.
 _FULL_PAUSE: Final = 1.0  # seconds
 # To close over unread bytes resets the connection, and the reset may overtake our last words: so what still comes is
 # read and dropped, until the other side ends or is quiet, and not for ever (nginx: lingering_close).
@@ -264,6 +264,7 @@ class Acceptor:
         self._ends: dict[Transport, float] = {}  # when their lifetimes do, the first first
         self._lock = threading.Lock()  # connections end in threads of their own
         self._full = False
+        self._returned: Transport | None = None
         self._room = Doorbell()  # rung when a connection has ended
 
     @classmethod
@@ -312,8 +313,16 @@ class Acceptor:
         if self._ends:
             self._end_overdue(waiter.now())
         self._room.clear()
+        if (returned := self._returned) is not None:
+            self._returned = None
+            return returned
         while self._has_room():
-            found = self._next(waiter)
+            try:
+                found = self._next(waiter)
+            except BusyError as error:
+                self._pause(error)
+                return None
+            self._full = False
             if found is None:
                 return None
             transport, origin = found
@@ -324,6 +333,11 @@ class Acceptor:
             log.info("%s has its %s connections already", transport.peer, self.options.max_per_address)
             self.options.tell(Rejected(transport.peer, "max_per_address"))
         return None
+
+    def put_back(self, transport: Transport, why: BusyError) -> None:
+        """A connection that came in cannot be served yet: it is the next that `try_accept` gives, some time later."""
+        self._returned = transport
+        self._pause(why)
 
     def release(self, transport: Transport) -> None:
         """A connection that came in has ended."""
@@ -340,6 +354,10 @@ class Acceptor:
         """Stop listening; who is still queued is refused."""
         for listener in self.listeners:
             listener.close()
+        if (returned := self._returned) is not None:
+            self._returned = None
+            returned.abort()
+            self.release(returned)
 
     def abandon(self) -> None:
         """Close this process' copies of the listeners only."""
@@ -381,20 +399,19 @@ class Acceptor:
         return True
 
     def _next(self, waiter: Waiter) -> tuple[Transport, int] | None:
-        was_full, self._full = self._full, False
-        try:
-            for _ in self.listeners:
-                # The one asked first is asked last the next time: none starves another.
-                origin = self._turns.popleft()
-                self._turns.append(origin)
-                accepted = self.listeners[origin].try_accept(waiter)
-                if accepted is not None:
-                    return accepted, origin
-        except BusyError as error:
-            self._full = True
-            if not was_full:  # once, until there is room again
-                log.warning("%s; accepting pauses", error)
+        for _ in self.listeners:
+            # The one asked first is asked last the next time: none starves another.
+            origin = self._turns.popleft()
+            self._turns.append(origin)
+            accepted = self.listeners[origin].try_accept(waiter)
+            if accepted is not None:
+                return accepted, origin
         return None
+
+    def _pause(self, why: BusyError) -> None:
+        if not self._full:  # once, until there is room again
+            log.warning("%s; accepting pauses", why)
+        self._full = True
 
 
 def _host(transport: Transport) -> str:

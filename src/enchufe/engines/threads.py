@@ -35,8 +35,8 @@ class Engine:
         """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
         try:
             while not drive(self._stopped()):
-                while (accepted := self._acceptor.try_accept(self._waiter)) is not None:
-                    self._start(accepted)
+                while (accepted := self._acceptor.try_accept(self._waiter)) is not None and self._start(accepted):
+                    pass
         finally:
             self._acceptor.close()
             self._drain()
@@ -53,16 +53,19 @@ class Engine:
             return any(thing is self._stop for thing, _ in ready)
         return False
 
-    def _start(self, transport: Transport) -> None:
+    def _start(self, transport: Transport) -> bool:
+        """Serve it, where there is a thread for it: whether there was."""
         thread = threading.Thread(target=self._serve, args=(transport,), name=f"enchufe {transport.peer}", daemon=True)
         with self._lock:
             self._threads[transport] = thread
         try:
             start(thread)
         except BusyError as error:
-            log.warning("%s", error)
-            self._forget(transport)
-            transport.abort()
+            with self._lock:
+                del self._threads[transport]
+            self._acceptor.put_back(transport, error)
+            return False
+        return True
 
     def _serve(self, transport: Transport) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -471,3 +472,18 @@ def test_who_waits_for_a_thread_when_the_server_ends_is_told(caplog: pytest.LogC
             client.receive()
     finally:
         threading.stack_size(before)
+
+
+def test_a_handler_whose_decorator_gives_it_more_than_the_connection_is_one() -> None:
+    async def answers(connection: enchufe.Connection, word: bytes) -> None:
+        await connection.send(word)
+
+    @functools.wraps(answers)
+    async def handler(connection: enchufe.Connection) -> None:
+        await answers(connection, b"injected")
+
+    with (
+        enchufe.Server(handler, "127.0.0.1:0", framing=LINES) as server,
+        enchufe.connect(server.addresses[0], framing=LINES, timeout=20) as client,
+    ):
+        assert client.receive() == b"injected"

@@ -127,7 +127,7 @@ def check_handler(handler: object) -> None:
     if not callable(handler):
         raise LocalProtocolError(f"a handler is a function, not {handler!r}", hint="Write async def, or def.")
     try:
-        inspect.signature(handler).bind(None)
+        inspect.signature(handler, follow_wrapped=False).bind(None)  # a decorator may give it what else it needs
     except TypeError as error:
         raise LocalProtocolError(
             f"a handler takes one argument, the connection, and not what {handler!r} does ({error})",

@@ -487,3 +487,9 @@ def test_a_handler_whose_decorator_gives_it_more_than_the_connection_is_one() ->
         enchufe.connect(server.addresses[0], framing=LINES, timeout=20) as client,
     ):
         assert client.receive() == b"injected"
+
+
+@pytest.mark.parametrize("option", ["drain", "idle_timeout", "max_lifetime"])
+def test_seconds_that_no_clock_counts_are_refused(option: str) -> None:
+    with pytest.raises(LocalProtocolError, match=f"{option} must be seconds"):
+        enchufe.Server(echo, "127.0.0.1:0", framing=LINES, **{option: 10**400})  # type: ignore[arg-type]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 from enchufe.errors import LocalProtocolError
 
 
@@ -25,7 +28,11 @@ def check_seconds(name: str, value: object) -> None:
     """See that the argument `name` is a number of seconds.
 
     Raises:
-        LocalProtocolError: it is none, or negative.
+        LocalProtocolError: it is none, negative, or more than a float holds; infinity is one.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not (0 <= value <= sys.float_info.max or value == math.inf)
+    ):
         raise LocalProtocolError(f"{name} must be seconds, and not negative: {value!r}")

@@ -11,6 +11,8 @@ import resource
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -697,3 +699,27 @@ def test_a_cut_connection_leaves_nothing_until_a_collection(engine: str, tmp_pat
             until(lambda: descriptors() <= before)
         finally:
             gc.enable()
+
+
+def test_a_fork_that_drops_a_connection_says_nothing(tmp_path: Path) -> None:
+    code = f"""if True:
+        import gc, os, enchufe
+        from enchufe import framing
+        def echo(connection):
+            for message in connection:
+                connection.send(message)
+        with enchufe.Server(echo, "shm:{tmp_path}/s", framing=framing.Lines()) as server:
+            client = enchufe.connect(server.addresses[0], framing=framing.Lines(), timeout=20)
+            print(client.ask(b"hola"), flush=True)
+            child = os.fork()
+            if not child:
+                del client
+                gc.collect()
+                os._exit(0)
+            os.waitpid(child, 0)
+            print(client.ask(b"still here"))
+            client.close()
+    """
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("b'hola'\nb'still here'\n", "")

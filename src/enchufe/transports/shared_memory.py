@@ -15,6 +15,7 @@ import mmap
 import os
 import socket
 import struct
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from enchufe.errors import (
 from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
-from enchufe.transports.stream import _SHARE, Transport
+from enchufe.transports.stream import _SHARE, Process, Transport
 from enchufe.waiting import READ, WRITE, Interest, Waiter, no_room
 
 fcntl: Any
@@ -506,6 +507,11 @@ class SharedMemoryTransport(Transport):
                     bell.shutdown(socket.SHUT_RDWR)
                 self.waiter.forget(bell)
                 bell.close()
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if self._process is not Process.this and (bell := getattr(self, "_room_bell", None)) is not None:
+            bell.close()
+        super().__del__(_warn)
 
     # The handshake's two sides.
 

@@ -21,6 +21,7 @@ import pytest
 import enchufe
 from enchufe import BlockingConnection, Connection, framing
 from enchufe.connection import Connection as AnyConnection
+from enchufe.engines import processes
 from enchufe.errors import (
     BrokenError,
     ClosedError,
@@ -28,6 +29,7 @@ from enchufe.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from enchufe.server import Acceptor, ServerOptions
 from tests.until import until
 
 LINES = framing.Lines()
@@ -493,3 +495,23 @@ def test_a_handler_whose_decorator_gives_it_more_than_the_connection_is_one() ->
 def test_seconds_that_no_clock_counts_are_refused(option: str) -> None:
     with pytest.raises(LocalProtocolError, match=f"{option} must be seconds"):
         enchufe.Server(echo, "127.0.0.1:0", framing=LINES, **{option: 10**400})  # type: ignore[arg-type]
+
+
+def test_a_supervisor_that_is_to_stop_forks_no_more() -> None:
+    stop, says_so = os.pipe()
+    forked, counts = os.pipe()
+    os.write(says_so, b"\0")
+    acceptor = Acceptor.listening(["127.0.0.1:0"], 1, ServerOptions(framing=LINES))
+    supervisor = processes.Supervisor(echo, acceptor, 50, None, stop)
+
+    def supervise() -> None:
+        os.register_at_fork(after_in_child=lambda: os.write(counts, b"x") and None)
+        supervisor.run()
+
+    child = processes.fork(supervise)
+    supervisor.abandon()
+    os.close(counts)
+    os.close(says_so)
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.read(forked, 100) == b""
+    os.close(forked)

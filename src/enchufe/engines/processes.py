@@ -234,6 +234,12 @@ class Supervisor:
     def _stop_soon(self) -> None:
         self._stopping = True
 
+    def _is_to_stop(self) -> bool:
+        if not self._stopping:
+            with contextlib.suppress(DeadlineExceeded):
+                self._stopping = bool(drive(self._waiter.wait([(self, READ)], self._waiter.now())))
+        return self._stopping
+
     def _wait(self) -> None:
         now = self._waiter.now()
         interests: list[Interest] = [(self, READ), (self._child, READ)]
@@ -286,7 +292,9 @@ class Supervisor:
     # Forking.
 
     def _replace(self) -> None:
-        while len(self._workers) < self._count and self._waiter.now() >= self._replace_at:
+        while (
+            len(self._workers) < self._count and self._waiter.now() >= self._replace_at and not self._is_to_stop()
+        ):  # each time anew: they may be very many
             try:
                 giver, taker = channel()
             except BusyError as error:

@@ -515,3 +515,25 @@ def test_a_supervisor_that_is_to_stop_forks_no_more() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert os.read(forked, 100) == b""
     os.close(forked)
+
+
+def test_a_subinterpreter_that_has_no_server_is_told_so_and_keeps_nothing() -> None:
+    pytest.importorskip("_xxsubinterpreters")  # it has another name since Python 3.13
+    code = """if True:
+        import _xxsubinterpreters
+        _xxsubinterpreters.run_string(_xxsubinterpreters.create(), '''if True:
+            import os, enchufe
+            from enchufe import framing
+            def handler(connection):
+                pass
+            before = len(os.listdir("/proc/self/fd"))
+            for engine in ("threads", "processes"):
+                try:
+                    enchufe.Server(handler, "127.0.0.1:0", framing=framing.Lines(), engine=engine)
+                except enchufe.EnchufeError as error:
+                    print(engine, "interpreter" in str(error))
+                print(len(os.listdir("/proc/self/fd")) - before)
+        ''')
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["threads", "True", "0", "processes", "True", "0"], done.stderr

@@ -182,13 +182,15 @@ class Server:
     ) -> None:
         options = ServerOptions(framing=framing, **limits)
         self._engine, self.addresses = _prepare(handler, addresses, engine, workers, backlog, options, tls)
-        self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
         try:
+            self._thread = threading.Thread(target=self._engine.run, name="enchufe server", daemon=True)
             start(self._thread)
-        except BusyError:
+        except (BusyError, RuntimeError) as error:
             self._engine.stop()
             self._engine.run()  # to its end at once: what it has is given back
-            raise
+            if isinstance(error, BusyError):
+                raise
+            raise LocalProtocolError(f"no server runs in the background here: {error}") from error
 
     def close(self) -> None:
         """Drain and stop: what runs gets its time to finish. Closing again does nothing."""

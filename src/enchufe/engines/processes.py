@@ -122,6 +122,7 @@ def fork(child: Callable[[], None]) -> int:
 
     Raises:
         BusyError: the system has no more processes or memory.
+        LocalProtocolError: this interpreter must not fork.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -132,6 +133,8 @@ def fork(child: Callable[[], None]) -> int:
             pid = os.fork()
         except OSError as error:
             raise BusyError(f"cannot fork: {error.strerror}") from error
+        except RuntimeError as error:  # a subinterpreter must not
+            raise LocalProtocolError(f"cannot fork: {error}", hint="Use the engine threads or events.") from error
     if not pid:
         _become(child)
     return pid

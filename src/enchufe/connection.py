@@ -331,9 +331,8 @@ class Connection:
                 self._buffer.rewind(self._mark)
             self.framing.decoder().decode(self._buffer, self._at_end, handed_out)
             self.received -= left
-            self._most = (
-                handed_out  # as it may be again: what is decoded ahead in vain must not cost more than the rest
-            )
+            # As it may be again: what is decoded ahead in vain must not cost more than the rest.
+            self._most = handed_out
             self._ready = self._later = _NONE
             self._behind = True
         with self._alone():

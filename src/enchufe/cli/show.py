@@ -299,8 +299,9 @@ class ProgressBars:
 
 
 def figures(event: events.Progress, *, offered: bool, wide: bool) -> str:
-    """How far it is, how fast, and how long it will take: no part of a whole that is not known, and no 100 % before the
-    receipt.
+    """How far it is, how fast, and how long it will take.
+
+    It is no part of a whole that is not known, and not 100 % before the receipt.
 
     Args:
         offered: whether the total is all there is.

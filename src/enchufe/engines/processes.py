@@ -295,9 +295,9 @@ class Supervisor:
     # Forking.
 
     def _replace(self) -> None:
-        while (
-            len(self._workers) < self._count and self._waiter.now() >= self._replace_at and not self._is_to_stop()
-        ):  # each time anew: they may be very many
+        while len(self._workers) < self._count and self._waiter.now() >= self._replace_at:
+            if self._is_to_stop():  # each time anew: they may be very many
+                return
             try:
                 giver, taker = channel()
             except BusyError as error:

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -185,8 +186,10 @@ def test_what_comes_behind_the_end_changes_nothing(argument: str, code: int, tmp
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+    before, hook = {number: signal.getsignal(number) for number in numbers}, sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -224,6 +227,30 @@ def test_an_import_that_hangs_is_interrupted_by_who_insists(monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         import_module("nosuch")
     assert moments == ["put off"]
+
+
+class Dropping:
+    """What is raised while it is deleted goes nowhere."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def __del__(self) -> None:
+        if self.depth:
+            Dropping(self.depth - 1)
+            time.sleep(PATIENCE)
+        else:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("depth", [0, 2])
+def test_one_that_python_drops_comes_again(depth: int, capfd: pytest.CaptureFixture[str]) -> None:
+    interruptions.heed()
+    Dropping(depth)
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(PATIENCE)
+    assert capfd.readouterr().err == ""
 
 
 # What the demo runs: the receiver shows a code, and both wait, and would say so if they were told to end.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # What was ignored when we were started stays so, as SIGINT for what a script runs behind (`&`), and SIGHUP under nohup.
 _SIGNALS: Final = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 _SAME: Final = 1.0  # seconds for which more of them say nothing new; then they do: something hangs
+_AGAIN: Final = 0.01  # seconds until one that got lost comes again
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 
 
@@ -35,14 +36,27 @@ def heed() -> None:
         now = time.monotonic()
         if now - said > _SAME:
             insists, said = said > float("-inf"), now
-            importer = None if insists else _importer(frame, caller)
-            if importer is None:
-                interrupt(number, frame)
-            else:
-                _interrupt_later(number, importer)
+            deliver(number, frame, heeds_imports=not insists)
+
+    def deliver(number: int, frame: FrameType | None, *, heeds_imports: bool = True) -> None:
+        importer = _importer(frame, caller) if heeds_imports else None
+        if importer is None:
+            interrupt(number, frame)
+        else:
+            _interrupt_later(number, importer)
+
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        """Python tells of what was raised in a destructor or a weakref's callback, and drops it."""
+        if unraisable.exc_type is KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            sys.__unraisablehook__(unraisable)
 
     for each in _SIGNALS:
         signal.signal(each, heard)
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, deliver)
+        sys.unraisablehook = lost
 
 
 def _importer(frame: FrameType | None, caller: FrameType) -> FrameType | None:
@@ -74,6 +88,9 @@ def _interrupt_later(number: int, frame: FrameType) -> None:
 
 def over(code: int) -> None:
     """The command has ended so: from here on they only hasten the end of its process."""
+    if hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        sys.unraisablehook = sys.__unraisablehook__
     for each in _SIGNALS:
         signal.signal(each, lambda _number, _frame: os._exit(code))
     atexit.register(_ignore)

@@ -56,6 +56,7 @@ def test_for_the_rest_from_a_listener_that_was_started_anew(people: tuple[Person
         relay.to = receiver.address
         slow = ("--retry", "0", "--streams", "1", "--compress", "never")
         assert ana.send(file, options=("--to", aimed(link, relay.address), *slow)).end() == 4
+    receiver.wait_for("error")  # it has noticed, and given back what did not come
     receiver.process.terminate()
     receiver.end()
     kept = kept_bytes(blas.inbox)

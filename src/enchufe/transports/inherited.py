@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enchufe.errors import LocalProtocolError
 from enchufe.transports import tcp, unix
-from enchufe.transports import tls as over_tls
 from enchufe.transports.listeners import Listener
+
+if TYPE_CHECKING:
+    import ssl
 
 ADDRESS: Final = "systemd:"
 """What to serve on where the sockets are handed over."""
@@ -50,6 +51,10 @@ def listeners(*, tls: ssl.SSLContext | None = None) -> list[Listener]:
                 hint="Use ListenStream= and Accept=no in the socket unit.",
             )
         kind = unix if sock.family == socket.AF_UNIX else tcp
-        wrap = kind.transport if tls is None else over_tls.server_side(kind.transport, tls)
+        wrap = kind.transport
+        if tls is not None:
+            from enchufe.transports import tls as over_tls  # noqa: PLC0415 (slow to import, and few use it)
+
+            wrap = over_tls.server_side(kind.transport, tls)
         found.append(Listener.over([sock], wrap, [kind.written(sock)], borrowed=True))
     return found

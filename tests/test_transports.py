@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ from enchufe.errors import (
     EnchufeError,
     LocalProtocolError,
 )
+from enchufe.file import ConnectionFile
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
-from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Turnstile, drive
+from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Ticket, Turnstile, drive
+from tests.framed import framed
 from tests.namespaces import two_machines
 from tests.until import until
 
@@ -494,12 +496,14 @@ def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive
 
 def test_who_waits_for_a_turn_needs_no_descriptor_and_comes_in_order() -> None:
     turnstile, came = Turnstile(), list[int]()
-    assert turnstile.try_enter()
+    first: Ticket = []
+    assert turnstile.try_enter(first) is first
 
     def come(number: int) -> None:
-        drive(turnstile.enter(BlockingWaiter(), WAITER.now() + 20))
+        ticket: Ticket = []
+        drive(turnstile.enter(ticket, BlockingWaiter(), WAITER.now() + 20))
         came.append(number)
-        turnstile.leave()
+        turnstile.leave(ticket)
 
     def waiting(count: int) -> bool:
         return len(turnstile._queue) == count
@@ -510,7 +514,7 @@ def test_who_waits_for_a_turn_needs_no_descriptor_and_comes_in_order() -> None:
         thread.start()
         until(partial(waiting, number))
     assert len(os.listdir("/proc/self/fd")) == before
-    turnstile.leave()
+    turnstile.leave(first)
     for thread in threads:
         thread.join()
     assert came == list(range(20))
@@ -519,12 +523,81 @@ def test_who_waits_for_a_turn_needs_no_descriptor_and_comes_in_order() -> None:
 
 def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
     turnstile = Turnstile()
-    assert turnstile.try_enter()
+    first: Ticket = []
+    second: Ticket = []
+    assert turnstile.try_enter(first) is first
     with pytest.raises(DeadlineExceeded):
-        drive(turnstile.enter(WAITER, WAITER.now() + 0.01))
+        drive(turnstile.enter(second, WAITER, WAITER.now() + 0.01))
+    turnstile.leave(second)
     assert turnstile.taken
-    turnstile.leave()
+    turnstile.leave(first)
     assert not turnstile.taken
+
+
+def interrupted(point: int, action: Callable[[], object]) -> bool:
+    """Do it, interrupted at its so-manieth point where a signal may be handled: a call's start, or its end in C.
+
+    False where it was over before.
+    """
+    left = point
+
+    def interrupt(_frame: object, event: str, _about: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and (left := left - 1) == 0:
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.setprofile(None)
+    return left <= 0
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")  # interrupted before it began
+@pytest.mark.parametrize("how", ["at once", "held back", "as a file"])
+def test_an_interruption_leaves_the_turn_to_the_next(how: str) -> None:
+    def comes(point: int) -> bool:
+        ours, theirs = socket.socketpair()
+        connection = Connection(unix.transport(ours, WAITER), framing.LengthPrefixed(4), gathers=how == "held back")
+        turnstile = connection._flushing
+        assert turnstile is not None
+        with theirs, closing(connection):
+            theirs.sendall(framed(b"one", b"two"))
+            assert drive(connection.receive()) == b"one"
+            talk = connection.file() if how == "as a file" else connection
+            drive(talk.write(b"answer") if isinstance(talk, ConnectionFile) else talk.send(b"answer"))
+            came = interrupted(point, lambda: drive(talk.flush() if how != "at once" else connection.send(b"answer")))
+            assert not turnstile.taken
+            return came
+
+    assert next(point for point in itertools.count(1) if not comes(point)) > 10
+
+
+def test_an_interruption_of_who_leaves_keeps_nobody_waiting() -> None:
+    turnstile = Turnstile()
+
+    def come() -> None:
+        ticket: Ticket = []
+        drive(turnstile.enter(ticket, BlockingWaiter(), WAITER.now() + 20))
+        turnstile.leave(ticket)
+
+    def comes(point: int) -> bool:
+        ticket: Ticket = []
+        assert turnstile.try_enter(ticket) is ticket
+        thread = threading.Thread(target=come)
+        thread.start()
+        until(lambda: turnstile._queue)
+        came = interrupted(point, lambda: turnstile.leave(ticket))
+        turnstile.leave(ticket)
+        thread.join(20)
+        assert not thread.is_alive()
+        assert not turnstile.taken
+        return came
+
+    assert next(point for point in itertools.count(1) if not comes(point)) > 3
 
 
 def test_a_doorbell_rung_twice_is_rung_once() -> None:

@@ -17,7 +17,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing, checked
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
-from enchufe.waiting import Turnstile, drive
+from enchufe.waiting import Ticket, Turnstile, drive
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
 _LEAST: Final = 4096
@@ -204,10 +204,11 @@ class Connection:
         pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         flushing = self._flushing
-        if flushing is not None and not flushing.try_enter():
-            deadline = self._deadline() if deadline is None else deadline
-            await flushing.enter(self.transport.waiter, deadline)
+        ticket: Ticket = []
         try:
+            if flushing is not None and flushing.try_enter(ticket) is not ticket:
+                deadline = self._deadline() if deadline is None else deadline
+                await flushing.enter(ticket, self.transport.waiter, deadline)
             if self._kept or self._rest:  # by who was in there before us
                 await self._send_kept(deadline)
             self._sent += len(messages)
@@ -215,11 +216,14 @@ class Connection:
             if count != size:
                 if flushing is None:  # a loop, where nobody else has had a turn since
                     flushing = self._flushing = Turnstile()
-                    flushing.try_enter()
+                    flushing.try_enter(ticket)
                 await self.transport.send(pieces, self._deadline() if deadline is None else deadline, count)
-        finally:
             if flushing is not None:
-                flushing.leave()
+                flushing.leave(ticket)
+        except BaseException:  # in there too
+            if flushing is not None:
+                flushing.leave(ticket)
+            raise
         if self._kept or self._rest:  # who receives left it to us
             await self.flush(deadline)
         if self._sent % _TURN == 0 or (
@@ -255,13 +259,16 @@ class Connection:
             await self._file.flush()
         flushing = self._flushing
         while flushing is not None and (self._kept or self._rest):
-            if not flushing.try_enter():  # another task does it, and takes what is held back meanwhile
-                deadline = self._deadline() if deadline is None else deadline  # once: it holds for all that follows
-                await flushing.enter(self.transport.waiter, deadline)
+            ticket: Ticket = []
             try:
+                if flushing.try_enter(ticket) is not ticket:  # another task does it, and what is held back meanwhile
+                    deadline = self._deadline() if deadline is None else deadline  # once: it holds for all that follows
+                    await flushing.enter(ticket, self.transport.waiter, deadline)
                 await self._send_kept(deadline)
-            finally:
-                flushing.leave()
+                flushing.leave(ticket)
+            except BaseException:
+                flushing.leave(ticket)
+                raise
 
     @property
     def unsent(self) -> bool:
@@ -579,11 +586,12 @@ class Connection:
         if flushing is None or not (self._kept or self._rest) or not self.transport.waiter.blocks:
             yield
             return
-        drive(flushing.enter(self.transport.waiter, self._deadline()))
+        ticket: Ticket = []
         try:
+            drive(flushing.enter(ticket, self.transport.waiter, self._deadline()))
             yield
         finally:
-            flushing.leave()
+            flushing.leave(ticket)
 
     async def _send_kept(self, deadline: float | None) -> None:
         """Send all that is held back, for who has entered. Raises as `flush`."""
@@ -633,9 +641,11 @@ class Connection:
         flushing = self._flushing
         if flushing is None:
             return False
-        if not flushing.try_enter():
-            return not self.transport.waiter.blocks  # a thread that sends sees to it; a task may be cancelled before
+        ticket: Ticket = []
         try:
+            if flushing.try_enter(ticket) is not ticket:
+                # A thread that sends sees to it; a task may be cancelled before.
+                return not self.transport.waiter.blocks
             while self._next_rest():
                 count = self.transport.try_send(self._rest)
                 if not count:
@@ -644,7 +654,7 @@ class Connection:
         except EnchufeError:
             pass  # it is told to whoever uses this next
         finally:
-            flushing.leave()
+            flushing.leave(ticket)
         return False
 
     @staticmethod

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import EnchufeError, LocalProtocolError
 from enchufe.transports import Transport
-from enchufe.waiting import READ, WRITE, Turnstile, drive
+from enchufe.waiting import READ, WRITE, Ticket, Turnstile, drive
 
 T = TypeVar("T")
 
@@ -152,41 +152,47 @@ class ConnectionFile:
     async def _send(self, *more: Buffer) -> None:
         """Send what is held, and `more` behind it, behind what others are sending."""
         deadline = self._deadline()
-        await self._sending.enter(self.transport.waiter, deadline)
-        await self._send_now(more, deadline)
+        ticket: Ticket = []
+        try:
+            await self._sending.enter(ticket, self.transport.waiter, deadline)
+            await self._send_now(more, deadline)
+            self._sending.leave(ticket)
+        except BaseException:  # in there too
+            self._sending.leave(ticket)
+            raise
         if more:  # there may be no end to it
             await self.transport.waiter.pause()
 
     async def _send_now(self, more: Sequence[Buffer], deadline: float | None) -> None:
-        """As `_send`, for who has entered; it leaves."""
+        """As `_send`, for who has entered."""
+        with self._changing:
+            held, self._held = self._held, bytearray()
+        if not (held or more):
+            return
         try:
+            await self.transport.send([held, *more], deadline)
+        except BaseException:
+            # Nothing of it went, so it can go later; or some did, and the transport sends no more.
             with self._changing:
-                held, self._held = self._held, bytearray()
-            if not (held or more):
-                return
-            try:
-                await self.transport.send([held, *more], deadline)
-            except BaseException:
-                # Nothing of it went, so it can go later; or some did, and the transport sends no more.
-                with self._changing:
-                    self._held = held + self._held
-                raise
-        finally:
-            self._sending.leave()
+                self._held = held + self._held
+            raise
 
     async def _send_until_heard(self) -> None:
-        """Send what is held, or as much as goes until something comes, for who has entered; it leaves."""
+        """Send what is held, or as much as goes until something comes, where nobody sends already."""
         transport, deadline = self.transport, self._deadline()
+        ticket: Ticket = []
         try:
-            while True:
+            while self._sending.try_enter(ticket) is ticket:
                 with self._changing:
                     del self._held[: transport.try_send([self._held])]
                     left = len(self._held)
                 # The other side may take no more before we have read what it says.
                 if not left or await transport.until_room(deadline, READ | WRITE) & READ:
-                    return
-        finally:
-            self._sending.leave()
+                    break
+            self._sending.leave(ticket)
+        except BaseException:
+            self._sending.leave(ticket)
+            raise
 
     async def _more(self) -> bool:
         """Have more bytes in hand: False at the end."""
@@ -195,7 +201,7 @@ class ConnectionFile:
             count = self.transport.try_receive_into(view)
             if count is None:
                 # Not behind another who sends: the other side may take it only when we have read.
-                if self._held and self._sending.try_enter():
+                if self._held:
                     await self._send_until_heard()
                 count = await self.transport.receive_into(view, self._deadline())
             self._buffer.received(count)

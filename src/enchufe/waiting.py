@@ -357,60 +357,66 @@ class Doorbell:
         self.close()
 
 
+Ticket = list[Sleeper]
+"""Goes through a turnstile once: a new list, in which stands what who waits sleeps by."""
+
+
 class Turnstile:
     """Lets one through at a time, be they tasks of a loop or threads, in the order in which they came.
 
+    Whoever is interrupted anywhere on the way, as by Ctrl-C, and leaves with the same ticket then, keeps nobody out.
+
     Attributes:
-        try_enter: go in, where nobody is: whether that was so. One call in C: each message that is sent comes through.
+        try_enter: go in with a ticket, where nobody is: the ticket of who is in then. One call in C: each message that
+            is sent comes through.
     """
 
-    __slots__ = ("_changing", "_queue", "_taken", "try_enter")
+    __slots__ = ("_changing", "_inside", "_queue", "try_enter")
 
     def __init__(self) -> None:
-        self._taken = threading.Lock()
-        self.try_enter: Callable[[], bool] = partial(self._taken.acquire, False)
-        self._queue: deque[Sleeper] = deque()
+        self._inside: dict[None, Ticket] = {}
+        self.try_enter: Callable[[Ticket], Ticket] = partial(self._inside.setdefault, None)
+        self._queue: deque[Ticket] = deque()
         self._changing = threading.Lock()  # the queue
 
     @property
     def taken(self) -> bool:
         """Whether somebody is in."""
-        return self._taken.locked()
+        return bool(self._inside)
 
-    async def enter(self, waiter: Waiter, deadline: float | None = None) -> None:
-        """Go in, as soon as nobody is, and whoever came before has been.
+    async def enter(self, ticket: Ticket, waiter: Waiter, deadline: float | None = None) -> None:
+        """Go in, as soon as nobody is, and whoever came before has been. Whatever it raises, `leave` then.
 
         Raises:
             DeadlineExceeded: somebody still was at `deadline`.
         """
-        if self.try_enter():
+        if self.try_enter(ticket) is ticket:
             return
         waiter.settle()  # before it may be our turn
         sleeper = waiter.sleeper()
-        with self._changing:
-            self._queue.append(sleeper)
-        if self.try_enter():  # who left did not see us any more
-            with self._changing:
-                self._queue.remove(sleeper)
-            return
+        ticket.append(sleeper)
         try:
-            await sleeper.sleep(deadline)
-        except BaseException:
             with self._changing:
-                if waits := sleeper in self._queue:
-                    self._queue.remove(sleeper)
-            if not waits:  # it was our turn just then
-                self.leave()
-            raise
+                self._queue.append(ticket)
+            if self.try_enter(ticket) is not ticket:  # else who left did not see us any more
+                await sleeper.sleep(deadline)
+        finally:
+            with self._changing:
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
 
-    def leave(self) -> None:
-        """Come out, and let in who has waited the longest."""
-        while True:
-            if self._queue:
-                with self._changing:
-                    if self._queue:
-                        self._queue.popleft().wake()  # it is in there from now on
-                        return
-            self._taken.release()
-            if not self._queue or not self.try_enter():  # or somebody came just then
-                return
+    def leave(self, ticket: Ticket) -> None:
+        """Come out, and let in who has waited the longest. Whoever is not in, or no longer, changes nothing."""
+        inside, queue = self._inside, self._queue
+        while inside.get(None) is ticket:
+            if not queue:
+                del inside[None]
+                if not queue or self.try_enter(ticket) is not ticket:  # or somebody came just then
+                    return
+            with self._changing:
+                if queue:
+                    # Nothing comes between these: a signal is handled after a call, and the one call is the last.
+                    following = queue[0]
+                    del queue[0]
+                    inside[None] = following
+                    following[0].wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import os
@@ -515,6 +516,23 @@ def test_a_supervisor_that_is_to_stop_forks_no_more() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert os.read(forked, 100) == b""
     os.close(forked)
+
+
+def test_who_comes_while_there_is_no_process_left_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, left = os.fork, [True, False, False, True, False, True, True]  # the first is the supervisor
+
+    def scarce() -> int:
+        if not left.pop(0):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", scarce)
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="processes", max_per_address=3) as server:
+        with ExitStack() as clients:
+            asking = [
+                clients.enter_context(enchufe.connect(server.addresses[0], framing=LINES, timeout=20)) for _ in range(3)
+            ]
+            assert [client.ask(b"hola") for client in asking] == [b"hola"] * 3
 
 
 def test_a_subinterpreter_that_has_no_server_is_told_so_and_keeps_nothing() -> None:

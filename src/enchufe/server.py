@@ -25,7 +25,7 @@ Handler = Callable[[Connection], Awaitable[None]]
 
 log = logging.getLogger("enchufe.server")
 
-# Where descriptors or threads ran out and none of them is ours to give back, nothing tells us when there is room again.
+# Where descriptors, threads or processes ran out and none is ours to give back, nothing tells us when there is room.
 _FULL_PAUSE: Final = 1.0  # seconds
 # To close over unread bytes resets the connection, and the reset may overtake our last words: so what still comes is
 # read and dropped, until the other side ends or is quiet, and not for ever (nginx: lingering_close).

@@ -276,8 +276,7 @@ class Supervisor:
         transport.ends_only_by_close()
         number = next(self._numbers)
         if self._each:
-            self._fork_for(transport, number)
-            return True
+            return self._fork_for(transport, number)
         for worker in sorted(self._workers.values(), key=lambda worker: len(worker.connections)):
             if worker.giver and give(worker.giver, number, self._acceptor.open[transport], transport):
                 worker.connections[number] = transport
@@ -321,7 +320,9 @@ class Supervisor:
             finally:
                 taker.close()
 
-    def _fork_for(self, transport: Transport, number: int) -> None:
+    def _fork_for(self, transport: Transport, number: int) -> bool:
+        """Serve it in a process of its own, where there is one for it: whether there was."""
+
         def serve() -> None:
             self._forget_parent()
             # It waits by a bell of its own, which stop_receiving() rings.
@@ -341,12 +342,11 @@ class Supervisor:
         try:
             pid = self._fork(serve)
         except BusyError as error:
-            log.warning("no worker for %s: %s", transport.peer, error)
-            transport.abort()
-            self._acceptor.release(transport)
-            return
+            self._acceptor.put_back(transport, error)
+            return False
         transport.abandon()
         self._workers[pid] = _Worker(pid, self._waiter.now(), {number: transport})
+        return True
 
     @staticmethod
     def _fork(child: Callable[[], None]) -> int:

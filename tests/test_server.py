@@ -535,6 +535,30 @@ def test_who_comes_while_there_is_no_process_left_waits_for_one(monkeypatch: pyt
             assert [client.ask(b"hola") for client in asking] == [b"hola"] * 3
 
 
+def test_who_comes_while_no_worker_takes_another_waits_for_one(tmp_path: Path) -> None:
+    async def tell(connection: enchufe.Connection) -> None:
+        if await connection.receive() == b"who":
+            await connection.send(b"%d" % os.getpid())
+        else:
+            await connection.send(b"hola")
+
+    address, many = f"unix:{tmp_path}/s", 400  # more than the socket to a worker holds
+    with (
+        enchufe.Server(tell, address, framing=LINES, engine="events", workers=1, backlog=many),
+        ExitStack() as clients,
+    ):
+        with enchufe.connect(address, framing=LINES, timeout=20) as client:
+            worker = int(client.ask(b"who"))
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            asking = [clients.enter_context(enchufe.connect(address, framing=LINES, timeout=20)) for _ in range(many)]
+            for client in asking:
+                client.send(b"hola")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert [client.receive() for client in asking] == [b"hola"] * many
+
+
 def test_a_subinterpreter_that_has_no_server_is_told_so_and_keeps_nothing() -> None:
     pytest.importorskip("_xxsubinterpreters")  # it has another name since Python 3.13
     code = """if True:

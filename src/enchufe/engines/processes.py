@@ -282,9 +282,7 @@ class Supervisor:
                 worker.connections[number] = transport
                 transport.abandon()
                 return True
-        log.warning("%s", BusyError(f"no worker takes {transport.peer}"))
-        transport.abort()
-        self._acceptor.release(transport)
+        self._acceptor.put_back(transport, BusyError("no worker takes another connection"))
         return False
 
     def _release(self, worker: _Worker, number: int) -> None:

@@ -398,12 +398,13 @@ class Turnstile:
         try:
             with self._changing:
                 self._queue.append(ticket)
-            if self.try_enter(ticket) is not ticket:  # else who left did not see us any more
+            if self.try_enter(ticket) is ticket:  # who left did not see us any more
+                self._wait_no_more(ticket)
+            else:
                 await sleeper.sleep(deadline)
-        finally:
-            with self._changing:
-                if ticket in self._queue:
-                    self._queue.remove(ticket)
+        except BaseException:
+            self._wait_no_more(ticket)
+            raise
 
     def leave(self, ticket: Ticket) -> None:
         """Come out, and let in who has waited the longest. Whoever is not in, or no longer, changes nothing."""
@@ -420,3 +421,8 @@ class Turnstile:
                     del queue[0]
                     inside[None] = following
                     following[0].wake()
+
+    def _wait_no_more(self, ticket: Ticket) -> None:
+        with self._changing:
+            if ticket in self._queue:
+                self._queue.remove(ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import os
 import resource
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -40,7 +42,7 @@ from enchufe.file import ConnectionFile
 from enchufe.testing import CHECKS, check_transport, contract
 from enchufe.transports import Listener, TcpAddress, Transport, UnixAddress, inherited, parse_address, stream, tcp, unix
 from enchufe.transports.stream import advance
-from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Ticket, Turnstile, drive
+from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Sleeper, Ticket, Turnstile, drive
 from tests.framed import framed
 from tests.namespaces import two_machines
 from tests.until import until
@@ -532,6 +534,62 @@ def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
     assert turnstile.taken
     turnstile.leave(first)
     assert not turnstile.taken
+
+
+class ByHand(BlockingWaiter):
+    """A waiter whose sleepers sleep until the test goes on with them."""
+
+    def sleeper(self) -> Sleeper:
+        return Handed()
+
+
+class Handed:
+    awake = False
+
+    @types.coroutine
+    def sleep(self, deadline: float | None = None) -> Iterator[None]:
+        while not self.awake:
+            yield
+
+    def wake(self) -> None:
+        assert not self.awake
+        self.awake = True
+
+
+def test_whatever_the_order_one_is_in_and_in_the_end_nobody() -> None:
+    """Three that come, go on and leave, and are cancelled at any moment, also when they were woken just then."""
+    for order in itertools.product(range(6), repeat=6):
+        turnstile = Turnstile()
+        steps: dict[int, Generator[Any, Any, None]] = {}
+        inside: list[int] = []
+
+        def visit(who: int, turnstile: Turnstile = turnstile, inside: list[int] = inside) -> Generator[Any, Any, None]:
+            ticket: Ticket = []
+            try:
+                yield from turnstile.enter(ticket, ByHand()).__await__()
+                assert not inside
+                inside.append(who)
+                yield
+                inside.remove(who)
+            except asyncio.CancelledError:
+                inside[:] = [one for one in inside if one != who]
+                raise
+            finally:
+                turnstile.leave(ticket)
+
+        for number in (*order, *[0, 1, 2] * 5):
+            who, cancels = number % 3, number >= 3
+            try:
+                if who not in steps and not cancels:
+                    steps[who] = visit(who)
+                    next(steps[who])
+                elif who in steps:
+                    steps[who].throw(asyncio.CancelledError) if cancels else next(steps[who])
+            except (StopIteration, asyncio.CancelledError):
+                pass
+        assert all(inspect.getgeneratorstate(visiting) == inspect.GEN_CLOSED for visiting in steps.values()), order
+        assert not turnstile.taken, order
+        assert not turnstile._queue, order
 
 
 def interrupted(point: int, action: Callable[[], object]) -> bool:

@@ -173,7 +173,7 @@ class Sentences:
             f"{' since the last cut' if self._cut else ''}{'' if partly else rate}, verified and {place}"
         ]
         if partly:
-            rest = "was there, or shrank" if self._sending else "was there"
+            rest = "was there, is zeros, or shrank" if self._sending else "was there, or is zeros"
             when = "since then" if self._cut else "this time"
             lines.append(f"{in_bytes(crossed)} of it crossed {when}{rate}, the rest {rest}")
         if event.skipped:

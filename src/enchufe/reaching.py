@@ -48,6 +48,7 @@ from enchufe.waiting import Waiter, drive
 
 _GUESSES: Final = 3  # how often a code is said: whoever hears it may guess once
 _LOOK: Final = 10.0  # seconds to look for announcers
+_ENTER: Final = DIAL_AGAIN + 10.0  # seconds for one place of several: a listener lets in nobody later, docs/access.md
 _LOOK_AGAIN: Final = 3.0  # the same after a cut: then it is tried again where it was
 # Attempts in vain where it was, and seconds since the first of them: then it is looked for elsewhere too. Most come
 # back there soon, and are not to be missed meanwhile.
@@ -134,9 +135,10 @@ class Secured:
     async def _find(self, waiter: Waiter, timeout: float) -> Reached:
         """The first of the places where it is."""
         failure: EnchufeError | None = None
+        seconds = timeout if self._fixed else min(timeout, _ENTER)
         for place in self._places():
             try:
-                return await self._enter(place, waiter, timeout, self._certificate)
+                return await self._enter(place, waiter, seconds, self._certificate)
             except ChangedKey:
                 raise
             except (BrokenError, BusyError, DeadlineExceeded, Refused, RemoteProtocolError) as error:

@@ -251,6 +251,19 @@ def test_three_announcers_at_the_most_hear_a_code(places: list[Place], monkeypat
         right.close()
 
 
+def test_who_announces_and_says_nothing_has_no_more_time_than_a_listener_gives(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One search tells of 32, and any of them may be as mute."""
+    monkeypatch.setattr(reaching, "_ENTER", 0.2)
+    right = places[0]
+    began = WAITER.now()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        announced(monkeypatch, f"127.0.0.1:{mute.getsockname()[1]}", right.address)
+        check_reached(reach(aimed(str(right.code)), right))
+    assert WAITER.now() < began + PATIENCE
+
+
 def test_a_refusal_says_more_than_that_nobody_answered(places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
     for addresses in ((NOBODY, places[0].address), (places[0].address, NOBODY)):
         announced(monkeypatch, *addresses)

@@ -140,7 +140,6 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
             pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:
                 raise
-            error.with_traceback(None)  # which has all of the session, and is had by its transport
             if session is None:  # it has been looked for that long
                 pause = max(pause - (waiter.now() - began), 0.0)
             on_event(events.Retrying(str(error), round(pause, 3)))
@@ -207,8 +206,7 @@ def listening(
                     if once and not looks:
                         if not may_return:
                             raise
-                        cut = error
-                    error.with_traceback(None)  # as above
+                        cut = error.with_traceback(None)  # which has all of the session
                     failed = events.Failed.of(error)
                     if may_return and not looks and not isinstance(error, (InterruptedThere, TakenOver)):
                         waits = f"This side waits{f' for {retry:g} s' if once else ''} for the other to come back."

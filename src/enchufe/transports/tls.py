@@ -494,6 +494,7 @@ class TlsTransport(Transport):
             with contextlib.suppress(EnchufeError), self._sending:
                 self._flush()
         super().close()
+        self._machine.failure = None  # it has all that it was raised through, and so this transport
 
     def _check_open(self) -> None:
         if self._closed or self._late:

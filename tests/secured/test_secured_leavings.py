@@ -65,9 +65,11 @@ def test_encrypted_attempts_that_were_cut_leave_no_memory_behind(
             listener.start()
             assert shown.wait(PATIENCE)
             if sends:
-                enchufe.send_files([big], to=relay.address, code=codes[0], compress="never", on_event=retried)
+                enchufe.send_files(
+                    [big], to=relay.address, code=codes[0], compress="never", streams=3, on_event=retried
+                )
             else:
-                enchufe.receive_files(inbox, source=relay.address, code=codes[0], on_event=retried)
+                enchufe.receive_files(inbox, source=relay.address, code=codes[0], streams=3, on_event=retried)
             listener.join(PATIENCE)
             assert cuts
             until(lambda: not sessions())

@@ -932,15 +932,22 @@ def test_who_dials_without_a_descriptor_is_told(kind: str, tmp_path: Path) -> No
         assert "ulimit" in caught.value.hint
 
 
-def test_who_dials_again_and_again_while_the_resolver_hangs_takes_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    over = threading.Event()
+@pytest.fixture
+def resolver_is_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """The resolver hangs, for all but numeric addresses, until this is set."""
+    back = threading.Event()
     look_up: Any = socket.getaddrinfo
 
     def hang(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
         if not flags & socket.AI_NUMERICHOST:
-            over.wait(20)
+            back.wait(20)
         return look_up(host, *args, flags=flags, **options)
 
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    return back
+
+
+def test_who_dials_again_and_again_while_the_resolver_hangs_takes_one_thread(resolver_is_back: threading.Event) -> None:
     def dial(seconds: float) -> None:
         drive(tcp.connect(TcpAddress("localhost", port), WAITER, WAITER.now() + seconds)).close()
 
@@ -949,44 +956,34 @@ def test_who_dials_again_and_again_while_the_resolver_hangs_takes_one_thread(mon
 
     with socket.create_server(("127.0.0.1", 0)) as there:
         port = there.getsockname()[1]
-        monkeypatch.setattr(socket, "getaddrinfo", hang)
         for _ in range(3):
             with pytest.raises(DeadlineExceeded, match="looking up"):
                 dial(0.01)
         assert resolvers() == 1
         with ThreadPoolExecutor() as several:
             dialing = [several.submit(dial, 20) for _ in range(3)]
-            over.set()
+            resolver_is_back.set()
             for one in dialing:
                 one.result()
 
 
 @pytest.mark.parametrize("runs", ["blocking", "events", "asyncio", "trio"])
-def test_a_resolver_that_hangs_keeps_nobody_from_a_timeout(runs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    over = threading.Event()
-    look_up: Any = socket.getaddrinfo
-
-    def hang(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
-        if not flags & socket.AI_NUMERICHOST:
-            over.wait(20)
-        return look_up(host, *args, flags=flags, **options)
-
+def test_a_resolver_that_hangs_keeps_nobody_from_a_timeout(runs: str, resolver_is_back: threading.Event) -> None:
     async def dial(waiter: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as there:
             port = there.getsockname()[1]
             with pytest.raises(DeadlineExceeded, match="looking up"):
                 await tcp.connect(TcpAddress("localhost", port), waiter, waiter.now() + 0.1)
-            assert not over.is_set()
+            assert not resolver_is_back.is_set()
             with await tcp.connect(TcpAddress("127.0.0.1", port), waiter, waiter.now() + 10):
                 pass
-            over.set()
+            resolver_is_back.set()
             with await tcp.connect(TcpAddress("localhost", port), waiter, waiter.now() + 10):
                 pass
 
     async def hosted() -> None:
         await dial(aio.host())
 
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
     if runs == "blocking":
         drive(dial(WAITER))
     elif runs == "events":

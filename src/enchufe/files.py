@@ -20,7 +20,8 @@ from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transports import Address, Transport, inherited, parse_address
+from enchufe.transports import Address, Transport, parse_address
+from enchufe.transports.addresses import INHERITED
 
 if TYPE_CHECKING:
     from enchufe.entrance import Entrance
@@ -336,7 +337,7 @@ def _meet(
     if dial is not None:
         return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
     assert listen is not None
-    where = None if listen == inherited.ADDRESS else meeting.for_files(parse_address(listen))
+    where = None if listen == INHERITED else meeting.for_files(parse_address(listen))
     return meeting.listening(
         where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Generic, NoReturn, TypeVar
 
 from enchufe.buffer import Buffer
-from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError
+from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError
 from enchufe.interruption import undivided
 from enchufe.pace import Pace
 from enchufe.store.hands import Hands
@@ -17,7 +17,7 @@ from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Message
 from enchufe.transfer.messages import Error, Ping
 from enchufe.transports import Transport, advance
-from enchufe.waiting import READ, WRITE, Doorbell, Interest
+from enchufe.waiting import READ, WRITE, Doorbell, Interest, start
 
 T = TypeVar("T")
 
@@ -126,8 +126,8 @@ class Link:
 
         thread = threading.Thread(target=work, name="enchufe beside", daemon=leave)
         try:
-            thread.start()
-        except RuntimeError:  # this process has none left: better without the heartbeat than not at all
+            start(thread)
+        except BusyError:  # better without the heartbeat than not at all
             done.close()
             return function()
         interrupted = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -22,6 +21,7 @@ from enchufe.access import (
     Proof,
     dialing_context,
     knock,
+    shown_by,
 )
 from enchufe.access.discovery import find
 from enchufe.access.identity import Identity
@@ -201,7 +201,7 @@ class Secured:
         if admitted.way in ("code", "again"):
             self._proof = ByPass(admitted.secret)
             # A pass is known to one process, which shows one certificate: others who are found are told nothing.
-            self._shown = hashlib.sha256(transport.peer_certificate() or b"").digest()
+            self._shown = shown_by(transport)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
 from enchufe.transports import Listener, Transport, certificates, inherited, parse_address
+from enchufe.transports.addresses import INHERITED
 from enchufe.transports.certificates import ServerTls
 from enchufe.waiting import READ, Doorbell, Interest, Waiter
 
@@ -284,7 +285,7 @@ class Acceptor:
         listeners: list[Listener] = []
         try:
             for address in addresses:
-                if address == inherited.ADDRESS:
+                if address == INHERITED:
                     listeners += inherited.listeners(tls=context)
                 else:
                     listeners.append(Listener(parse_address(address), backlog=backlog, tls=context))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from enchufe.access.binding import derived
     from enchufe.access.certificate import Certificate, dialing_context, listener_certificate, listening_context
     from enchufe.access.codes import Code, LiveCode
-    from enchufe.access.dialing import ByCode, ByKey, ByPass, ByToken, Proof, knock
+    from enchufe.access.dialing import ByCode, ByKey, ByPass, ByToken, Proof, knock, shown_by
     from enchufe.access.gate import Gate
     from enchufe.access.refusals import AnotherMachine, CodeGone, Denial, TokenRefused, UnknownMachine, WrongCode
 
@@ -42,6 +42,7 @@ __all__ = [
     "knock",
     "listener_certificate",
     "listening_context",
+    "shown_by",
 ]
 
 # Each is imported when it is asked for: a plain transfer needs no cryptography.
@@ -52,7 +53,7 @@ __getattr__ = lazily(
         "derived": "binding",
         **dict.fromkeys(("Certificate", "dialing_context", "listener_certificate", "listening_context"), "certificate"),
         **dict.fromkeys(("Code", "LiveCode"), "codes"),
-        **dict.fromkeys(("ByCode", "ByKey", "ByPass", "ByToken", "Proof", "knock"), "dialing"),
+        **dict.fromkeys(("ByCode", "ByKey", "ByPass", "ByToken", "Proof", "knock", "shown_by"), "dialing"),
         "Gate": "gate",
         **dict.fromkeys(
             ("AnotherMachine", "CodeGone", "Denial", "TokenRefused", "UnknownMachine", "WrongCode"), "refusals"

@@ -89,7 +89,7 @@ async def knock(
         LocalProtocolError: a token without a certificate.
     """
     talk = Exchange(transport, deadline, "dialer")
-    shown = hashlib.sha256(transport.peer_certificate() or b"").digest()
+    shown = shown_by(transport)
     if certificate is None and isinstance(proof, ByToken):
         raise LocalProtocolError("a token needs the certificate of whom it is for", hint="Use the whole link.")
     if certificate is not None and not hmac.compare_digest(certificate, shown):
@@ -112,6 +112,15 @@ async def knock(
             return await _by_token(talk, binding, token, introduction)
         case ByPass(secret):
             return await _again(talk, binding, secret, introduction)
+
+
+def shown_by(transport: TlsTransport) -> bytes:
+    """The SHA-256 of the certificate that the other side showed, as links have it.
+
+    Raises:
+        LocalProtocolError: before the handshake.
+    """
+    return hashlib.sha256(transport.peer_certificate() or b"").digest()
 
 
 async def _by_code(talk: Exchange, binding: Binding, code: Code, introduction: Introduction | None) -> Admitted:

@@ -8,7 +8,6 @@ from enchufe.files import PIPE
 from enchufe.store import LocalStore
 from enchufe.store.confine import confine
 from enchufe.store.faults import store_error
-from enchufe.transports import inherited
 from enchufe.transports.addresses import UnixAddress, to_listen_on
 
 
@@ -33,7 +32,7 @@ def confined(output: str, listen: str | None = None, state: str | None = None) -
     for folder in folders:
         LocalStore(folder)  # makes it
     folders += [] if state is None else [state]
-    address = None if listen in (None, inherited.ADDRESS) else to_listen_on(listen)
+    address = None if listen is None else to_listen_on(listen)
     sockets = [os.path.dirname(address.path) or "."] if isinstance(address, UnixAddress) else []
     try:
         return confine(folders, sockets=[folder for folder in sockets if os.path.isdir(folder)])

@@ -56,10 +56,9 @@ class Manner:
             LocalProtocolError: there is such a one, or one that is none.
         """
         from enchufe.meeting import for_files  # noqa: PLC0415 (slow to import)
-        from enchufe.transports import inherited  # noqa: PLC0415 (slow to import)
         from enchufe.transports.addresses import parse_address, to_listen_on  # noqa: PLC0415 (slow to import)
 
-        if listen is not None and listen != inherited.ADDRESS:
+        if listen is not None:
             to_listen_on(listen)
         if to is not None:
             for_files(parse_address(to))

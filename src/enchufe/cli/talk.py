@@ -30,7 +30,7 @@ from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.framing.base import Framing
 from enchufe.framing.parse import parse_framing
-from enchufe.transports import Transport, inherited
+from enchufe.transports import Transport
 from enchufe.transports.addresses import to_listen_on
 
 # Seconds for which input may be silent before nobody waits for its end any more, once the other side has ended.
@@ -118,7 +118,7 @@ def _serve(
 ) -> enchufe.Server:
     return enchufe.Server(
         handler,  # type: ignore[arg-type]  # it is async def
-        address if address == inherited.ADDRESS else str(to_listen_on(address)),
+        str(to_listen_on(address) or address),
         framing=framing,
         engine=engine,
         tls=secured.files(),

@@ -8,6 +8,9 @@ from typing import Final
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError
 
+INHERITED: Final = "systemd:"
+"""What to listen on where a service manager hands the sockets over."""
+
 _HINT = "Write host:port, :port (every interface), [v6 address]:port, unix:/path or shm:/path."
 _ON_ONE_LINK: Final = re.compile("fe[89ab][0-9a-f]:", re.IGNORECASE)  # fe80::/10, RFC 4291 section 2.4
 
@@ -86,12 +89,14 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host, int(port))
 
 
-def to_listen_on(text: str) -> Address:
-    """Read an address that this machine is to listen on.
+def to_listen_on(text: str) -> Address | None:
+    """Read an address that this machine is to listen on; None: it is where sockets are handed over.
 
     Raises:
         LocalProtocolError: it is none, or one that holds on a single link and does not say which.
     """
+    if text == INHERITED:
+        return None
     address = parse_address(text)
     if isinstance(address, TcpAddress) and address.lacks_link:
         raise LocalProtocolError(

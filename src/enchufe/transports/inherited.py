@@ -13,9 +13,6 @@ from enchufe.transports.listeners import Listener
 if TYPE_CHECKING:
     import ssl
 
-ADDRESS: Final = "systemd:"
-"""What to serve on where the sockets are handed over."""
-
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 
 

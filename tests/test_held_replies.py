@@ -120,6 +120,24 @@ def test_what_another_task_sends_is_not_held_back_and_does_not_stop_who_receives
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+@pytest.mark.parametrize("host", [asyncio.run, trio.run])
+def test_a_task_can_be_made_of_a_send_that_is_held_back(host: Callable[..., Any]) -> None:
+    async def main() -> None:
+        with talking(aio.host()) as (connection, theirs):
+            theirs.sendall(framed(b"1", b"2", b"3"))
+            if host is asyncio.run:
+                tasks = [asyncio.create_task(connection.send(await anext(connection))) for _ in range(3)]
+                await asyncio.gather(*tasks)
+            else:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(connection.send, await anext(connection))
+            await connection.flush()
+            assert read(theirs, 15) == framed(b"1", b"2", b"3")
+
+    host(main if host is trio.run else main())
+
+
 def test_a_receive_that_is_cancelled_while_replies_leave_loses_nothing() -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self, Unpack
 
 from enchufe import transports
 from enchufe.buffer import Buffer
-from enchufe.connection import Connection
+from enchufe.connection import DONE, Connection
 from enchufe.engines import Engine, events, processes, threads
 from enchufe.engines.signals import run_until
 from enchufe.errors import BusyError, LocalProtocolError
@@ -54,9 +54,9 @@ class BlockingConnection:
 
     def send(self, *messages: Buffer) -> None:
         """Send messages, gathered."""
-        rest = self._connection.begin(*messages)
-        if rest is not None:
-            drive(rest)
+        sending = self._connection.send(*messages)
+        if sending is not DONE:
+            drive(sending)
 
     def receive(self) -> bytes | None:
         """The next message; None at a clean end."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from functools import partial
 from itertools import chain, groupby
-from types import TracebackType
+from types import TracebackType, coroutine
 from typing import Any, ClassVar, Final, Self, cast
 
 from enchufe.buffer import Buffer, ReceiveBuffer
@@ -42,6 +42,22 @@ _PARTING: Final = 30.0
 
 # What connections have in hand that have nothing: thousands of idle ones share it, and nobody can put anything in.
 _NONE: Final = cast("list[bytes]", ())
+
+
+@coroutine
+def _done_at_once() -> Generator[None, None, None]:
+    return
+    yield
+
+
+async def _nothing() -> None:
+    """What is to be awaited where nothing is left to do."""
+
+
+DONE: Final = cast("Coroutine[Any, Any, None]", _done_at_once())
+"""The same, for everybody and at less cost: whoever awaits a generator that has ended goes on at once."""
+
+drive(DONE)
 
 _Reply = bytes | tuple[Buffer, ...]
 """What is held back: a small message, to be framed with its like, or the pieces of framed ones."""
@@ -83,6 +99,7 @@ class Connection:
         "_closing",
         "_data",
         "_decoder",
+        "_done",
         "_file",
         "_flushing",
         "_framed_size",
@@ -143,6 +160,9 @@ class Connection:
         # and whoever flushes takes from its front: so it needs no lock. Another task of a loop may add small ones
         # behind those, which costs less to allow than to ask who it is.
         self._receiver: object = None
+        # What a send gives where nothing is left to do. asyncio and trio, known by that they want to be told of async
+        # generators, make tasks of nothing but coroutines.
+        self._done = DONE if sys.get_asyncgen_hooks().finalizer is None else None
         self._thread = transport.waiter.me if gathers and transport.waiter.blocks else None
         self._kept: list[_Reply] = _NONE  # type: ignore[assignment]
         self._framed_size = 0  # bytes in it that are framed
@@ -173,8 +193,10 @@ class Connection:
         """Whether the other side's end has come; messages before it may still be in hand."""
         return self._at_end if self._file is None else self._file.at_end
 
-    async def send(self, *messages: Buffer) -> None:
+    def send(self, *messages: Buffer) -> Coroutine[Any, Any, None]:
         """Send messages, gathered in one call where the kernel lets us.
+
+        To be awaited at once: what is held back is so when this returns.
 
         Raises:
             LocalProtocolError: the framing cannot carry one of them (nothing was sent).
@@ -188,19 +210,20 @@ class Connection:
             and ((thread := self._thread) is None or thread() == self._receiver)
         ):
             kept.append(message)
-            if len(kept) >= _TOGETHER:
-                await self.flush()
-            return
+            return self.flush() if len(kept) >= _TOGETHER else self._done or _nothing()
+        if (
+            (kept or self._rest or (self._ready and self.gathers))
+            and self.transport.waiter.me() == self._receiver
+            and not self._closing
+        ):
+            return self.flush() if self._keep(messages) else self._done or _nothing()
+        return self._send(messages)
+
+    async def _send(self, messages: Sequence[Buffer]) -> None:
+        """Send what is not held back, behind what is. Raises as `send`."""
+        if self._closing:
+            raise self._closed_error()
         deadline: float | None = None
-        if kept or self._rest or (self._ready and self.gathers):
-            if self._closing:
-                raise self._closed_error()
-            if self.transport.waiter.me() == self._receiver:
-                if self._keep(messages):
-                    await self.flush()
-                return
-            deadline = self._deadline()
-            await self.flush(deadline)
         pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         flushing = self._flushing
@@ -209,7 +232,8 @@ class Connection:
             if flushing is not None and flushing.try_enter(ticket) is not ticket:
                 deadline = self._deadline() if deadline is None else deadline
                 await flushing.enter(ticket, self.transport.waiter, deadline)
-            if self._kept or self._rest:  # by who was in there before us
+            if self._kept or self._rest:
+                deadline = self._deadline() if deadline is None else deadline
                 await self._send_kept(deadline)
             self._sent += len(messages)
             count = self.transport.try_send(pieces)
@@ -230,22 +254,6 @@ class Connection:
             size >= _LEAST and (sent := self.transport.bytes_sent) // _PORTION != (sent - size) // _PORTION
         ):
             await self.transport.waiter.pause()
-
-    def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None] | None:
-        """`send`, for who cannot await: None where the messages are held back, else what is still to be run."""
-        if (
-            (kept := self._kept)
-            and len(messages) == 1
-            and type(message := messages[0]) is bytes
-            and len(message) < self._plain
-            and ((thread := self._thread) is None or thread() == self._receiver)
-        ):
-            kept.append(message)
-            return self.flush() if len(kept) >= _TOGETHER else None
-        keeps = (kept or self._rest or (self._ready and self.gathers)) and not self._closing
-        if keeps and self.transport.waiter.me() == self._receiver:
-            return self.flush() if self._keep(messages) else None
-        return self.send(*messages)
 
     async def flush(self, deadline: float | None = None) -> None:
         """Send what is held back, if anything is, and what was written into a file. Raises as `send` does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -96,10 +96,6 @@ class BeatingConnection(Connection):
         finally:
             with self._lock:
                 self._sending -= 1
-
-    def begin(self, *messages: Buffer) -> Coroutine[Any, Any, None]:
-        """As `Connection.begin`."""
-        return self.send(*messages)
 
     async def receive(self) -> bytes | None:
         """As `Connection.receive`; BrokenError where the peer was silent for too long."""

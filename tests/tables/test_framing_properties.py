@@ -220,3 +220,22 @@ def test_a_header_line_and_what_no_line_could_be() -> None:
         buffer.append(b"binary, please\n" + body)
         assert header.decoder().decode(buffer) == [b"binary, please"]
         assert buffer.peek(len(buffer)) == body
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 15, 16, 17, 47, 48, 49, 64, 100])
+@pytest.mark.parametrize("size", [0, 1, 64])
+@pytest.mark.parametrize("adjustment", [0, -1])
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+@pytest.mark.parametrize("byteorder", ["big", "little"])
+def test_many_of_one_size_and_one_among_them_that_is_not(
+    byteorder: Any, width: int, adjustment: int, size: int, count: int
+) -> None:
+    speaks = LengthPrefixed(width, byteorder=byteorder, adjustment=adjustment)
+    split = speaks.splitter()
+    alike = [bytes([place]) * size for place in range(count)]
+    for messages in (alike, *([*alike[:place], b"!" * 100, *alike[place:]] for place in {0, 1, count // 2, count})):
+        wire = b"".join(map(encode, [speaks] * len(messages), messages))
+        assert split(wire) == (messages, len(wire))
+        last = encode(speaks, messages[-1])
+        assert split(wire[:-1]) == (messages[:-1], len(wire) - len(last))
+        assert split(wire + last[:-1]) == (messages, len(wire))

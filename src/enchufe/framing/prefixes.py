@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Literal
 
 from enchufe.errors import LocalProtocolError, RemoteProtocolError
@@ -17,12 +18,20 @@ from enchufe.framing.base import Split
 ByteOrder = Literal["big", "little"]
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-# Messages from which on it pays to look whether all are of one size.
+# Messages from which on it pays to look whether all are of one size; at the most, in one go; and else, in each.
+_FEW: Final = 4
+_AT_ONCE: Final = 48
 _MANY: Final = 16
 # Enough for any 64-bit length; it bounds what `int()` is given.
 _MOST_DIGITS: Final = 20
 # A varint carries 7 bits a byte, and protobuf's carry 64 bits at the most.
 _MOST_VARINT_BYTES: Final = 10
+
+
+@lru_cache(128)
+def _frames(code: str, size: int, count: int) -> struct.Struct:
+    """So many frames of a length, in the form that this stands for, and a body of `size` bytes."""
+    return struct.Struct(code[0] + f"{code[1]}{size}s" * count)
 
 
 class Prefix(ABC):
@@ -91,14 +100,17 @@ class Binary(Prefix):
 
     def splitter(self, adjustment: int, limit: int) -> Split:
         """What takes the bodies at the front of some bytes: see `Prefix.splitter`."""
-        unpack, width = self._struct.unpack_from, self._struct.size
+        unpack, width, code = self._struct.unpack_from, self._struct.size, self._struct.format
 
-        def alike(data: bytes, size: int) -> list[bytes]:
+        def alike(data: bytes, length: int, size: int) -> list[bytes]:
             """All the bodies of `data`, where all are of `size` bytes, as in many a flood; else none."""
             frame = width + size
             count = len(data) // frame
-            if count < _MANY or data[frame : frame + width] != data[:width]:
+            if count < _FEW or data[frame : frame + width] != data[:width]:
                 return []
+            if count <= _AT_ONCE:
+                frames = _frames(code, size, count).unpack_from(data)
+                return list(frames[1::2]) if frames[::2].count(length) == count else []
             whole = count * frame
             for place in range(width):
                 if data[place:whole:frame] != data[place : place + 1] * count:
@@ -114,11 +126,11 @@ class Binary(Prefix):
         def split(data: bytes) -> tuple[list[bytes], int]:
             end = len(data)
             if end >= width:
-                (size,) = unpack(data)
-                size += adjustment
+                (length,) = unpack(data)
+                size = length + adjustment
                 if width + size == end and 0 <= size <= limit:
                     return [data[width:]], end  # one alone, as in a conversation
-                bodies = alike(data, size) if 0 <= size <= limit else []
+                bodies = alike(data, length, size) if 0 <= size <= limit else []
                 start = len(bodies) * (width + size)
             else:
                 bodies, start = [], 0

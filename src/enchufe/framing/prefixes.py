@@ -18,7 +18,8 @@ from enchufe.framing.base import Split
 ByteOrder = Literal["big", "little"]
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-# Messages from which on it pays to look whether all are of one size; at the most, in one go; and else, in each.
+# From _FEW messages on it pays to look whether all are of one size. Up to _AT_ONCE are then taken in one go, more of
+# them _MANY at a time.
 _FEW: Final = 4
 _AT_ONCE: Final = 48
 _MANY: Final = 16

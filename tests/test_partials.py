@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from enchufe.entry import BLOCK_SIZE, Answer
+from enchufe.entry import BLOCK_SIZE, NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import BusyError, LocalProtocolError, StoreError
 from enchufe.store import LocalStore
 from enchufe.store import partials as partials_module
 from enchufe.store.partials import clean, partials
 from enchufe.store.staging import EXPIRY
+from tests.test_delivery import T
 from tests.test_resume import ALL, TREE, areas, entries, finish, receive
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
@@ -118,11 +120,33 @@ def test_expired(inbox: Path, by: str) -> None:
     assert areas(inbox) == [area]
     age(area, EXPIRY + 3600)
     if by == "begin":
-        LocalStore(inbox).begin().abandon()
+        LocalStore(inbox).begin(b"another origin").abandon()
     else:
         assert [each.name for each in clean(inbox, expired=True)] == [area.name]
     assert os.listdir(inbox) == []
     assert finish(inbox) == ALL
+
+
+def test_expired_by_a_clock_that_leapt(inbox: Path) -> None:
+    """Put right after months, between two attempts: to who comes back for it, it is no older than it was."""
+    area = leave(inbox)
+    age(area, EXPIRY + 3600)
+    LocalStore(inbox).begin().suspend()  # cut before anything was offered
+    assert areas(inbox) == [area]
+    assert finish(inbox) == ALL - 2 * BLOCK_SIZE
+    assert os.listdir(inbox) == ["tree"]
+
+
+def test_what_has_expired_goes_with_what_is_delivered(inbox: Path) -> None:
+    """Though it had nothing to do with that."""
+    area = leave(inbox)
+    begun = LocalStore(inbox).begin()
+    other = Entry(0, NO_PARENT, b"other", Kind.FILE, 1, 0o644, mtime_ns=T)
+    age(area, EXPIRY + 3600)
+    assert begun.admit(other) is Answer.ALL
+    begun.write_whole(other, b"x", blake3(b"x").digest())
+    begun.commit()
+    assert os.listdir(inbox) == ["other"]
 
 
 def test_what_is_dated_in_the_future_expires_a_week_after_it_was_seen(inbox: Path) -> None:

@@ -11,7 +11,7 @@ from enchufe.store import journal, linux
 from enchufe.store.folders import Folders
 from enchufe.store.journal import Journal, Records, Runs
 from enchufe.store.plan import AREA, Plan
-from enchufe.store.staging import Area
+from enchufe.store.staging import Area, has_expired
 
 _OPEN_FOLDERS: Final = 4  # in each
 
@@ -109,13 +109,15 @@ class Leftovers:
         """Leave what the next delivery can use.
 
         Args:
-            delivered: what was offered is complete: whatever areas had of it is not needed any more.
+            delivered: what was offered is complete: whatever areas had of it is not needed any more, nor what has
+                expired.
             kept: what was taken is in another area now: those with nothing else are not needed any more.
         """
         while self._left:
             left = self._left.pop()
             left.close()
-            used = (delivered and left.touched) or (kept and left.offered >= len(left.records))
+            done = delivered and (left.touched or has_expired(left.area.changed))
+            used = done or (kept and left.offered >= len(left.records))
             if used and left.area.lock():
                 left.area.remove()
             else:

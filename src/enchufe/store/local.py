@@ -68,8 +68,9 @@ class LocalStore:
     def begin(self, origin: bytes = b"") -> Delivery:
         """Start a delivery, with a staging area of its own.
 
-        What it can take over from one of the same origin that was cut it will; areas of dead owners with nothing to
-        take over, or that have expired, are removed on the way.
+        What it can take over from one of the same origin that was cut it will, and what of that origin has expired
+        goes when it is delivered; areas of dead owners with nothing to take over, or of another origin and expired,
+        are removed on the way.
 
         Args:
             origin: where the files come from: whoever knows it is taken for the one that sent before.

@@ -52,8 +52,8 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
     Args:
         folder: the destination.
         name: only the one of this name.
-        expired: only those that nothing was received into for a week, which every new transfer into `folder` removes
-            anyway.
+        expired: only those that nothing was received into for a week, which new transfers into `folder` remove anyway:
+            one of the same origin when it is complete, others at once.
 
     Raises:
         LocalProtocolError: there is none of that name.

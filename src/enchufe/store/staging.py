@@ -126,7 +126,7 @@ class Staging:
     Attributes:
         area: the area.
         dead: those of dead owners with files of this origin, each locked by us now, those changed last first; whoever
-            takes them has them to close or remove, before this. What has expired was removed.
+            takes them has them to close or remove, before this. What others have left and has expired was removed.
 
     Raises:
         OSError, StoreError: it cannot be made.
@@ -251,14 +251,15 @@ def areas(home: int) -> Iterator[Area]:
 def dead_areas(home: int, whose: bytes) -> list[Area]:
     """The areas with files of this origin whose owners are dead, each locked by us now, those changed last first.
 
-    Those of dead owners that have expired are removed. Those with files of others are left alone: two files of the
-    same name, size and time may be two files. There may be more areas than descriptors, so few are open at once.
+    Those with files of others are left alone (two files of the same name, size and time may be two files), and removed
+    where they have expired. Those of this origin may have expired by a leap of the clock, and are of use now. There may
+    be more areas than descriptors, so few are open at once.
     """
     dead: list[tuple[float, Area]] = []
     for area in areas(home):
         if not area.lock():
             area.close()
-        elif (changed := area.changed) is None or has_expired(changed):
+        elif (changed := area.changed) is None or (area.whose != whose and has_expired(changed)):
             area.remove()
         elif area.whose != whose:
             area.close()

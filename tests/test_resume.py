@@ -232,6 +232,27 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert finish(inbox) == ALL - len(BIG)  # small files count once they make up a block
 
 
+def test_killed_while_the_disk_is_waited_for(inbox: Path) -> None:
+    """That takes minutes where there is much; no file has two names by then, which it could not be taken over with."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from enchufe.entry import Kind, Entry
+from enchufe.store import LocalStore, linux
+from tests.test_resume import T, entries, receive
+begun = LocalStore(sys.argv[1]).begin()
+receive(begun)
+big = next(entries())
+link = Entry(5, 0, b"too", Kind.FILE, big.size, 0o644, T, linked=1)
+begun.admit(link)
+begun.link(link, big)
+os.fsync = linux.syncfs = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+begun.commit()
+"""
+    assert subprocess.run([sys.executable, "-c", program, inbox], check=False).returncode == -signal.SIGKILL
+    assert finish(inbox) == 0
+
+
 # Damaged.
 
 
@@ -419,6 +440,20 @@ def test_changed_source_starts_over(inbox: Path) -> None:
     assert begun.restarted == [(b"tree", b"big")]
     begun.commit()
     assert snapshot(inbox, times=True) == expected(mtime_ns=T + 1)
+
+
+@pytest.mark.parametrize("spoilt", ["two names", "too long"])
+def test_a_file_that_cannot_be_used_is_not_called_another(inbox: Path, tmp_path: Path, spoilt: str) -> None:
+    """Its source is what it was."""
+    big = part(cut(inbox), "big")
+    if spoilt == "two names":
+        (tmp_path / "too").hardlink_to(big)
+    else:
+        os.truncate(big, len(BIG) + 1)
+    begun = LocalStore(inbox).begin()
+    assert receive(begun) == len(BIG)
+    assert begun.restarted == []
+    begun.abandon()
 
 
 def test_other_files_are_left_alone(inbox: Path) -> None:

@@ -53,6 +53,17 @@ class Commit:
         directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
         self._few = len(self._live) + directories <= ONE_BY_ONE or not written.syncfs
 
+    def sync_files(self) -> None:
+        """Have the files on disk before `run()`, which then finds little left to do.
+
+        Raises:
+            StoreError: the disk said no.
+        """
+        try:
+            self._written.sync(self._staged())
+        except OSError as error:
+            raise self._unsynced(error) from error
+
     def run(self) -> None:
         """Do it.
 
@@ -64,7 +75,7 @@ class Commit:
             for parent in self._parents:
                 self._folders.descriptor(parent)  # one that is not there any more is found before anything shows
         except OSError as error:
-            raise store_error(error, "get everything on disk in", self._path) from error
+            raise self._unsynced(error) from error
         for graft in self._plan.grafts.values():
             try:
                 self._put(graft)
@@ -140,6 +151,9 @@ class Commit:
 
     def _is_dressed(self, folder: Folder) -> bool:
         return self._plan.dresses_live and folder.id != TOP
+
+    def _unsynced(self, error: OSError) -> StoreError:
+        return store_error(error, "get everything on disk in", self._path)
 
     def _partly(self, error: StoreError) -> StoreError:
         """The error, telling what is in place already."""

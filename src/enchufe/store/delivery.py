@@ -157,7 +157,8 @@ class Delivery:
             if self._parts.take_over(entry, self._leftovers):
                 self._space.want(self._parts.needed(entry))
                 return Answer.REST
-            if entry.size >= BLOCK_SIZE and self._leftovers.has_other(entry, self._plan):
+            file = self._plan.identity(entry)
+            if entry.size >= BLOCK_SIZE and self._leftovers.has_other(entry, file, self._plan):
                 self.restarted.append(self.path(entry))
         self._space.want(needed(entry))
         return answer
@@ -446,7 +447,11 @@ class Delivery:
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived
             commit = self._commit = Commit(self._plan, self._folders, self._written, self._path, self.landed)
             try:
-                self._link_files()
+                if self._hard_links:
+                    # It may take minutes, and who is killed over it has files of one name: those that the next
+                    # delivery takes over.
+                    commit.sync_files()
+                    self._link_files()
                 commit.run()
             except StoreError:
                 if not commit.placed:

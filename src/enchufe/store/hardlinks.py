@@ -36,6 +36,9 @@ class HardLinks:
         self._wanted: list[tuple[Entry, Entry]] = []
         self._begun = 0
 
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
     def add(self, entry: Entry, to: Entry) -> None:
         """`entry` is to be the same file as `to`."""
         self._wanted.append((entry, to))

@@ -97,11 +97,11 @@ class Leftovers:
             return runs
         return ()
 
-    def has_other(self, entry: Entry, plan: Plan) -> bool:
+    def has_other(self, entry: Entry, file: bytes, plan: Plan) -> bool:
         """Whether there is something of another version of a file; it is not used, and removed in the end."""
         other = False
         for left in self._left:
-            if _found(entry, left, plan) is not None:
+            if file not in left.records and _found(entry, left, plan) is not None:
                 left.touched = other = True
         return other
 

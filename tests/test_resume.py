@@ -22,7 +22,7 @@ import pytest
 from blake3 import blake3
 
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
+from enchufe.errors import LocalProtocolError, NoSpaceError, RemoteProtocolError, StoreError
 from enchufe.store import Delivery, LocalStore, commit, linux, staging
 from enchufe.store.journal import Journal, Records
 from tests.test_delivery import Snapshot, T, snapshot
@@ -556,11 +556,46 @@ def test_after_a_failed_sync_before_the_commit_nothing_is_kept(inbox: Path, monk
     assert os.listdir(inbox) == []
 
 
-# A commit that fails, but for a sync.
+# A disk that is full, but for a sync.
 
 
 def refuse(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+TWO = {b"a": BIG, b"z": BIG[::-1]}
+
+
+def test_a_disk_with_no_room_for_the_journal_costs_nothing(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of a file was here is to be taken over when there is: it is not removed as if it had been."""
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, TWO, until=len(BIG) + 4 * BLOCK_SIZE)
+    begun.suspend()
+    begun = LocalStore(inbox).begin()
+    assert begun.admit(TREE) is Answer.ALL
+    first, last = entries(TWO)
+    assert begun.admit(first) is Answer.REST
+    with monkeypatch.context() as patched, pytest.raises(NoSpaceError):
+        patched.setattr(os, "pwrite", refuse)
+        begun.admit(last)
+    begun.suspend()
+    assert sent + finish(inbox, TWO) == 2 * len(BIG)
+
+
+def test_what_somebody_else_has_is_not_removed_when_he_gives_it_back(inbox: Path) -> None:
+    """Two deliveries that know of one area: who found it in use has taken nothing from it."""
+    begun = LocalStore(inbox).begin()
+    sent = receive(begun, TWO, until=len(BIG) + 4 * BLOCK_SIZE)
+    begun.suspend()
+    first, second = LocalStore(inbox).begin(), LocalStore(inbox).begin()
+    a, z = entries(TWO)
+    for each in (first, second):
+        assert each.admit(TREE) is Answer.ALL
+    assert [first.admit(a), second.admit(a), second.admit(z)] == [Answer.REST, Answer.ALL, Answer.ALL]
+    second.write(z, 0, TWO[b"z"][:BLOCK_SIZE], digest(TWO[b"z"][:BLOCK_SIZE]))
+    first.suspend()
+    second.suspend()
+    assert sent + finish(inbox, TWO) == 2 * len(BIG)
 
 
 def test_a_journal_that_cannot_be_written_any_more_fails_no_commit(

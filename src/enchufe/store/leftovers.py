@@ -22,7 +22,8 @@ class _Leftover:
     """One area that nobody works in, with a journal.
 
     Attributes:
-        offered: how many of its files were offered; once all were, there is nothing more to take from it.
+        offered: how many of its files were offered, and taken or of no use; once all were, there is nothing more to
+            take from it.
         touched: whether anything of it was offered, be it in another version.
     """
 
@@ -66,7 +67,7 @@ class Leftovers:
         return bool(self._left)
 
     def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
-        """Move what is there of a file to where the delivery wants it.
+        """Move what is there of a file to where the delivery wants it, from the area that has most of it.
 
         Args:
             entry: the file.
@@ -83,19 +84,24 @@ class Leftovers:
         """
         having = [left for left in self._left if file in left.records]
         for left in having:
-            left.offered += 1
             left.touched = True
-        for left in having:
-            runs = self._runs(left, entry, file, plan)
+        having = [left for left in having if left.area.lock()]
+        told = [(self._runs(left, entry, file, plan), left) for left in having]
+        told.sort(key=lambda each: -sum(len(digests) for _, digests in each[0]))
+        taken: Runs = ()
+        for runs, left in told:
             if not runs:
-                continue
+                break
             kept.add_runs(file, entry.size, runs)
             try:
                 _move(entry, left, plan)
             except FileNotFoundError:  # what the journal says now is wrong, and the next one finds no file for it
                 continue
-            return runs
-        return ()
+            taken = runs
+            break
+        for left in having:  # only now: what could not be taken is still wanted
+            left.offered += 1
+        return taken
 
     def has_other(self, entry: Entry, file: bytes, plan: Plan) -> bool:
         """Whether there is something of another version of a file; it is not used, and removed in the end."""
@@ -126,8 +132,6 @@ class Leftovers:
     @staticmethod
     def _runs(left: _Leftover, entry: Entry, file: bytes, plan: Plan) -> Runs:
         """The blocks that the journal has, and that the file is long enough for."""
-        if not left.area.lock():
-            return ()
         info = _found(entry, left, plan)
         # A second name may be one in the destination: a commit was killed between two steps.
         if info is None or info.st_nlink != 1 or info.st_size > entry.size or info.st_uid != os.geteuid():

@@ -1,6 +1,7 @@
 """Journal: which blocks of which files were verified and written (docs/protocol.md, "What is kept").
 
-Nothing of it is synced: whoever believes it reads the blocks again before the commit.
+It need not be synced to be right: whoever believes it reads the blocks again before the commit. It is synced where much
+is taken over from another area, whose journal loses sight of that: a power cut would cost all, not the last seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from enchufe.store.hand import BODY, CRC, record
 NAME: Final = b"journal"
 ROOT: Final = b"root"  # beside it: the name of the first root, for people
 RECORD_SIZE: Final = 64
+AT_RISK: Final = 256 << 20  # bytes that may be taken over before it is synced, and that a power cut may cost
 MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks, whose index takes some 64 MiB; what comes after is not read
 
 _TOGETHER: Final = 1024  # records, 64 KiB
@@ -52,6 +54,7 @@ class Journal:
         self._pending: list[bytes] = []
         self._weight = 0
         self._written = 0
+        self._at_risk = 0
 
     def add(self, file: bytes, block: int, size: int, digest: bytes) -> None:
         """Block number `block` of the file of this identity has `size` bytes, and is written."""
@@ -70,15 +73,22 @@ class Journal:
             return self._descriptor, start
 
     def add_runs(self, file: bytes, size: int, runs: Runs) -> None:
-        """All these blocks of the file of this identity, which has `size` bytes, are written; it flushes."""
+        """These blocks of the file of this identity, which has `size` bytes, are in another area, and move here now.
+
+        It flushes, and syncs where much is at risk.
+        """
         for first, digests in runs:
             for at in range(0, len(digests), DIGEST_SIZE):
                 block = first + at // DIGEST_SIZE
                 length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
                 self._pending.append(record(file, block, length, digests[at : at + DIGEST_SIZE]))
+                self._at_risk += length
                 if len(self._pending) >= _TOGETHER:
                     self.flush()
         self.flush()
+        if self._at_risk >= AT_RISK:
+            os.fsync(self._descriptor)
+            self._at_risk = 0
 
     def flush(self) -> None:
         """Write what was collected."""

@@ -23,11 +23,11 @@ HALVES = {"█": (0, 0), "▀": (0, 1), "▄": (1, 0), " ": (1, 1)}
 
 
 @contextmanager
-def terminal(columns: int, encoding: str = "utf-8") -> Iterator[TextIO]:
+def terminal(columns: int, encoding: str = "utf-8", rows: int = 24) -> Iterator[TextIO]:
     """A terminal to write to, so many columns wide."""
     keyboard, screen = os.openpty()
     try:
-        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         with os.fdopen(screen, "w", encoding=encoding) as stream:
             yield stream
     finally:
@@ -85,3 +85,14 @@ def test_it_is_left_out_where_it_cannot_be_read() -> None:
         with terminal(200, encoding) as stream:
             assert qr(LINK, stream) is None
     assert qr(LINK, io.StringIO()) is None
+
+
+def test_it_neither_hides_the_code_nor_is_cut_off() -> None:
+    lines = draw(LINK)
+    assert lines
+    under = ["on the other side: enchufe receive 42-amigo-barco-casa", "x" * 80, "x" * 81]  # 4 rows of a terminal
+    for above, room in (([], 1), (under, 5)):
+        with terminal(80, rows=len(lines) + room) as stream:
+            assert qr(LINK, stream, under=above) is not None
+        with terminal(80, rows=len(lines) + room - 1) as stream:
+            assert qr(LINK, stream, under=above) is None

@@ -246,7 +246,7 @@ class ProgressBars:
                 self._offered = True
             case events.Code():
                 self._print(event)
-                self._show_qr(event.link)
+                self._show_qr(event)
             case events.Receipt() | events.Failed() | events.Looked() | events.Retrying():
                 self.close()
                 self._sentences.show(event)
@@ -259,10 +259,13 @@ class ProgressBars:
             self._bars.stop()
             self._bars = None
 
-    def _show_qr(self, link: str) -> None:
+    def _show_qr(self, event: events.Code) -> None:
+        if not event.link:
+            return
         from enchufe.cli.qr import qr  # noqa: PLC0415 (slow to import, and seldom needed)
 
-        code = qr(link, sys.stderr, colour="NO_COLOR" not in os.environ) if link else None
+        under = self._sentences.lines(event)
+        code = qr(event.link, sys.stderr, under=under, colour="NO_COLOR" not in os.environ)
         if code is not None:
             output.tell(code)
 

@@ -18,7 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from enchufe import transports
 from enchufe.access import certificate as module
-from enchufe.access.certificate import Certificate, dialing_context, kept, listener_certificate, listening_context
+from enchufe.access.certificate import (
+    LASTING,
+    Certificate,
+    dialing_context,
+    lasting,
+    listener_certificate,
+    listening_context,
+)
+from enchufe.access.state import Folder
 from enchufe.errors import LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.transports import tls
 from enchufe.waiting import drive
@@ -123,67 +131,95 @@ def test_who_did_not_shake_hands_knows_nothing() -> None:
 # One that lasts
 
 
-def test_a_kept_certificate_stays_the_same_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "listener.pem"
-    first = kept(str(path))
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert kept(str(path)) == first
-    assert os.listdir(tmp_path) == ["listener.pem"]
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "state"))
+
+
+def put(folder: Folder, content: bytes) -> Path:
+    """Have it be there, private."""
+    with folder.locked() as opened:
+        opened.write(LASTING, content)
+    return Path(folder.path) / LASTING
+
+
+def test_a_lasting_certificate_stays_the_same_and_private(folder: Folder) -> None:
+    first = lasting(folder)
+    assert stat.S_IMODE((Path(folder.path) / LASTING).stat().st_mode) == 0o600
+    assert lasting(folder) == first
+    assert set(os.listdir(folder.path)) == {LASTING, "lock"}
     with Place(first) as place:
         assert shaken(place)[0] == first.der
 
 
-def test_many_who_make_it_at_once_have_the_same(tmp_path: Path) -> None:
+def test_many_who_make_it_at_once_have_the_same(folder: Folder) -> None:
     start, got = threading.Barrier(6), list[Certificate]()
 
     def make() -> None:
         start.wait()
-        got.append(kept(str(tmp_path / "listener.pem")))
+        got.append(lasting(folder))
 
     for beside in [Beside(make) for _ in range(6)]:
         beside.result()
     assert len({certificate.sha256 for certificate in got}) == 1
-    assert os.listdir(tmp_path) == ["listener.pem"]
+    assert set(os.listdir(folder.path)) == {LASTING, "lock"}
 
 
-def test_what_is_no_certificate_is_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / "listener.pem"
+def test_what_is_no_certificate_is_not_taken(folder: Folder) -> None:
     one, other = listener_certificate().pem, listener_certificate().pem
     key, _, shown = one.partition(b"-----BEGIN CERTIFICATE")
     _, _, others = other.partition(b"-----BEGIN CERTIFICATE")
     head = b"-----BEGIN CERTIFICATE"
     for content in (b"", b"hello", key, head + shown, key + head + others):
-        path.write_bytes(content)
-        path.chmod(0o600)
+        path = put(folder, content)
         with pytest.raises(StoreError, match=r"listener\.pem") as caught:
-            kept(str(path))
-        assert "Remove" in caught.value.hint
+            lasting(folder)
+        assert "remove it" in caught.value.hint
         assert path.read_bytes() == content, "it was replaced"
 
 
-def test_what_is_no_file_is_told_and_waited_for_by_nobody(tmp_path: Path) -> None:
-    path = tmp_path / "listener.pem"
-    for make, told in ((os.mkfifo, "is no plain file"), (os.mkdir, "Is a directory")):
-        make(path, 0o600)
+def test_a_damaged_one_is_refused_or_still_the_same(folder: Folder) -> None:
+    """Else every link that names it would be told that somebody stands between."""
+    whole = lasting(folder)
+    path = Path(folder.path) / LASTING
+    refused = 0
+    for byte in range(len(whole.pem)):
+        damaged = bytearray(whole.pem)
+        damaged[byte] ^= 1 << byte % 8
+        path.write_bytes(damaged)
+        try:
+            assert lasting(folder).der == whole.der, byte
+        except StoreError:
+            refused += 1
+    assert refused > len(whole.pem) * 0.9
+
+
+def test_what_is_no_private_file_is_told_and_waited_for_by_nobody(folder: Folder, tmp_path: Path) -> None:
+    path = put(folder, b"")
+    (tmp_path / "elsewhere").write_bytes(listener_certificate().pem)
+    (tmp_path / "elsewhere").chmod(0o600)
+    for kind, told in (("pipe", "is no plain file"), ("folder", "is no plain file"), ("link", "symbolic link")):
+        path.rmdir() if path.is_dir() else path.unlink()
+        if kind == "pipe":
+            os.mkfifo(path, 0o600)
+        elif kind == "folder":
+            path.mkdir(0o700)
+        else:
+            path.symlink_to(tmp_path / "elsewhere")
         # In a process of its own, which ends by a signal should it wait.
-        code = "import signal, sys; from enchufe.access.certificate import kept; signal.alarm(20); kept(sys.argv[1])"
-        done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+        code = (
+            "import signal, sys\nfrom enchufe.access.certificate import lasting\n"
+            "from enchufe.access.state import Folder\nsignal.alarm(20)\nlasting(Folder(sys.argv[1]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code, folder.path], capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert "StoreError" in done.stderr
         assert told in done.stderr
-        if make is os.mkfifo:
-            path.unlink()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_key_that_others_may_read_is_not_used(mode: int, tmp_path: Path) -> None:
-    path = tmp_path / "listener.pem"
-    kept(str(path))
-    path.chmod(mode)
-    with pytest.raises(StoreError, match="others"):
-        kept(str(path))
-
-
-def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="No such file"):
-        kept(str(tmp_path / "none" / "listener.pem"))
+def test_a_key_that_others_may_read_is_not_used(mode: int, folder: Folder) -> None:
+    lasting(folder)
+    (Path(folder.path) / LASTING).chmod(mode)
+    with pytest.raises(StoreError, match="open to others"):
+        lasting(folder)

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from enchufe.access.certificate import LASTING
 from enchufe.access.links import Link
 from enchufe.access.state import Folder
-from enchufe.access.tokens import CERTIFICATE, Token, Tokens
+from enchufe.access.tokens import Token, Tokens
 from enchufe.cli.token import duration
 from enchufe.errors import LocalProtocolError
 
@@ -69,7 +70,7 @@ def test_the_secret_is_in_the_link_and_nowhere_else(token: Run, state: Path) -> 
     for hidden in (text, secret.hex()):
         assert hidden not in told and hidden.encode() not in kept
     assert secret not in kept
-    assert {path.name for path in state.iterdir()} == {"lock", "tokens.json", CERTIFICATE}
+    assert {path.name for path in state.iterdir()} == {"lock", "tokens.json", LASTING}
     assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
 
 

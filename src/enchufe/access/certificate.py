@@ -10,14 +10,17 @@ import hashlib
 import os
 import secrets
 import ssl
-import stat
 from collections.abc import Iterator
 from dataclasses import field
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enchufe.dataclass import dataclass
 from enchufe.errors import StoreError
+from enchufe.printable import printable
+
+if TYPE_CHECKING:
+    from enchufe.access.state import Folder
 
 ALPN: Final = "enchufe/1"
 LASTING: Final = "listener.pem"  # in the state folder
@@ -73,74 +76,35 @@ def listener_certificate() -> Certificate:
     )
 
 
-def lasting() -> Certificate:
+def lasting(folder: Folder | None = None) -> Certificate:
     """That of this user's listeners that take tokens, which every link with a token names; made at the first use.
 
     Raises:
-        StoreError: as `kept`.
+        StoreError: it cannot be read or written, is not private, or is damaged.
     """
     from enchufe.access.state import Folder  # noqa: PLC0415 (few listeners need it)
 
-    folder = Folder()
-    with folder.locked():
-        return kept(f"{folder.path}/{LASTING}")
+    folder = folder or Folder()
+    return _read(folder.kept(LASTING, lambda: listener_certificate().pem), f"{folder.path}/{LASTING}")
 
 
-def kept(path: str) -> Certificate:
-    """The lasting certificate of a listener that takes tokens; the first time it is made. Its folder must be there.
-
-    Raises:
-        StoreError: it cannot be read or written, is no such thing, or others may read it.
-    """
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            return _load(path)
-        # Under another name first: whoever comes at the same time finds all of it or nothing.
-        made = f"{path}.{secrets.token_hex(8)}"
-        try:
-            with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(listener_certificate().pem)
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # somebody else was faster: then it is that one
-                os.link(made, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(made)
-        return _load(path)
-    except OSError as error:
-        raise StoreError(
-            f"the certificate in {path!r} cannot be kept: {error.strerror}", hint="Check the folder and who owns it."
-        ) from error
-
-
-def _load(path: str) -> Certificate:
+def _read(pem: bytes, path: str) -> Certificate:
+    """What a file holds. Its signature is its own, and so tells of any damage, which would be another certificate."""
     from cryptography import x509  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm  # noqa: PLC0415 (as above)
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (slow to import, and a dialer needs none of it)
 
-    # Opening a pipe does not wait.
-    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise StoreError(f"{path!r} is no plain file", hint="Move away what is there.")
-        if mode & 0o077:
-            raise StoreError(
-                f"others may read the key in {path!r}",
-                hint="Remove the file: a new certificate is made, for new links.",
-            )
-        pem = file.read()
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as error:
+        certificate.verify_directly_issued_by(certificate)
+        if key.public_key() != certificate.public_key():
+            raise ValueError("the key is another certificate's")
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise StoreError(
-            f"{path!r} holds no certificate and key", hint="Remove the file: a new certificate is made, for new links."
+            f"{printable(path)} is damaged: it holds no certificate and its key",
+            hint="Restore it from a backup; or remove it: a new certificate is made, for new links.",
         ) from error
-    if key.public_key() != certificate.public_key():
-        raise StoreError(
-            f"the key in {path!r} is another certificate's",
-            hint="Remove the file: a new certificate is made, for new links.",
-        )
     return Certificate(pem, certificate.public_bytes(serialization.Encoding.DER))
 
 

@@ -22,7 +22,6 @@ from enchufe.errors import LocalProtocolError, Refused
 from enchufe.printable import printable
 
 FILE: Final = "tokens.json"
-CERTIFICATE: Final = "listener.pem"  # in the same folder: what a listener that takes tokens shows, and every link names
 SCOPES: Final = ("drop", "read", "list")
 _KEY: Final = 32  # bytes
 _SESSION: Final = 16  # bytes of what tells a transfer from others

@@ -7,10 +7,9 @@ import re
 import time
 from typing import Any, Final
 
-from enchufe.access import certificate
+from enchufe.access.certificate import lasting
 from enchufe.access.links import MOST_ADDRESSES, Link, elsewhere, is_host, own_addresses
-from enchufe.access.state import Folder
-from enchufe.access.tokens import CERTIFICATE, SCOPES, Record, Tokens
+from enchufe.access.tokens import SCOPES, Record, Tokens
 from enchufe.cli import output
 from enchufe.cli.short import ended, shown_time, write_json, write_lines
 from enchufe.cli.show import in_bytes
@@ -43,7 +42,7 @@ def new(name: str | None, *, scope: str, quota: int | None, expires: str | None,
             raise LocalProtocolError(
                 f"{len(addresses)} addresses are too many for a link", hint=f"Name {MOST_ADDRESSES} at the most."
             )
-        fingerprint = _fingerprint()
+        fingerprint = lasting().sha256
         token, record = tokens.new(name, scope.split(","), quota, until)
         try:
             write_lines([str(Link(addresses, fingerprint, token=token.seed))])
@@ -97,13 +96,6 @@ def _addresses(text: str) -> tuple[TcpAddress, ...]:
     if address.host and not is_host(address.host):
         raise LocalProtocolError(f"{text!r} is no address: nothing is called {address.host!r}", hint=_ADDRESS)
     return (elsewhere(address),) if address.host else own_addresses(address.port)
-
-
-def _fingerprint() -> bytes:
-    """Of the certificate that this machine shows to whoever comes with a token; made at its first use."""
-    folder = Folder()
-    with folder.locked():
-        return certificate.kept(f"{folder.path}/{CERTIFICATE}").sha256
 
 
 def _as_dict(record: Record) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from enchufe import events
 from enchufe.access import Admitted, Introduction
 from enchufe.access.identity import Identity
 from enchufe.access.known import KnownMachines
+from enchufe.access.messages import NAME_SIZE
 from enchufe.errors import StoreError
 from enchufe.events import OnEvent
 
@@ -19,7 +20,9 @@ def introduction() -> Introduction:
     Raises:
         StoreError: the key cannot be read or kept.
     """
-    return Introduction(Identity.mine(), socket.gethostname()[:64] or "machine")
+    # A kernel takes any bytes for a host name; what is no UTF-8 comes as surrogates, and cannot be said.
+    name = socket.gethostname().encode(errors="ignore")[:NAME_SIZE].decode(errors="ignore")
+    return Introduction(Identity.mine(), name or "machine")
 
 
 def meet(admitted: Admitted, *, remember: bool, on_event: OnEvent) -> None:

@@ -58,7 +58,16 @@ def test_a_machine_introduces_itself_by_the_key_that_it_keeps(state: Path) -> No
     assert first.name == again.name == os.uname().nodename[:NAME_SIZE]
 
 
-@pytest.mark.parametrize(("called", "name"), [("", "machine"), ("x" * 200, "x" * NAME_SIZE)])
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("", "machine"),
+        ("x" * 200, "x" * NAME_SIZE),
+        ("x" + "ñ" * 200, "x" + "ñ" * ((NAME_SIZE - 1) // 2)),
+        ("caf\udce9", "caf"),  # of bytes that are no UTF-8, as Python's socket module gives them
+        ("\udcff", "machine"),
+    ],
+)
 def test_whatever_a_machine_is_called_its_name_fits(called: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: called)
     assert introduction().name == name

@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,15 @@ def test_a_token_that_is_revoked_between_a_cut_and_its_return(people: tuple[Pers
     ana, blas = people
     big = generated(tmp_path / "big", 12 * MIB)
     link = link_of(blas, "--name", "scanner")
-    with CuttingRelay(4 * MIB, there=True) as relay:
+    revoked = threading.Event()
+    # Less than is taken from a token at first: or the sender could hear of it while it is inside.
+    with CuttingRelay(3 * MIB, there=True, kept=revoked.is_set) as relay:
         receiver = blas.receive(*SERVING)
         relay.to = receiver.address
         sender = ana.send(big, options=("--to", aimed(link, relay.address), *SLOW))
         receiver.wait_for("progress")
         assert blas.do("token", "revoke", "scanner").returncode == 0
+        revoked.set()
         assert sender.end() == 3
     assert sender.error["kind"] == "token_refused"
     assert [path.name for path in blas.inbox.iterdir()] == [".enchufe"]

@@ -133,6 +133,8 @@ def test_settings_are_what_a_command_does(
         ("timeout = true", "timeout: it takes a number, not true or false"),
         ("timeout = [3]", "timeout: it takes a number, not a list"),
         ("timeout = 1979-05-27", "timeout: it takes a number, not that"),
+        ("timeout = " + "9" * 500, "timeout: no number here is as large as that"),
+        ("timeout = " + "9" * 5000, "is no TOML: "),
         ("timeout = 0", "timeout: 0.0 is not in the range"),
         ("timeout = nan", "timeout: nan is no number of seconds"),
         ("streams = 1.5", "streams: it takes a whole number, not a number"),

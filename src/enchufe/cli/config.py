@@ -113,6 +113,8 @@ class Setting:
             return option.process_value(click.Context(click.Command(None)), given)
         except click.BadParameter as error:
             raise click.UsageError(f"{where}: {error.message}") from error
+        except OverflowError as error:
+            raise click.UsageError(f"{where}: no number here is as large as that") from error
 
 
 class File:
@@ -308,7 +310,7 @@ def _read(path: str, wanted: bool) -> dict[str, Any] | None:
         return tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{printable(path)} is no TOML: it is not in UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not only tomllib's own: a number may be too long for Python
         raise click.UsageError(f"{printable(path)} is no TOML: {printable(str(error))}") from error
 
 

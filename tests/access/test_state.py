@@ -57,6 +57,16 @@ def test_what_is_made_is_for_this_user_alone(folder: Folder, umask: int) -> None
     assert folder.read(NAME) == b"secret"
 
 
+def test_folders_can_be_entered_whatever_the_umask(folder: Folder) -> None:
+    old = os.umask(0o177)
+    try:
+        with folder.locked():
+            pass
+    finally:
+        os.umask(old)
+    assert mode(folder.path) == mode(Path(folder.path).parent) == 0o700
+
+
 def test_what_is_not_there_is_none_and_makes_nothing(folder: Folder) -> None:
     assert folder.read(NAME) is None
     assert not os.path.exists(folder.path)

@@ -329,7 +329,7 @@ def _make_folder(path: str) -> None:
         OSError: it cannot be made.
     """
     try:
-        os.mkdir(path, 0o700)
+        _make_one(path)
     except FileExistsError:
         return
     except FileNotFoundError:
@@ -337,7 +337,7 @@ def _make_folder(path: str) -> None:
             raise
         _make_folder(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):  # of somebody else who makes it at the same time
-            os.mkdir(path, 0o700)
+            _make_one(path)
     try:
         above = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
@@ -346,6 +346,11 @@ def _make_folder(path: str) -> None:
         sync_directory(above)
     finally:
         os.close(above)
+
+
+def _make_one(path: str) -> None:
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)  # whatever the umask: a service's may take away the right to enter
 
 
 def _check_private(descriptor: int, path: str, *, folder: bool = False) -> None:

@@ -365,6 +365,25 @@ def test_what_a_server_tells() -> None:
     assert (finished.received, finished.sent, finished.bytes_received) == (1, 2, 8)
 
 
+@EVERY
+def test_each_connection_is_told_of_once_as_it_comes_and_once_as_it_ends(engine: str, tmp_path: Path) -> None:
+    def tell(event: events.Event) -> None:
+        assert isinstance(event, events.Accepted | events.Finished)
+        with (tmp_path / "told").open("a") as file:
+            file.write(f"{os.getpid()} {event.peer} {type(event).__name__}\n")
+
+    def told() -> list[str]:
+        return (tmp_path / "told").read_text().splitlines()
+
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED, on_event=tell) as (address, *_):
+        for _ in range(3):
+            with enchufe.connect(address, framing=PREFIXED, timeout=20) as client:
+                assert client.ask(b"hola") == b"hola"
+    accepted = [line.removesuffix(" Accepted") for line in told() if line.endswith("Accepted")]
+    assert len({line.split()[1] for line in accepted}) == len(accepted) == 3
+    assert sorted(line.removesuffix(" Finished") for line in told() if line.endswith("Finished")) == sorted(accepted)
+
+
 def test_a_failure_that_cannot_say_what_it_is_is_told_of_too() -> None:
     class Mute(Exception):
         def __str__(self) -> str:

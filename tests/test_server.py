@@ -466,8 +466,9 @@ def test_who_comes_while_there_is_no_thread_left_waits_for_one(caplog: pytest.Lo
 
 def test_who_waits_for_a_thread_when_the_server_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
     before = threading.stack_size()
+    events: list[object] = []
     try:
-        with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads") as server:
+        with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads", on_event=events.append) as server:
             threading.stack_size(1 << 46)
             client = enchufe.connect(server.addresses[0], framing=LINES, timeout=20)
             until(lambda: "accepting pauses" in caplog.text)
@@ -475,6 +476,7 @@ def test_who_waits_for_a_thread_when_the_server_ends_is_told(caplog: pytest.LogC
             client.receive()
     finally:
         threading.stack_size(before)
+    assert not events  # it was never served
 
 
 def test_a_handler_whose_decorator_gives_it_more_than_the_connection_is_one() -> None:

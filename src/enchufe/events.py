@@ -175,7 +175,7 @@ class Accepted(Event):
     """A server let somebody in.
 
     Attributes:
-        connections: that are open now, with this one.
+        connections: that are open now, with this one; where there are workers, in that one.
     """
 
     event = "accepted"

@@ -138,13 +138,19 @@ def check_handler(handler: object) -> None:
         pass  # of some that are written in C nobody knows
 
 
-async def serve_connection(handler: Handler, transport: Transport, options: ServerOptions) -> None:
-    """Run `handler` on one accepted connection to its end; whatever goes wrong ends this connection only."""
+async def serve_connection(handler: Handler, transport: Transport, options: ServerOptions, connections: int) -> None:
+    """Run `handler` on one accepted connection to its end; whatever goes wrong ends this connection only.
+
+    Args:
+        connections: how many there are now, with this one.
+    """
     waiter = transport.waiter
     started = waiter.now()
     connection: Connection | None = None
     error: BaseException | None = None
     try:
+        if options.on_event is not None:
+            options.tell(Accepted(transport.peer, connections))
         await transport.handshake(started + options.handshake_timeout)
         connection = options.connection(transport)
         await handler(connection)
@@ -328,7 +334,6 @@ class Acceptor:
                 return None
             transport, origin = found
             if self._admit(transport, origin, waiter.now()):
-                self.options.tell(Accepted(transport.peer, len(self.open)))
                 return transport
             transport.abort()
             log.info("%s has its %s connections already", transport.peer, self.options.max_per_address)

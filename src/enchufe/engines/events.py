@@ -63,7 +63,8 @@ class Engine:
                     accepted = acceptor.try_accept(loop)
                     if accepted is None:
                         break
-                    loop.spawn(serve_connection(self._handler, accepted, acceptor.options), finish, accepted)
+                    serving = serve_connection(self._handler, accepted, acceptor.options, len(acceptor.open))
+                    loop.spawn(serving, finish, accepted)
         finally:
             for thing in waited:
                 loop.forget(thing)  # before it is closed

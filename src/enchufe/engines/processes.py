@@ -327,7 +327,7 @@ class Supervisor:
             bell = Doorbell()
             transport.waiter = BlockingWaiter(bell)
             options = self._acceptor.options
-            serving = serve_connection(self._handler, transport, options)
+            serving = serve_connection(self._handler, transport, options, len(self._acceptor.open))
 
             def stop() -> None:
                 transport.stop_receiving()

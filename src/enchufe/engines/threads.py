@@ -55,7 +55,8 @@ class Engine:
 
     def _start(self, transport: Transport) -> bool:
         """Serve it, where there is a thread for it: whether there was."""
-        thread = threading.Thread(target=self._serve, args=(transport,), name=f"enchufe {transport.peer}", daemon=True)
+        args = (transport, len(self._acceptor.open))
+        thread = threading.Thread(target=self._serve, args=args, name=f"enchufe {transport.peer}", daemon=True)
         with self._lock:
             self._threads[transport] = thread
         try:
@@ -67,9 +68,9 @@ class Engine:
             return False
         return True
 
-    def _serve(self, transport: Transport) -> None:
+    def _serve(self, transport: Transport, connections: int) -> None:
         try:
-            drive(serve_connection(self._handler, transport, self._acceptor.options))
+            drive(serve_connection(self._handler, transport, self._acceptor.options, connections))
         finally:
             self._forget(transport)
 

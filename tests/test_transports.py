@@ -523,6 +523,48 @@ def test_who_waits_for_a_turn_needs_no_descriptor_and_comes_in_order() -> None:
     assert not turnstile.taken
 
 
+def test_threads_that_meet_again_and_again_change_places_less_often_than_they_come() -> None:
+    turnstile, came = Turnstile(), list[int]()
+    waiter = BlockingWaiter()
+
+    def flood(number: int) -> None:
+        for _ in range(3000):
+            ticket: Ticket = []
+            drive(turnstile.enter(ticket, waiter))
+            came.append(number)
+            null.write(b"x")  # as a send does, this lets other threads run
+            turnstile.leave(ticket)
+
+    with open(os.devnull, "wb", buffering=0) as null:
+        threads = [threading.Thread(target=flood, args=[number]) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(one != other for one, other in itertools.pairwise(came)) < len(came) / 3
+
+
+def test_who_comes_again_and_again_keeps_nobody_out() -> None:
+    turnstile, came = Turnstile(), threading.Event()
+    first: Ticket = []
+    assert turnstile.try_enter(first) is first
+
+    def come() -> None:
+        for _ in range(20):
+            ticket: Ticket = []
+            drive(turnstile.enter(ticket, BlockingWaiter(), WAITER.now() + 20))
+            turnstile.leave(ticket)
+        came.set()
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    while not came.is_set():
+        os.sched_yield()  # as long as a send takes, with the turn
+        turnstile.leave(first)
+        drive(turnstile.enter(first := [], WAITER))
+    thread.join()
+
+
 def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
     turnstile = Turnstile()
     first: Ticket = []
@@ -538,6 +580,8 @@ def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
 
 class ByHand(BlockingWaiter):
     """A waiter whose sleepers sleep until the test goes on with them."""
+
+    blocks = False
 
     def sleeper(self) -> Sleeper:
         return Handed()

@@ -365,6 +365,33 @@ def test_what_a_server_tells() -> None:
     assert (finished.received, finished.sent, finished.bytes_received) == (1, 2, 8)
 
 
+@pytest.mark.parametrize("engine", ["threads", "processes", "threads x 2"])
+def test_a_server_stops_though_connections_come_without_a_pause(engine: str) -> None:
+    stopped = threading.Event()
+
+    def come(host: str, port: str) -> None:
+        end = time.monotonic() + 20
+        with suppress(OSError):
+            while time.monotonic() < end and not stopped.is_set():
+                with socket.create_connection((host, int(port)), 20):
+                    pass
+            late.append(not stopped.is_set())
+
+    late: list[bool] = []
+    coming: list[threading.Thread] = []
+    with ENGINES[engine](echo, "127.0.0.1:0", PREFIXED) as (address, *_):
+        with enchufe.connect(address, framing=PREFIXED, timeout=20) as client:
+            host, _, port = address.rpartition(":")
+            for _ in range(3):
+                coming.append(threading.Thread(target=come, args=[host, port]))
+                coming[-1].start()
+            assert client.ask(b"hola") == b"hola"
+    stopped.set()
+    for thread in coming:
+        thread.join()
+    assert not any(late)
+
+
 @EVERY
 def test_each_connection_is_told_of_once_as_it_comes_and_once_as_it_ends(engine: str, tmp_path: Path) -> None:
     def tell(event: events.Event) -> None:

@@ -40,6 +40,7 @@ MakeEngine = Callable[[Handler, Acceptor], AnyEngine]
 # A worker that dies as soon as it lives must not keep the machine busy with being born.
 _SHORT_LIFE: Final = 1.0  # seconds
 _RESPITE: Final = 1.0  # seconds until such a one is replaced
+_AT_ONCE: Final = 16  # connections accepted before we look who died, and whether it is time to stop
 _GRACE: Final = 3.0  # seconds beyond the drain's, which every process keeps by itself
 
 
@@ -219,8 +220,9 @@ class Supervisor:
             self._wait()
             self._child.clear()
             self._bury()
-            while not self._stopping and self._has_taker() and self._accept():
-                pass
+            for _ in range(_AT_ONCE):
+                if self._stopping or not self._has_taker() or not self._accept():
+                    break
         self._acceptor.close()
         self._drain()
 

@@ -13,6 +13,8 @@ from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, sta
 
 NAME: Final = "threads"
 
+_AT_ONCE: Final = 64  # connections accepted before we look whether it is time to stop
+
 
 class Engine:
     """Accepts in the thread that calls `run`, and gives every connection a thread of its own."""
@@ -35,8 +37,10 @@ class Engine:
         """Serve until `stop`, then drain: no new connections, and what runs gets `drain` seconds to finish."""
         try:
             while not drive(self._stopped()):
-                while (accepted := self._acceptor.try_accept(self._waiter)) is not None and self._start(accepted):
-                    pass
+                for _ in range(_AT_ONCE):
+                    accepted = self._acceptor.try_accept(self._waiter)
+                    if accepted is None or not self._start(accepted):
+                        break
         finally:
             self._acceptor.close()
             self._drain()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import socket
@@ -226,6 +227,32 @@ def test_a_dead_worker_is_replaced(engine: str) -> None:
                 return False
 
             until(by_another)
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine: str) -> None:
+    async def handler(connection: Connection) -> None:
+        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async for message in connection:
+            if message == b"fill":
+                free = os.dup(0)
+                os.close(free)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+            elif message == b"free":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+            await connection.send(message)
+
+    with (
+        enchufe.Server(handler, "127.0.0.1:0", framing=PREFIXED, engine=engine, workers=1) as server,
+        enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as first,
+    ):
+        assert first.ask(b"fill") == b"fill"
+        with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as second:
+            second.send(b"hola")
+            for _ in range(100):  # while the worker finds that it has none
+                first.ask(b"")
+            assert first.ask(b"free") == b"free"
+            assert second.receive() == b"hola"
 
 
 def test_workers_are_balanced() -> None:

@@ -537,6 +537,24 @@ def test_who_comes_while_there_is_no_process_left_waits_for_one(monkeypatch: pyt
             assert [client.ask(b"hola") for client in asking] == [b"hola"] * 3
 
 
+def test_a_worker_that_dies_as_soon_as_it_lives_is_not_replaced_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives = tmp_path / "lives"
+    lives.touch()
+
+    def die(*_: object) -> None:
+        with lives.open("a") as file:
+            file.write(f"{time.monotonic()}\n")
+        os._exit(3)
+
+    monkeypatch.setattr(processes, "_work", die)
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads", workers=1):
+        until(lambda: len(lives.read_text().splitlines()) >= 2)
+    first, second = map(float, lives.read_text().splitlines()[:2])
+    assert second - first >= 0.9
+
+
 def test_who_comes_while_no_worker_takes_another_waits_for_one(tmp_path: Path) -> None:
     async def tell(connection: enchufe.Connection) -> None:
         if await connection.receive() == b"who":

@@ -106,6 +106,24 @@ def test_options_are_set(tmp_path: Path) -> None:
             end.close()
 
 
+def test_in_a_loop_a_socket_never_blocks_though_the_system_has_no_word_for_that_with_each_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_NOW", 0)
+    loop = Loop()
+    near, far = socket.socketpair()
+    for sock in (near, far):
+        sock.settimeout(0.2)  # in which the test is over, and fails
+    with far, Transport(near, loop, name="unix", local="", peer="") as transport:
+        assert transport.try_peek() is None
+        assert transport.try_receive(1) is None
+        assert transport.try_receive_into(bytearray(1)) is None
+        while transport.try_send([bytes(1 << 20)]):
+            pass
+        assert transport.bytes_sent
+    loop.close()
+
+
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
 def test_the_round_trip_is_known_where_the_congestion_control_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -850,10 +868,11 @@ def test_a_thread_does_what_is_due_whichever_waiter_it_waits_by() -> None:
     ours, theirs = socket.socketpair()
     done: list[bool] = []
     with theirs, unix.transport(ours, BlockingWaiter()) as near:
-        theirs.send(b"x")
+        theirs.send(b"xy")
         BlockingWaiter().before_waiting(lambda: done.append(True))
         assert drive(near.receive(1)) == b"x"
-    assert done == [True]
+        assert drive(near.receive(1)) == b"y"
+    assert done == [True]  # and once
 
 
 @pytest.mark.skipif(not V6, reason="no v6 here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -94,6 +95,11 @@ class Handover(Acceptor):
 
     def _next(self, waiter: Waiter) -> tuple[Transport, int] | None:
         while True:
+            # The kernel closes what comes where there is no descriptor for it: whoever could have waited is cut off.
+            try:
+                os.close(os.dup(self._taker.fileno()))
+            except OSError as error:
+                raise no_room("cannot take over more connections", error) from error
             try:
                 data, ancillary, _, _ = self._taker.recvmsg(_ARRIVAL.size, socket.CMSG_SPACE(_FDS), socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -111,6 +117,6 @@ class Handover(Acceptor):
             if transport is not None:
                 transport.ends_only_by_close()
                 return transport, number
-            # It left on the way, or there was no descriptor for it here.
+            # It left on the way, or another thread took the last descriptor just then.
             with self._telling, contextlib.suppress(OSError):
                 self._taker.sendall(_ENDED.pack(number))

@@ -583,6 +583,16 @@ def test_who_comes_again_and_again_keeps_nobody_out() -> None:
     thread.join()
 
 
+def test_who_waits_for_a_turn_does_first_what_is_due_before_a_wait() -> None:
+    turnstile, done = Turnstile(), list[bool]()
+    first: Ticket = []
+    assert turnstile.try_enter(first) is first
+    WAITER.before_waiting(lambda: done.append(True))
+    with pytest.raises(DeadlineExceeded):
+        drive(turnstile.enter([], WAITER, WAITER.now() + 0.01))
+    assert done == [True]
+
+
 def test_who_waits_for_a_turn_in_vain_lets_the_next_have_it() -> None:
     turnstile = Turnstile()
     first: Ticket = []

@@ -458,6 +458,8 @@ def test_a_failure_that_cannot_say_what_it_is_is_told_of_too() -> None:
 def test_options_that_make_no_sense() -> None:
     def plain(connection: BlockingConnection) -> None: ...
 
+    async def tell(event: events.Event) -> None: ...
+
     for wrong in (
         lambda: enchufe.Server(plain, "127.0.0.1:0", framing=PREFIXED, engine="events"),
         lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="threads", workers=0),
@@ -465,6 +467,7 @@ def test_options_that_make_no_sense() -> None:
         lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, engine="fibers"),
         lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, max_per_address=0),
         lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, idle_timeout=-1),
+        lambda: enchufe.Server(echo, "127.0.0.1:0", framing=PREFIXED, on_event=tell),  # type: ignore[arg-type]
         lambda: Heartbeat(b"", every=0),
         aio.host,
     ):

@@ -194,6 +194,12 @@ def test_no_addresses(text: str) -> None:
     assert caught.value.hint
 
 
+def test_a_url_is_no_address() -> None:
+    for text in ("tcp://localhost:9000", "http://localhost/"):
+        with pytest.raises(LocalProtocolError, match="URL"):
+            parse_address(text)
+
+
 # Dialing
 
 

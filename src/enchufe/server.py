@@ -95,6 +95,8 @@ class ServerOptions:
         check_seconds("drain", self.drain)
         if self.on_event is not None and not callable(self.on_event):
             raise LocalProtocolError(f"on_event must be a function, not {self.on_event!r}")
+        if inspect.iscoroutinefunction(self.on_event):
+            raise LocalProtocolError("on_event must be a plain def: nobody would await it")
 
     def connection(self, transport: Transport) -> Connection:
         """The connection that a handler gets."""

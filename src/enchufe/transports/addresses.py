@@ -64,6 +64,8 @@ def parse_address(text: str) -> Address:
     if not isinstance(text, str):
         raise LocalProtocolError(f"an address is a str, not {text!r}", hint=_HINT)
     kind, _, path = text.partition(":")
+    if path.startswith("//") and kind not in ("unix", "shm"):
+        raise LocalProtocolError(f"{text!r} is a URL, and no address", hint=_HINT)
     if kind in ("unix", "shm"):
         if not path or "\0" in path:
             raise LocalProtocolError(f"{text!r} names no path", hint=_HINT)

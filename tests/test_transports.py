@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import inspect
 import itertools
 import os
@@ -11,6 +12,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import threading
@@ -364,6 +366,35 @@ def test_of_several_that_begin_to_listen_at_once_one_does(tmp_path: Path) -> Non
         listener.close()
         assert not os.path.exists(where.path)
         listeners.clear()
+
+
+def test_who_left_on_the_way_to_a_worker_takes_no_other_descriptor_along() -> None:
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        with socket.create_connection(("127.0.0.1", int(listener.addresses[0].rpartition(":")[2]))) as client:
+            until(lambda: select.select([listener._sockets[0]], [], [], 0)[0])
+            descriptor = listener._sockets[0].accept()[0].detach()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+        others: list[int] = []
+
+        def as_soon_as_it_is_free(_frame: object, event: str, argument: object) -> None:
+            if event == "c_return" and getattr(argument, "__name__", "") == "close" and not others:
+                others.append(fcntl.fcntl(0, fcntl.F_DUPFD, descriptor))  # as another thread may
+
+        sys.setprofile(as_soon_as_it_is_free)
+        try:
+            assert listener.adopt(descriptor, WAITER) is None
+        finally:
+            sys.setprofile(None)
+    assert others == [descriptor]
+    os.close(descriptor)
+
+
+def test_what_is_no_socket_is_not_adopted() -> None:
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+        assert listener.adopt(descriptor, WAITER) is None
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
 
 
 def test_a_socket_file_of_another_stays_when_one_closes(tmp_path: Path) -> None:

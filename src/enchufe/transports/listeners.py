@@ -159,10 +159,14 @@ class Listener:
     def adopt(self, descriptor: int, waiter: Waiter) -> Transport | None:
         """A connection that this listener accepted in another process; None where it has left. Owns `descriptor`."""
         try:
-            return self._transport(socket.socket(fileno=descriptor), waiter)
+            connected = socket.socket(fileno=descriptor)
+        except OSError:  # it is none
+            os.close(descriptor)
+            return None
+        try:
+            return self._transport(connected, waiter)
         except (BrokenError, OSError):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+            connected.close()  # and not the descriptor: closed already, it may be another thread's by now
             return None
 
     def abandon(self) -> None:

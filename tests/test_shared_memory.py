@@ -511,28 +511,6 @@ def test_a_drain_does_not_put_a_senders_deadline_off() -> None:
     assert isinstance(outcome[0], DeadlineExceeded)
 
 
-@pytest.mark.parametrize("sending", [False, True])
-def test_whoever_is_cut_off_is_woken(sending: bool) -> None:
-    outcome: list[BaseException] = []
-
-    def use() -> None:
-        try:
-            while True:
-                drive(near.send([bytes(1 << 20)]) if sending else near.receive_into(bytearray(1)))
-        except EnchufeError as error:
-            outcome.append(error)
-
-    with pair() as (near, _):
-        user = threading.Thread(target=use)
-        user.start()
-        until(lambda: near.bytes_sent >= CAPACITY) if sending else None
-        near.cut_off("its time was over")
-        user.join(20)
-        assert not user.is_alive()
-    assert isinstance(outcome[0], ClosedError)
-    assert "its time was over" in str(outcome[0])
-
-
 class Pausing(BlockingWaiter):
     """A waiter that gives the others their turn for real, as a loop does."""
 
@@ -669,6 +647,18 @@ def test_what_comes_after_a_stop_is_not_received() -> None:
         drive(far.send([b"after"]))
         view = bytearray(4)
         assert [drive(near.receive(4)), drive(near.receive_into(view)), drive(near.receive(4))] == [b"befo", 2, b""]
+
+
+def test_who_waits_when_it_is_to_receive_no_more_can_still_answer() -> None:
+    with pair() as (near, far):
+        receiving = threading.Thread(target=lambda: drive(near.receive(1)))
+        receiving.start()
+        until(lambda: near._vain)  # it has looked in vain, and sleeps
+        near.stop_receiving()
+        receiving.join(20)
+        assert not receiving.is_alive()
+        drive(near.send([b"answer"]))
+        assert drive(far.receive(6, WAITER.now() + 10)) == b"answer"
 
 
 @pytest.mark.parametrize("sending", [False, True])

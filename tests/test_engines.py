@@ -255,6 +255,21 @@ def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine:
             assert second.receive() == b"hola"
 
 
+@EVERY
+def test_what_a_handler_runs_inherits_no_connection(engine: str) -> None:
+    """It would keep open what its worker's death is to cut."""
+
+    async def handler(connection: Connection) -> None:
+        await connection.send(b"%d" % os.get_inheritable(connection.transport.fileno()))
+
+    with (
+        ENGINES[engine](handler, "127.0.0.1:0", PREFIXED) as (address, *_),
+        enchufe.connect(address, framing=PREFIXED, timeout=20) as client,
+    ):
+        assert client.receive() == b"0"
+        assert not os.get_inheritable(client._connection.transport.fileno())
+
+
 def test_workers_are_balanced() -> None:
     async def telling(connection: Connection) -> None:
         async for _ in connection:

@@ -18,6 +18,8 @@ from enchufe.waiting import READ, Interest, Waiter, no_room
 _ARRIVAL: Final = struct.Struct("@II")  # the connection's number, and which listener it came to
 _ENDED: Final = struct.Struct("@I")
 _FDS: Final = array.array("i", [0]).itemsize
+# What a handler runs must not inherit a connection: it would keep open what the worker's death is to cut.
+_TAKING: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
@@ -101,7 +103,7 @@ class Handover(Acceptor):
             except OSError as error:
                 raise no_room("cannot take over more connections", error) from error
             try:
-                data, ancillary, _, _ = self._taker.recvmsg(_ARRIVAL.size, socket.CMSG_SPACE(_FDS), socket.MSG_DONTWAIT)
+                data, ancillary, _, _ = self._taker.recvmsg(_ARRIVAL.size, socket.CMSG_SPACE(_FDS), _TAKING)
             except BlockingIOError:
                 return None
             except OSError:

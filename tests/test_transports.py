@@ -127,6 +127,16 @@ def test_in_a_loop_a_socket_never_blocks_though_the_system_has_no_word_for_that_
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
+def test_who_is_near_is_sent_to_as_suits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "NEAR", 3600.0)  # however slow this machine is just now
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        near._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        assert tcp.tune(near) is not None
+        control = near._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        assert control.rstrip(b"\0") == b"cubic"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
 def test_the_round_trip_is_known_where_the_congestion_control_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,25 @@ def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine:
             assert second.receive() == b"hola"
 
 
+def test_a_worker_that_has_no_descriptor_left_ends_with_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(connection: Connection) -> None:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        await connection.send(b"%d" % os.getppid())
+        await connection.receive()
+
+    told: list[object] = []
+    server = enchufe.Server(handler, "127.0.0.1:0", framing=PREFIXED, engine="events", workers=1)
+    with enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as client:
+        supervisor = int(client.receive() or b"")
+        monkeypatch.setattr(threading, "excepthook", told.append)
+        os.kill(supervisor, signal.SIGKILL)
+        assert client.receive() is None
+        server._thread.join()
+    assert "supervisor" in str(told)
+
+
 @EVERY
 def test_what_a_handler_runs_inherits_no_connection(engine: str) -> None:
     """It would keep open what its worker's death is to cut."""

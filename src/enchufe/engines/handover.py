@@ -101,7 +101,9 @@ class Handover(Acceptor):
             try:
                 os.close(os.dup(self._taker.fileno()))
             except OSError as error:
-                raise no_room("cannot take over more connections", error) from error
+                with contextlib.suppress(BlockingIOError):
+                    if self._taker.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):  # else nobody comes any more
+                        raise no_room("cannot take over more connections", error) from error
             try:
                 data, ancillary, _, _ = self._taker.recvmsg(_ARRIVAL.size, socket.CMSG_SPACE(_FDS), _TAKING)
             except BlockingIOError:

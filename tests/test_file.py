@@ -85,6 +85,21 @@ def test_messages_first_and_then_a_file() -> None:
             assert client.receive() == b"one\nfile\n\0\n\0\n"
 
 
+def test_a_connection_that_is_a_file_has_no_messages_any_more() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, closing(Connection(unix.transport(ours, BlockingWaiter()), LINES)) as connection:
+        theirs.sendall(b"first\nrest\n")
+        assert drive(connection.receive()) == b"first"
+        file = connection.file()
+        drive(file.write(b"raw"))
+        for use in (lambda: drive(connection.send(b"m")), lambda: drive(connection.receive()), connection.file):
+            with pytest.raises(LocalProtocolError, match="belongs to its file"):
+                use()
+        assert drive(file.readline()) == b"rest\n"
+        drive(file.flush())
+        assert theirs.recv(100) == b"raw"
+
+
 def test_what_the_standard_library_takes_for_a_file(tmp_path: Path) -> None:
     def table(connection: BlockingConnection) -> None:
         file = connection.file()

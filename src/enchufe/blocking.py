@@ -244,7 +244,10 @@ def _prepare(
     tls: ServerTls | None,
 ) -> tuple[Engine, list[str]]:
     if not isinstance(engine, str) or engine not in ENGINES:
-        raise LocalProtocolError(f"no engine {engine!r}", hint=f"There are: {', '.join(ENGINES)}.")
+        raise LocalProtocolError(
+            f"no engine {engine!r}",
+            hint=f"There are: {', '.join(ENGINES)}; under asyncio and trio there is enchufe.aio.",
+        )
     ready = _awaitable(handler, engine)
     acceptor = Acceptor.listening(addresses, backlog, options, tls)
     try:

@@ -199,7 +199,7 @@ class Connection:
         To be awaited at once: what is held back is so when this returns.
 
         Raises:
-            LocalProtocolError: the framing cannot carry one of them (nothing was sent).
+            LocalProtocolError: the framing cannot carry one of them (nothing was sent), or this is a file now.
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.send`.
         """
         if (
@@ -221,8 +221,8 @@ class Connection:
 
     async def _send(self, messages: Sequence[Buffer]) -> None:
         """Send what is not held back, behind what is. Raises as `send`."""
-        if self._closing:
-            raise self._closed_error()
+        if self._closing or self._file is not None:
+            raise self._over()
         deadline: float | None = None
         pieces = self.framing.encode(messages[0]) if len(messages) == 1 else self._encoded(messages)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
@@ -290,6 +290,7 @@ class Connection:
 
         Raises:
             RemoteProtocolError: the peer broke the framing, or its stream ended inside a message.
+            LocalProtocolError: this is a file now.
             BrokenError, ClosedError, DeadlineExceeded: as `Transport.receive`.
         """
         if not (self._ready or await self._refill()):
@@ -327,10 +328,13 @@ class Connection:
         Where another thread is sending what was held back, that is waited for.
 
         Raises:
-            LocalProtocolError: the old framing is in the middle of a message that it skips; or the new one is none.
+            LocalProtocolError: the old framing is in the middle of a message that it skips, the new one is none, or
+                this is a file now.
             DeadlineExceeded: the other thread took too long.
         """
         checked(framing)
+        if self._file is not None:
+            raise self._over()
         if self._decoder.skipping and not (self._ready or self._later):
             raise LocalProtocolError(
                 "cannot change the framing in the middle of a message that is being skipped",
@@ -431,8 +435,8 @@ class Connection:
 
     async def _refill(self) -> bool:
         """Have a message in hand: False at the end."""
-        if self._closing:
-            raise self._closed_error()
+        if self._closing or self._file is not None:
+            raise self._over()
         if (self._kept or self._rest) and not self._aside:
             await self.flush()
         transport = self.transport
@@ -493,7 +497,7 @@ class Connection:
 
     def _end_came(self) -> None:
         if self._closing:  # it is our own
-            raise self._closed_error()
+            raise self._over()
         self._at_end = True
 
     async def _receive_large(self, deadline: float | None) -> bool:
@@ -665,9 +669,11 @@ class Connection:
             flushing.leave(ticket)
         return False
 
-    @staticmethod
-    def _closed_error() -> ClosedError:
-        return ClosedError("this end was closed")
+    def _over(self) -> EnchufeError:
+        """Why there are no messages here any more."""
+        if self._file is None:
+            return ClosedError("this end was closed")
+        return LocalProtocolError("the connection belongs to its file", hint="Read from that, and write into it.")
 
     async def _flush_quietly(self) -> None:
         self._aside = True

@@ -60,8 +60,10 @@ class Bridge:
         self.cut()
         for thread in self._threads[1:]:
             thread.join(20)
+        stay = [thread for thread in self._threads if thread.is_alive()]
         for sock in self._sockets:
             sock.close()
+        assert not stay, f"its connections do not end: {stay}"
 
     def cut(self) -> None:
         """End every connection that there is."""

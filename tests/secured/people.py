@@ -114,6 +114,7 @@ class Run:
         code = self.process.wait(PATIENCE)
         for reader in self._readers:
             reader.join(PATIENCE)
+            assert not reader.is_alive(), "what it has started has its output, and goes on"
         return code
 
     def kill(self) -> None:

@@ -73,6 +73,7 @@ def test_encrypted_attempts_that_were_cut_leave_no_memory_behind(
             else:
                 enchufe.receive_files(inbox, source=relay.address, code=codes[0], streams=3, on_event=retried)
             listener.join(PATIENCE)
+            assert not listener.is_alive()
             assert cuts
             until(lambda: all(any(each is other for other in others) for each in sessions()))
         finally:

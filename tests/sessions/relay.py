@@ -116,8 +116,10 @@ class Relay:
         self.cut()
         for thread in self._threads:
             thread.join(20)
+        stay = [thread for thread in self._threads if thread.is_alive()]
         for sock in self._sockets:
             sock.close()
+        assert not stay, f"its connections do not end: {stay}"
 
     def cut(self) -> None:
         """End every connection that there is, at once."""
@@ -252,4 +254,4 @@ class CuttingRelay(Relay):
 def _wait_until_closed(sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
-    poll.poll(_NOTICED * 1000)
+    assert poll.poll(_NOTICED * 1000), "nobody has noticed the cut"

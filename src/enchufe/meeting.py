@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import field, replace
 from os import urandom
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -16,7 +17,7 @@ from enchufe import events, transports
 from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
-from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.base import Concluded, Greeted, Options, Session
 from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Looked, Machine, TakenOver
 from enchufe.transfer.message import Role
@@ -32,6 +33,8 @@ _FIRST_PAUSE: Final = 0.1  # seconds before the first attempt after a cut; each 
 _LONGEST_PAUSE: Final = 5.0
 DIAL_AGAIN: Final = 4.0  # seconds to dial where somebody may be, or was: there are other places and attempts
 _LOOK: Final = 0.5  # seconds between two looks whether anybody may still come
+_WAITS: Final = "This side waits{} for the other to come back."
+_UNHEARD: Final = "the other side may not have heard that all of it is here"
 
 M = TypeVar("M", bound=Machine)
 Make = Callable[[Transport | Greeted[M], Options], Session[M]]
@@ -105,6 +108,8 @@ class Plain:
 def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: float, on_event: OnEvent) -> events.Receipt:
     """Run one transfer with the one that is dialed, again after each cut.
 
+    A receiver that is cut when all is on disk comes again as well, for as long, to have the other side hear so.
+
     Args:
         about: what tells this transfer from others that this machine may be about.
         retry: seconds after a cut for which to go on trying.
@@ -114,6 +119,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
     patience = Patience(retry, waiter.now)
     newest = 0
     older: int | None = None  # the epoch that another attempt has taken over from
+    done: events.Receipt | None = None  # all is here
     while True:
         session: Session[M] | None = None
         newest = max(newest + 1, time.time_ns())  # whatever somebody does to the clock
@@ -131,19 +137,31 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                     epoch=epoch,
                 )
                 session = make(reached.transport, attempt)
-                return drive(session.complete())
+                receipt = drive(session.complete())
+                done = done or receipt
+                if session.concluded is None:
+                    return done
+                raise BrokenError(_UNHEARD)
         except (BrokenError, DeadlineExceeded, BusyError) as error:
+            if session is not None and session.concluded is not None:
+                options = replace(options, concluded=session.concluded)
             if isinstance(error, TakenOver):
                 older = epoch  # so that we are let in where the other one is gone, and do not end it
             elif session is not None and session.machine.peer is not None:  # we were let in
                 older = None
             pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
             if pause is None:
+                if done is not None:
+                    return done
                 raise
             if session is None:  # it has been looked for that long
                 pause = max(pause - (waiter.now() - began), 0.0)
             on_event(events.Retrying(str(error), round(pause, 3)))
             time.sleep(pause)
+        except EnchufeError:
+            if done is None:
+                raise
+            return done
 
 
 def listening(
@@ -175,6 +193,7 @@ def listening(
             on_event(events.Listening(address))
         cut: EnchufeError | None = None
         returning = 0.0
+        concluded: tuple[object, Concluded | None] = (None, None)  # with whom, and what
         try:
             while True:
                 if entrance is not None:
@@ -184,6 +203,7 @@ def listening(
                     assert cut is not None
                     raise cut
                 suited = options
+                session: Session[M] | None = None
                 try:
                     with greeted.transport:
                         if entrance is not None and greeted.admitted is not None:
@@ -191,12 +211,21 @@ def listening(
                             if its is None:
                                 continue
                             suited = its
+                        if concluded[0] == _whose(greeted):
+                            suited = replace(suited, concluded=concluded[1])
                         session = make(greeted, suited)
                         door.entered(session)
-                        return drive(session.complete())
+                        receipt = drive(session.complete())
+                    if session.concluded is not None and retry > 0:
+                        door.left(greeted)
+                        on_event(events.Failed("broken", _UNHEARD, _WAITS.format(f" for {retry:g} s")))
+                        _have_it_heard(door, entrance, make, options, _whose(greeted), session.concluded, retry)
+                    return receipt
                 except (StoreError, LocalProtocolError, Declined):
                     raise
                 except EnchufeError as error:
+                    if session is not None and session.concluded is not None:
+                        concluded = (_whose(greeted), session.concluded)
                     may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
                     returning = retry if may_return else 0.0
                     if entrance is not None and not may_return:
@@ -209,7 +238,7 @@ def listening(
                         cut = error.with_traceback(None)  # which has all of the session
                     failed = events.Failed.of(error)
                     if may_return and not looks and not isinstance(error, (InterruptedThere, TakenOver)):
-                        waits = f"This side waits{f' for {retry:g} s' if once else ''} for the other to come back."
+                        waits = _WAITS.format(f" for {retry:g} s" if once else "")
                         failed = events.Failed(failed.kind, failed.message, f"{waits} What has arrived is kept.")
                     on_event(events.Looked() if isinstance(error, Looked) else failed)
                 finally:
@@ -217,6 +246,38 @@ def listening(
         finally:
             if entrance is not None:
                 entrance.close()
+
+
+def _have_it_heard(
+    door: Door[M],
+    entrance: Entrance | None,
+    make: Make[M],
+    options: Options,
+    whose: object,
+    concluded: Concluded,
+    retry: float,
+) -> None:
+    """All is here: for so many seconds whoever has sent it may come again, only to hear so; others wait meanwhile."""
+    until = time.monotonic() + retry
+    with suppress(EnchufeError):
+        while (left := until - time.monotonic()) > 0 and (greeted := _next(door, left, entrance, left)) is not None:
+            try:
+                with greeted.transport:
+                    if _whose(greeted) == whose:
+                        session = make(greeted, replace(options, concluded=concluded))
+                        door.entered(session)
+                        drive(session.complete())
+                        if session.concluded is None:
+                            return
+            except (BrokenError, DeadlineExceeded):
+                pass
+            finally:
+                door.left(greeted)
+
+
+def _whose(greeted: Greeted[M]) -> object:
+    """What tells one party that is about something from all others."""
+    return greeted.hello.session, greeted.party
 
 
 def _handed_over() -> Listener:

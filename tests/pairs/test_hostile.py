@@ -606,7 +606,7 @@ LIES_TO_A_SENDER: list[tuple[str, list[Message]]] = [
     ("has none", [m.Have(3, 0, True, b""), m.Index(3, PIECE_SIZE, RECORD)]),
     ("not all of one size", [m.Index(3, PIECE_SIZE, RECORD), m.Index(3, 2 * PIECE_SIZE, RECORD)]),
     ("pieces at once", [m.Index(3, PIECE_SIZE, RECORD * m.INDEX_PIECES)] * (MAX_PIECES // m.INDEX_PIECES + 1)),
-    ("RECEIPT while", [m.Receipt(0, 0, D)]),
+    ("a receipt for what nobody has sent", [m.Receipt(0, 0, D)]),
     ("OFFER while", [Offer([file(0, 1)])]),
     ("HELLO while", [m.Hello(Role.RECEIVER, window=5)]),
 ]

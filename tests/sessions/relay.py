@@ -18,6 +18,7 @@ from enchufe.transfer.message import Role
 from tests.until import until
 
 HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
+HEARD_SIZE: Final = sum(map(len, m.frame(m.Finish(bytes(32)))))  # of what a sender says last, with the receipt in hand
 _HEADER: Final = 5
 _PIECE: Final = 65536
 _NOTICED: Final = 20.0  # seconds until whoever is cut off has noticed, at the most

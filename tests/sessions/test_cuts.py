@@ -24,7 +24,7 @@ from enchufe.transfer import messages as m
 from enchufe.transfer.message import Message
 from enchufe.transfer.sender import Work
 from tests.sessions.kept import kept_bytes
-from tests.sessions.relay import HELLO_SIZE, Bend, CuttingRelay, Relay, Way, cut_at, flip_at
+from tests.sessions.relay import HEARD_SIZE, HELLO_SIZE, Bend, CuttingRelay, Relay, Way, cut_at, flip_at
 from tests.sessions.transfers import PATIENCE, send, snapshot, transfer, visible
 
 BIG = random.Random(2).randbytes(12 * BLOCK_SIZE + 4_321)
@@ -291,7 +291,7 @@ def little(tmp_path: Path) -> Path:
 
 
 def wire(tree: Path, inbox: Path) -> bytes:
-    """All that the sender says for a tree."""
+    """All that the sender says for a tree, until it has the receipt."""
     said = bytearray()
 
     def note(_offset: int, piece: bytes) -> bytes:
@@ -300,7 +300,7 @@ def wire(tree: Path, inbox: Path) -> bytes:
 
     with Relay(lambda way: note if way.there else None) as relay:
         send(tree, inbox, relay=relay, streams=1)
-    return bytes(said)
+    return bytes(said[:-HEARD_SIZE])
 
 
 def test_cut_anywhere_nothing_half_done_is_visible_and_both_are_told(little: Path, tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ def test_whoever_was_taken_over_keeps_its_epoch_until_it_is_let_in(monkeypatch: 
         async def complete() -> None:
             raise error
 
-        return SimpleNamespace(machine=SimpleNamespace(peer=let_in or None), crossed=1, complete=complete)
+        return SimpleNamespace(
+            machine=SimpleNamespace(peer=let_in or None), crossed=1, complete=complete, concluded=None
+        )
 
     with pytest.raises(InterruptedThere):
         meeting.dialing(Aim(), make, b"", Options(), 3600.0, id)  # type: ignore[arg-type]

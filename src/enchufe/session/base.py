@@ -30,7 +30,7 @@ from enchufe.session.consent import Ask
 from enchufe.session.streams import Stream
 from enchufe.transfer.machine import Machine, TakenOver, told_to_peer
 from enchufe.transfer.message import Message, Role
-from enchufe.transfer.messages import STREAMS, Hello, Receipt
+from enchufe.transfer.messages import CONCLUDED, STREAMS, Hello, Receipt
 from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import Doorbell
@@ -87,6 +87,20 @@ class Told(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Concluded:
+    """What a transfer came to whose receipt may not have been heard: all was sent, or is on disk.
+
+    Attributes:
+        receipt: the one that the receiver says, and the sender waits for.
+        skipped, left_out: as in `events.Receipt`.
+    """
+
+    receipt: Receipt
+    skipped: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """How a transfer goes.
 
@@ -107,6 +121,7 @@ class Options:
         party: equal for two connections of the same one; None: we have dialed, or it is in plain text.
         allowance: what may cross, where the other side was let in for so much.
         only_looks: whether the other side was let in to look at what is offered, and to take none of it.
+        concluded: what an attempt before came to, where only the receipt is missing.
     """
 
     dial: Callable[[], Transport] | None = None
@@ -124,6 +139,7 @@ class Options:
     party: object = None
     allowance: Allowance | None = None
     only_looks: bool = False
+    concluded: Concluded | None = None
 
 
 M = TypeVar("M", bound=Machine)
@@ -211,6 +227,7 @@ class Session(ABC, Generic[M]):
 
     Attributes:
         lock: of the machine.
+        concluded: what it came to, where all was sent, or is on disk, and no receipt was heard.
     """
 
     role: Role
@@ -242,6 +259,7 @@ class Session(ABC, Generic[M]):
         self._most = 1
         self._closed = False
         self.trip: float | None = None  # seconds of a round trip, where it is known
+        self.concluded: Concluded | None = None
 
     async def complete(self) -> events.Receipt:
         """Do all of it, over a connection that the caller closes; what each kind of session raises it says itself."""
@@ -277,6 +295,7 @@ class Session(ABC, Generic[M]):
         streams = options.streams or STREAMS
         about = options if machine.peer is None else machine.peer
         window, features, origin = self.window, self.features, options.origin
+        features |= 0 if options.concluded is None else CONCLUDED
         self.say(Hello(self.role, about.session, about.epoch, 0, streams, window, features, origin))
         if options.dial is not None:
             deadline = self.waiter.now() + options.timeout
@@ -442,14 +461,11 @@ class Session(ABC, Generic[M]):
             return
         self.tell(events.File(path, 0 if size == UNKNOWN_SIZE else size, action, digest, reason or None))
 
-    def tell_receipt(self, receipt: Receipt, sent_bytes: int, skipped: int) -> events.Receipt:
-        """Tell that it is done."""
-        seconds = self.waiter.now() - self.began
-        told = events.Receipt(
-            receipt.files, receipt.size, sent_bytes, skipped, self.left_out, round(seconds, 6), receipt.digest
-        )
-        self.tell(told)
-        return told
+    def receipt_of(self, concluded: Concluded, sent_bytes: int) -> events.Receipt:
+        """What it came to, for people."""
+        receipt, seconds = concluded.receipt, round(self.waiter.now() - self.began, 6)
+        skipped, left_out = concluded.skipped, concluded.left_out
+        return events.Receipt(receipt.files, receipt.size, sent_bytes, skipped, left_out, seconds, receipt.digest)
 
     @asynccontextmanager
     async def ending_well(self) -> AsyncIterator[None]:

@@ -7,7 +7,6 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -16,14 +15,15 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import (
     BrokenError,
+    BusyError,
     ClosedError,
     DeadlineExceeded,
+    EnchufeError,
     Refused,
-    RemoteProtocolError,
 )
 from enchufe.events import OnEvent
 from enchufe.printable import printable
-from enchufe.session.base import HELLO_TIMEOUT, Greeted, Options, Session
+from enchufe.session.base import HELLO_TIMEOUT, Concluded, Greeted, Options, Session
 from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
@@ -31,8 +31,10 @@ from enchufe.store.faults import damaged
 from enchufe.store.interface import WritesTogether
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
+from enchufe.transfer.machine import InterruptedThere
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
+    CONCLUDED,
     FOLDERS,
     INDEX_PIECES,
     LIST_SIZE,
@@ -41,6 +43,7 @@ from enchufe.transfer.messages import (
     WINDOW,
     ZSTD,
     Error,
+    Finish,
     Have,
     Index,
     LeftOut,
@@ -140,6 +143,8 @@ class ReceivingSession(Session[Receiver]):
     async def run(self) -> events.Receipt:
         """Receive everything, and return the receipt."""
         await self.greet()
+        if self.options.concluded is not None:
+            return await self._say_again(self.options.concluded)
         # Not before somebody is there, and not while there is nobody.
         assert self.machine.peer is not None
         self.delivery = delivery = await self._begun(self.machine.peer.origin)
@@ -613,13 +618,36 @@ class ReceivingSession(Session[Receiver]):
             self.tell_file(path, 0, "left out", reason=f"its extended attributes cannot be kept here: {told}")
         for name in self.delivery.landed.values():
             self.tell(events.Landed((name,)))
-        receipt = self.machine.receipt()
-        # From here on it is ours, whatever becomes of the other side; TLS may refuse or be refused even now.
-        with suppress(BrokenError, ClosedError, DeadlineExceeded, Refused, RemoteProtocolError):
-            self.say(receipt)
-            await self.link.flush()
+        # From here on it is ours, whatever becomes of the other side.
+        concluded = Concluded(self.machine.receipt(), self.machine.skipped, self.left_out)
+        await self._say(concluded)
+        receipt = self.receipt_of(concluded, self.machine.received_bytes)
+        self.tell(receipt)
+        return receipt
+
+    async def _say_again(self, concluded: Concluded) -> events.Receipt:
+        """All of it is here from an attempt before, and all that is missing is that the other side hears so."""
+        if not self.machine.agreed(CONCLUDED):
+            raise BusyError("what was offered here before has arrived, and this is something else")
+        await self._say(concluded)
+        return self.receipt_of(concluded, 0)
+
+    async def _say(self, concluded: Concluded) -> None:
+        """Say that all of it is on disk; where the other side may not have heard so, `concluded` is kept."""
+        try:
+            self.say(concluded.receipt)
+            while not isinstance(self.next_event(), Finish):
+                if self._failure is not None or self.link.ended:  # it has come again, or is gone
+                    self.concluded = concluded
+                    return
+                await self.link.exchange()
             await self.link.await_end()
-        return self.tell_receipt(receipt, self.machine.received_bytes, self.machine.skipped)
+        except InterruptedThere:
+            pass  # somebody there wants no more of it
+        except (BrokenError, ClosedError, DeadlineExceeded):
+            self.concluded = concluded
+        except EnchufeError:
+            pass  # TLS may refuse or be refused even now, and it may have found the receipt wrong
 
 
 def _content(message: Message) -> int:

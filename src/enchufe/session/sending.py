@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -14,7 +15,7 @@ from enchufe.entry import BLOCK_SIZE, UNKNOWN_SIZE, Entry, Reason
 from enchufe.errors import EnchufeError, StoreError
 from enchufe.events import OnEvent
 from enchufe.link import PING_AFTER, head
-from enchufe.session.base import Greeted, Options, Session
+from enchufe.session.base import Concluded, Greeted, Options, Session
 from enchufe.session.packing import Packer
 from enchufe.session.shared_files import SharedFiles
 from enchufe.session.streams import Stream
@@ -25,7 +26,20 @@ from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.going import Going, changed_since
 from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
-from enchufe.transfer.messages import FOLDERS, PATCHES, ZSTD, Have, Lost, OfferEnd, Ping, Progress, Receipt, Want, frame
+from enchufe.transfer.messages import (
+    CONCLUDED,
+    FOLDERS,
+    PATCHES,
+    ZSTD,
+    Have,
+    Lost,
+    OfferEnd,
+    Ping,
+    Progress,
+    Receipt,
+    Want,
+    frame,
+)
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.offers import Offer, offered_size
 from enchufe.transfer.patches import along
@@ -98,6 +112,8 @@ class SendingSession(Session[Sender]):
         """Send everything, and return the receipt."""
         await self.greet()
         self._far = self.trip is not None and self.trip >= tcp.NEAR
+        if self.machine.agreed(CONCLUDED) and self.options.concluded is not None:
+            return await self._hear_receipt(self.options.concluded)
         self._packer = self._agreed_packer()
         self._list_where_it_pays()
         self.open_streams()
@@ -105,9 +121,10 @@ class SendingSession(Session[Sender]):
             while True:
                 while (message := self.next_event()) is not None:
                     if isinstance(message, Receipt):
+                        assert self.concluded is not None
                         self.machine.stored_bytes = message.size
                         self._tell_progress()
-                        return self.tell_receipt(message, self.machine.sent_bytes, self.machine.skipped)
+                        return await self._heard(self.concluded)
                     self._heed(message)
                 self.say_posted()
                 if self._together is not None:
@@ -121,6 +138,24 @@ class SendingSession(Session[Sender]):
                     self._tell_progress()
         finally:
             self._files.close_all()
+
+    async def _hear_receipt(self, concluded: Concluded) -> events.Receipt:
+        """All was sent before, and the other side has it all: wait for its word for that."""
+        self.concluded, self.machine.concluded = concluded, concluded.receipt
+        while not isinstance(self.next_event(), Receipt):
+            self.say_posted()
+            await self.link.exchange()
+        return await self._heard(concluded)
+
+    async def _heard(self, concluded: Concluded) -> events.Receipt:
+        """The receipt has come: say so, or the other side would wait for us to come again for it."""
+        self.say(self.machine.finish())
+        with suppress(EnchufeError):
+            await self.link.flush()
+        self.concluded = None
+        receipt = self.receipt_of(concluded, self.machine.sent_bytes)
+        self.tell(receipt)
+        return receipt
 
     def next_event(self) -> Message | None:
         """As `Session.next_event`; what is wanted too much of, no stream can take meanwhile."""
@@ -175,6 +210,7 @@ class SendingSession(Session[Sender]):
             with self.lock:
                 if machine.all_sent:
                     self.say(machine.finish())
+                    self.concluded = Concluded(machine.receipt(), machine.skipped, self.left_out)
 
     def _take_work(self) -> Work | None:
         """What to read now; what others can read beside they begin with."""

@@ -47,6 +47,7 @@ from enchufe.transfer.messages import (
 )
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import MAX_PIECES
+from enchufe.transfer.states import State
 
 MAX_ENTRIES: Final = 10_000_000
 MAX_SHARED: Final = 100_000
@@ -509,7 +510,7 @@ class Receiver(Machine):
                 self._file_end(message)
             case LeftOut():
                 self._leave_out(message)
-            case Finish(digest):
+            case Finish(digest) if self.state is not State.DONE:
                 # Batches may still be on their way on other streams.
                 endless = any(arriving.end is None and not arriving.in_batch for arriving in self._arriving.values())
                 if self._unanswered or self._to_come_again or endless:

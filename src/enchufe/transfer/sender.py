@@ -91,6 +91,7 @@ class Sender(Machine):
         refused: what the receiver refused, and why.
         whole: files of which all is said but their end.
         only_looks: whether the receiver may look at what is offered, and want none of it.
+        concluded: the receipt that an attempt before should have brought, where the receiver has said that it would.
     """
 
     role = Role.SENDER
@@ -113,6 +114,7 @@ class Sender(Machine):
         self.refused: list[tuple[Entry, Answer]] = []
         self.whole: deque[Going] = deque()
         self.only_looks = False
+        self.concluded: Receipt | None = None
         self._unanswered: dict[int, Entry] = {}
         self._wanted: dict[int, Entry] = {}  # files that are not settled
         self._small: deque[Small] = deque()
@@ -285,6 +287,10 @@ class Sender(Machine):
         """The message that ends the sending, once `all_sent`."""
         return Finish(self._tree.digest())
 
+    def receipt(self) -> Receipt:
+        """The one that is to come, once `finish` was said."""
+        return Receipt(self.files, self._arrived_bytes, self._tree.digest())
+
     def file_end(self, going: Going) -> FileEnd:
         """The message that ends a file in `whole`."""
         return FileEnd(going.entry.id, going.size or 0, going.digests.root())
@@ -316,7 +322,7 @@ class Sender(Machine):
                 self._end(number, Outcome.ARRIVED, size, root)
             case LeftOut(number):
                 self._end(number, Outcome.LEFT_OUT)
-            case Finish():
+            case Finish() if self.state is not State.DONE:
                 if not self.all_sent:
                     raise LocalProtocolError("not everything is sent")
             case _:
@@ -397,8 +403,11 @@ class Sender(Machine):
                     self._queue(going)
             case Receipt() if self.only_looks:  # of nothing, but it would end the waiting for others
                 raise _only_for_looking()
-            case Receipt(files, size, digest):
-                if files != self.files or size != self._arrived_bytes or digest != self._tree.digest():
+            case Receipt():
+                wanted = self.receipt() if self.state is State.FINISHING else self.concluded
+                if wanted is None:
+                    raise RemoteProtocolError("the peer sent a receipt for what nobody has sent")
+                if message != wanted:
                     raise VerificationError("the receipt is for something else than what was sent")
 
     def _answer(self, first: int, count: int, answer: Answer) -> None:

@@ -68,6 +68,7 @@ TABLES: Final[dict[Role, Transitions]] = {
             **_stays(State.OFFERING, _S, Type.OFFER, *_SENT_DATA),
             **_stays(State.OFFERING, _G, *_WANTED),
             (_S, Type.OFFER_END): State.SENDING,
+            (_G, Type.RECEIPT): State.DONE,  # of an attempt before, where both have concluded one
             **_pings(State.OFFERING),
             **_ERRORS,
         },
@@ -85,7 +86,7 @@ TABLES: Final[dict[Role, Transitions]] = {
             **_pings(State.FINISHING),
             **_ERRORS,
         },
-        State.DONE: {},
+        State.DONE: {(_S, Type.FINISH): State.DONE},  # again: the receipt was heard
         State.FAILED: {},
     },
     Role.RECEIVER: {
@@ -94,6 +95,7 @@ TABLES: Final[dict[Role, Transitions]] = {
             **_stays(State.OFFERING, _G, Type.OFFER, *_SENT_DATA),
             **_stays(State.OFFERING, _S, *_WANTED),
             (_G, Type.OFFER_END): State.SENDING,
+            (_S, Type.RECEIPT): State.DONE,
             **_pings(State.OFFERING),
             **_ERRORS,
         },
@@ -111,8 +113,13 @@ TABLES: Final[dict[Role, Transitions]] = {
             **_pings(State.FINISHING),
             **_ERRORS,
         },
-        # A sender may ping or fail until it has read the receipt.
-        State.DONE: {(_G, Type.PING): State.DONE, (_G, Type.ERROR): State.DONE},
+        # A sender may ping or fail until it has read the receipt, and says then that it has.
+        State.DONE: {
+            (_S, Type.PING): State.DONE,
+            (_G, Type.FINISH): State.DONE,
+            (_G, Type.PING): State.DONE,
+            (_G, Type.ERROR): State.DONE,
+        },
         State.FAILED: {},
     },
 }

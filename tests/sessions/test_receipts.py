@@ -1,0 +1,159 @@
+"""A receipt that is lost is said again: nobody hears of a failure where all has arrived, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import enchufe
+from enchufe import events
+from tests.beside import Beside
+from tests.sessions.relay import Relay
+from tests.until import until
+
+PATIENCE = 40.0
+End = events.Receipt | enchufe.EnchufeError
+
+
+class Told(list[events.Event]):
+    """The events of one side."""
+
+    def of(self, kind: type[events.Event]) -> list[events.Event]:
+        return [event for event in self if isinstance(event, kind)]
+
+
+def transfer(
+    tree: Path,
+    inbox: Path,
+    relay: Relay,
+    *,
+    sends: bool,
+    plain: bool,
+    told: Callable[[events.Event], object],
+    retry: float = 30.0,
+) -> tuple[End, End, Told]:
+    """How it ended for the sender and the receiver, which tells its events, and what the sender was told."""
+    codes: list[str] = []
+    listening = threading.Event()
+    sent = Told()
+
+    def listened(event: events.Event) -> None:
+        if isinstance(event, events.Listening):
+            relay.to = event.address
+        elif isinstance(event, events.Code):
+            codes.append(event.code)
+        if relay.to and (plain or codes):
+            listening.set()
+
+    def receive(**where: Any) -> End:
+        def tell(event: events.Event) -> None:
+            told(event)
+            listened(event)
+
+        try:
+            return enchufe.receive_files(inbox, plain=plain, announce=False, retry=retry, on_event=tell, **where)
+        except enchufe.EnchufeError as error:
+            return error
+
+    def send(**where: Any) -> End:
+        def tell(event: events.Event) -> None:
+            sent.append(event)
+            listened(event)
+
+        try:
+            return enchufe.send_files([tree], plain=plain, announce=False, retry=retry, on_event=tell, **where)
+        except enchufe.EnchufeError as error:
+            return error
+
+    listens = Beside(partial(receive if sends else send, listen="127.0.0.1:0"))
+    assert listening.wait(PATIENCE)
+    there = {"to" if sends else "source": relay.address, "code": None if plain else codes[0]}
+    dialed = (send if sends else receive)(**there)
+    other = listens.result()
+    return (dialed, other, sent) if sends else (other, dialed, sent)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "file").write_bytes(os.urandom(3_000_000))
+    os.mkfifo(root / "pipe")  # left out
+    return root
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_a_receipt_that_is_lost_is_said_again(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool, plain: bool, times: int
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    inbox = tmp_path / "inbox"
+    heard = Told()
+
+    def cut(event: events.Event) -> None:
+        heard.append(event)
+        about_to_say = isinstance(event, (events.Landed, events.Connected)) and bool(heard.of(events.Landed))
+        if about_to_say and len(heard.of(events.Connected)) <= times:
+            relay.cut()
+
+    with Relay() as relay:
+        sender, receiver, sent = transfer(tree, inbox, relay, sends=sends, plain=plain, told=cut)
+    assert os.listdir(inbox) == ["tree"]
+    assert (inbox / "tree/file").read_bytes() == (tree / "file").read_bytes()
+    assert isinstance(sender, events.Receipt)
+    assert isinstance(receiver, events.Receipt)
+    for receipt in (sender, receiver):
+        assert (receipt.files, receipt.bytes, receipt.left_out) == (1, 3_000_000, 1)
+    assert sender.digest == receiver.digest
+    assert receiver.sent_bytes == 3_000_000
+    assert len(sent.of(events.Receipt)) == len(heard.of(events.Receipt)) == 1
+    assert len(heard.of(events.Connected)) == times + 1
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_a_receiver_whose_receipt_nobody_hears_has_it_all_the_same(tree: Path, tmp_path: Path, *, sends: bool) -> None:
+    gone = threading.Event()
+
+    def cut(event: events.Event) -> None:
+        if isinstance(event, events.Landed):
+            relay.to = "127.0.0.1:1"  # nobody is there
+            relay.cut()
+            gone.set()
+
+    with Relay() as relay:
+        sender, receiver, _ = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=cut, retry=0.5)
+    assert gone.is_set()
+    assert isinstance(receiver, events.Receipt)
+    assert isinstance(sender, enchufe.EnchufeError)
+
+
+def test_whoever_sends_the_same_anew_is_not_taken_for_who_comes_again(tree: Path, tmp_path: Path) -> None:
+    """He has never said that all was sent: he is turned away, and what is here stays as it is."""
+    inbox = tmp_path / "inbox"
+    landed = threading.Event()
+    with Relay() as relay:
+
+        def told(event: events.Event) -> None:
+            if isinstance(event, events.Listening):
+                relay.to = event.address
+            elif isinstance(event, events.Landed):
+                landed.set()
+                relay.cut()
+
+        receiver = Beside(lambda: enchufe.receive_files(inbox, listen="127.0.0.1:0", plain=True, on_event=told))
+        until(lambda: relay.to)
+        with pytest.raises(enchufe.errors.BrokenError):
+            enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        assert landed.is_set()
+        with pytest.raises(enchufe.errors.BusyError):
+            enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        assert receiver.result().files == 1
+    assert os.listdir(inbox) == ["tree"]

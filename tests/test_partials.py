@@ -197,6 +197,7 @@ def test_command(inbox: Path) -> None:
     wrong = run(inbox, "--clean", "nothing")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "nothing called nothing" in wrong.stderr
+    assert "\x1b" not in run(inbox, "--clean", "\x1b[31m").stderr
     assert area.exists()
     told = run(inbox, "--clean", area.name)
     assert (told.returncode, told.stdout.split()[-1]) == (0, "removed")

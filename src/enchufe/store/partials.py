@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterable, Iterator
 
 from enchufe.dataclass import dataclass
 from enchufe.errors import BusyError, LocalProtocolError
+from enchufe.printable import printable
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.folders import DIRECTORY, scan
 from enchufe.store.journal import NAME, ROOT
@@ -77,7 +78,9 @@ def clean(folder: str | bytes | os.PathLike[str], name: str | None = None, *, ex
                     ) from error
                 removed.append(partial)
     if not known:
-        raise LocalProtocolError(f"there is nothing called {name} to clean", hint="List what there is first.")
+        raise LocalProtocolError(
+            f"there is nothing called {printable(str(name))} to clean", hint="List what there is first."
+        )
     return _sorted(removed)
 
 

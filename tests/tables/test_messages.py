@@ -199,6 +199,14 @@ def test_a_run_is_not_taken_for_the_other_kind() -> None:
         unpacked(b"\x10" + b"".join(frame(Same(1, 2, 3)))[1:])
 
 
+@pytest.mark.parametrize(("message", "told"), [(m.Again(1, 2, 3), "an AGAIN was"), (Same(1, 2, 3), "a SAME was")])
+def test_what_was_damaged_is_told(message: Message, told: str) -> None:
+    wire = bytearray(b"".join(frame(message)))
+    wire[-1] ^= 1
+    with pytest.raises(VerificationError, match=told):
+        unpacked(bytes(wire))
+
+
 def test_a_big_message_goes_out_in_pieces_that_are_not_copied() -> None:
     payload = bytes(BLOCK_SIZE)
     pieces = frame(Block(0, 0, D, payload))

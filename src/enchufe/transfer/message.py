@@ -107,7 +107,8 @@ def past_check(kind: Type, body: memoryview, stop: int) -> int:
     if stop < 0 or start > len(body):
         raise malformed(kind)
     if body[stop:start] != check(kind, body[:stop]):
-        raise VerificationError(f"a {kind.name} was damaged on the way", hint="Try again: what arrived whole is kept.")
+        what = f"{'an' if kind.name[0] in 'AEIO' else 'a'} {kind.name}"
+        raise VerificationError(f"{what} was damaged on the way", hint="Try again: what arrived whole is kept.")
     return start
 
 

@@ -384,6 +384,23 @@ def test_a_receiver_on_a_terminal(
     assert ("the receiver declined" if code == 3 else "interrupted") in shown
 
 
+def test_a_receiver_that_was_stopped_asks_again(
+    terminal: Terminal, tmp_path: Path, receive: Callable[..., Receiver]
+) -> None:
+    """As by Ctrl-Z: what a shell showed until `fg` stands below the question."""
+    (tmp_path / "f").write_text("content")
+    receiver = receive(terminal, tmp_path / "inbox")
+    sending = Sending(tmp_path / "f", address_on(terminal))
+    terminal.wait_for(ASKED)
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        receiver.process.send_signal(number)
+    terminal.wait_for(ASKED, 2)
+    assert terminal.shown.count("     7 bytes  f\n") == 2
+    terminal.type("y\n")
+    assert receiver.end() == 0
+    assert sending.end() is None
+
+
 def test_a_sender_that_goes_away_and_another_that_comes(
     terminal: Terminal, tmp_path: Path, receive: Callable[..., Receiver]
 ) -> None:

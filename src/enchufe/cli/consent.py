@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import unicodedata
@@ -53,7 +54,10 @@ def asking(
     )
     if why or found is None:
         raise click.UsageError(f"{why}, and what is offered is taken only with a yes: say --yes")
-    return Prompt(found, shown)
+    prompt = Prompt(found, shown)
+    # After Ctrl-Z, what the shell showed until `fg` stands below the question.
+    signal.signal(signal.SIGCONT, lambda _number, _frame: prompt.show_again())
+    return prompt
 
 
 class Prompt:
@@ -69,18 +73,24 @@ class Prompt:
         self._shown = shown
         self._output = 2 if os.isatty(2) else terminal
         self._typed = b""
+        self._standing = ""  # what waits for an answer
+
+    def show_again(self) -> None:
+        """Show what waits for an answer once more; from any thread, at any time."""
+        self._say(self._standing)
 
     def __call__(self, offering: Offering) -> bool:
         """Show it and ask; no where there is nobody to answer, or nothing to be answered any more."""
         self._shown.close()
         columns, lines = self._size()
-        self._say(f"{_offer(offering)}:\n")
         every = list(islice(_lines(map(_item, offering), columns), lines - _AROUND + 1))
         short = len(every) <= lines - _AROUND
-        self._say("".join(every) if short else _summary(offering, columns, lines - _AROUND))
+        items = "".join(every) if short else _summary(offering, columns, lines - _AROUND)
+        offered = f"{_offer(offering)}:\n{items}"
+        self._say(offered)
         self._forget_typed()
         while True:
-            answer = self._ask(_SHORT_CHOICE if short else _CHOICE, offering)
+            answer = self._ask(_SHORT_CHOICE if short else _CHOICE, offering, offered)
             if answer is None or answer in _NO:
                 return False
             if answer in _YES:
@@ -104,9 +114,20 @@ class Prompt:
                     break
         return True
 
-    def _ask(self, question: str, offering: Offering) -> str | None:
-        """A line that was typed; None where there will be none, or where it matters no more."""
-        self._say(question)
+    def _ask(self, question: str, offering: Offering, about: str = "") -> str | None:
+        """A line that was typed; None where there will be none, or where it matters no more.
+
+        Args:
+            about: what stands above the question.
+        """
+        self._standing = about + question
+        try:
+            self._say(question)
+            return self._line(offering)
+        finally:
+            self._standing = ""
+
+    def _line(self, offering: Offering) -> str | None:
         while b"\n" not in self._typed:
             poller = select.poll()
             poller.register(self._terminal, select.POLLIN)

@@ -182,6 +182,13 @@ def test_files_that_cannot_be_read(run: Run, file: Path, tmp_path: Path) -> None
     assert folder.returncode == 2
     assert f"cannot read the settings in {tmp_path}: Is a directory" in folder.stderr
     assert run("config", "show", HOME="/dev/null").returncode == 0
+    os.mkfifo(tmp_path / "pipe")
+    for strange in (str(tmp_path / "pipe"), "/dev/zero"):
+        told = run("config", "show", ENCHUFE_CONFIG=strange)
+        assert (told.returncode, told.stderr.count(f"cannot read the settings in {strange}: ")) == (2, 1)
+    assert run("config", "show", ENCHUFE_CONFIG="/dev/null").returncode == 0
+    file.write_text("#" * (1 << 20) + "\n")
+    assert "it is too big" in run("config", "show").stderr
     file.write_text("[a" * 100_000)
     assert "is no TOML" in run("config", "show").stderr
     file.write_text("timeout = " + "[" * 100_000)

@@ -7,8 +7,10 @@ for one.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from enchufe.printable import printable
 
 FILE_VARIABLE: Final = "ENCHUFE_CONFIG"
 _PREFIX: Final = "ENCHUFE_"
+_LARGEST: Final = 1 << 20  # bytes of the file
 # No settings, and known nevertheless: which file, and a code for one run.
 _OTHER_VARIABLES: Final = frozenset({FILE_VARIABLE, "ENCHUFE_CODE"})
 
@@ -295,8 +298,13 @@ def _place() -> tuple[str, bool]:
 
 def _read(path: str, wanted: bool) -> dict[str, Any] | None:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        # Opening a pipe does not wait.
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) and path != os.devnull:
+                raise OSError(errno.EINVAL, "it is no plain file")
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise OSError(errno.EFBIG, "it is too big")
     except (FileNotFoundError, NotADirectoryError) as error:
         if not wanted:
             return None

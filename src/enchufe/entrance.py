@@ -145,8 +145,9 @@ class Entrance:
 
     async def _turn_away(self, admitted: Admitted, error: EnchufeError, deadline: float) -> None:
         self.gate.forget(admitted.secret)
+        told = error.told if isinstance(error, ChangedKey) else error
         with suppress(EnchufeError):
-            await admitted.transport.send(frame(told_to_peer(error)), deadline)
+            await admitted.transport.send(frame(told_to_peer(told)), deadline)
 
     def suit(self, options: Options, admitted: Admitted, session: bytes) -> Options | None:
         """The options for whoever was let in, has said HELLO, and is inside now; None: he was turned away after all.

@@ -136,6 +136,8 @@ def test_pairing_anew_under_the_same_name_is_a_hard_stop(people: tuple[Person, P
     assert receiver.end() == 3
     if anew == "dialer":
         assert sender.end() == 3
+        assert f"peers remove {name}" in receiver.error["message"]
+        assert "without --remember" in receiver.error["message"]
     stopped = receiver if anew == "listener" else sender
     assert stopped.error["kind"] == "changed_key"
     assert name in stopped.error["message"]

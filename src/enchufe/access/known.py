@@ -26,7 +26,11 @@ _CHOSEN: Final = re.compile(r"[^\W_][\w.-]*")
 
 
 class ChangedKey(Refused):
-    """Who calls itself by the name of a known machine has another key."""
+    """Who calls itself by the name of a known machine has another key.
+
+    Attributes:
+        told: to that one.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -34,6 +38,10 @@ class ChangedKey(Refused):
             " this is a second one of that name, or somebody pretends to be it",
             hint=f"Compare `enchufe peers show` there with `enchufe peers show {name}` here. Set up anew:"
             f" `enchufe peers remove {name}`, and meet it again. A second one: `enchufe peers name {name} OTHER`.",
+        )
+        self.told = Refused(
+            f"it knows {name} by another key than yours. If your machine was set up anew, have `enchufe peers remove"
+            f" {name}` run on that side, and meet again; without --remember you can come as you are"
         )
 
 

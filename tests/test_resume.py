@@ -582,6 +582,27 @@ def test_a_disk_with_no_room_for_the_journal_costs_nothing(inbox: Path, monkeypa
     assert sent + finish(inbox, TWO) == 2 * len(BIG)
 
 
+def test_what_the_file_system_does_not_let_move_comes_again(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As overlayfs where the file is in a lower layer, and its path is too long to be noted in the upper one."""
+    begun = LocalStore(inbox).begin()
+    receive(begun, TWO)
+    begun.suspend()
+    begun = LocalStore(inbox).begin()
+    rename = linux.rename_noreplace
+
+    def stuck(source_dir: int, source: bytes, target_dir: int, target: bytes) -> None:
+        if source == b"a":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source_dir, source, target_dir, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(linux, "rename_noreplace", stuck)
+        assert receive(begun, TWO) == len(BIG)
+    begun.commit()
+    assert snapshot(inbox, times=True) == expected(TWO)
+    assert areas(inbox) == []
+
+
 def test_what_somebody_else_has_is_not_removed_when_he_gives_it_back(inbox: Path) -> None:
     """Two deliveries that know of one area: who found it in use has taken nothing from it."""
     begun = LocalStore(inbox).begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
@@ -14,6 +15,9 @@ from enchufe.store.plan import AREA, Plan
 from enchufe.store.staging import Area, has_expired
 
 _OPEN_FOLDERS: Final = 4  # in each
+
+# It is gone; or in a lower layer of an overlayfs, which cannot note in the upper one where it went.
+_STAYS: Final = frozenset({errno.ENOENT, errno.EXDEV})
 
 _JOURNAL: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -95,8 +99,10 @@ class Leftovers:
             kept.add_runs(file, entry.size, runs)
             try:
                 _move(entry, left, plan)
-            except FileNotFoundError:  # what the journal says now is wrong, and the next one finds no file for it
-                continue
+            except OSError as error:
+                if error.errno not in _STAYS:
+                    raise
+                continue  # what the journal says now is wrong: whoever believes it finds no file, or reads it first
             taken = runs
             break
         for left in having:  # only now: what could not be taken is still wanted

@@ -23,7 +23,7 @@ from blake3 import blake3
 
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, NoSpaceError, RemoteProtocolError, StoreError
-from enchufe.store import Delivery, LocalStore, commit, linux, staging
+from enchufe.store import Delivery, LocalStore, commit, journal, linux, staging
 from enchufe.store.journal import Journal, Records
 from tests.test_delivery import Snapshot, T, snapshot
 
@@ -601,6 +601,34 @@ def test_what_the_file_system_does_not_let_move_comes_again(inbox: Path, monkeyp
     begun.commit()
     assert snapshot(inbox, times=True) == expected(TWO)
     assert areas(inbox) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_waits_for_the_disk_to_note_what_is_taken_over(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    begun = LocalStore(inbox).begin()
+    receive(begun, TWO)
+    begun.suspend()
+    disk, calls = threading.Event(), []
+
+    def sync(descriptor: int) -> None:
+        calls.append(descriptor)
+        assert disk.wait(60)
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    begun = LocalStore(inbox).begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "AT_RISK", 1)
+        patched.setattr(os, "fsync", sync)
+        try:
+            assert [begun.admit(entry) for entry in (TREE, *entries(TWO))] == [Answer.ALL, Answer.REST, Answer.REST]
+        finally:
+            disk.set()
+        begun.suspend()
+    assert 1 <= len(calls) <= (1 if fails else 2)
+    assert finish(inbox, TWO) == 0
 
 
 def test_what_somebody_else_has_is_not_removed_when_he_gives_it_back(inbox: Path) -> None:

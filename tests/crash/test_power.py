@@ -12,6 +12,7 @@ from enchufe.store import LocalStore, journal
 from tests.crash import power
 from tests.everywhere import everywhere
 from tests.test_resume import ALL, TREE, entries, finish, receive
+from tests.until import until
 
 CUTS = 12
 
@@ -37,6 +38,7 @@ def taken_over(at_risk: int) -> int:
         made.settle()
         begun = LocalStore(inbox).begin()
         assert [begun.admit(entry) for entry in (TREE, *entries())] == [Answer.ALL, *[Answer.REST] * 4]
+        until(lambda: begun._journal._syncing is None)
         with open(made.at / "other", "wb") as other:
             os.fsync(other.fileno())  # and with it all names, as the kernel does it every few seconds by itself
         made.pull()

@@ -2,10 +2,12 @@
 
 It need not be synced to be right: whoever believes it reads the blocks again before the commit. It is synced where much
 is taken over from another area, whose journal loses sight of that: a power cut would cost all, not the last seconds.
+Nobody waits for that: what is missing is to be asked for at once, and a disk may take seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from array import array
@@ -19,7 +21,7 @@ from enchufe.store.hand import BODY, CRC, record
 NAME: Final = b"journal"
 ROOT: Final = b"root"  # beside it: the name of the first root, for people
 RECORD_SIZE: Final = 64
-AT_RISK: Final = 256 << 20  # bytes that may be taken over before it is synced, and that a power cut may cost
+AT_RISK: Final = 256 << 20  # bytes that may be taken over before it is synced
 MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks, whose index takes some 64 MiB; what comes after is not read
 
 _TOGETHER: Final = 1024  # records, 64 KiB
@@ -55,6 +57,7 @@ class Journal:
         self._weight = 0
         self._written = 0
         self._at_risk = 0
+        self._syncing: threading.Thread | None = None  # also one that has failed
 
     def add(self, file: bytes, block: int, size: int, digest: bytes) -> None:
         """Block number `block` of the file of this identity has `size` bytes, and is written."""
@@ -75,20 +78,37 @@ class Journal:
     def add_runs(self, file: bytes, size: int, runs: Runs) -> None:
         """These blocks of the file of this identity, which has `size` bytes, are in another area, and move here now.
 
-        It flushes, and syncs where much is at risk.
+        It flushes, and has it synced where much is at risk.
         """
+        more = 0
         for first, digests in runs:
             for at in range(0, len(digests), DIGEST_SIZE):
                 block = first + at // DIGEST_SIZE
                 length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
                 self._pending.append(record(file, block, length, digests[at : at + DIGEST_SIZE]))
-                self._at_risk += length
+                more += length
                 if len(self._pending) >= _TOGETHER:
                     self.flush()
         self.flush()
-        if self._at_risk >= AT_RISK:
-            os.fsync(self._descriptor)
-            self._at_risk = 0
+        with self._lock:
+            self._at_risk += more
+            if self._at_risk >= AT_RISK and self._syncing is None:
+                self._syncing = threading.Thread(target=self._sync, name="enchufe journal", daemon=True)
+                with contextlib.suppress(RuntimeError):  # there is no thread left: then a power cut costs more
+                    self._syncing.start()
+
+    def _sync(self) -> None:
+        """Sync it as long as much is at risk; never again after an error, by which no more than records are lost."""
+        while True:
+            with self._lock:
+                if self._at_risk < AT_RISK:
+                    self._syncing = None
+                    return
+                self._at_risk = 0
+            try:
+                os.fsync(self._descriptor)
+            except OSError:
+                return
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -102,6 +122,8 @@ class Journal:
 
     def close(self) -> None:
         """Close it; what was not flushed is lost."""
+        if (syncing := self._syncing) is not None and syncing.ident is not None:
+            syncing.join()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -6,6 +6,7 @@ import fcntl
 import io
 import os
 import struct
+import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,12 @@ from typing import TextIO
 import pytest
 import segno
 
+from enchufe.access.links import Link
+from enchufe.cli import output
 from enchufe.cli.qr import draw, qr
+from enchufe.cli.show import ProgressBars, Sentences
+from enchufe.events import Code
+from enchufe.transports.addresses import TcpAddress
 
 LINK = "enchufe://192.168.1.5:41234/#cert=AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8&code=42-amigo-barco-casa"
 BORDER = 2
@@ -85,6 +91,26 @@ def test_it_is_left_out_where_it_cannot_be_read() -> None:
         with terminal(200, encoding) as stream:
             assert qr(LINK, stream) is None
     assert qr(LINK, io.StringIO()) is None
+
+
+def test_where_not_all_addresses_have_room_the_likeliest_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [
+        TcpAddress(host, 41234) for host in ("192.168.178.20", "2001:db8::1234:5678:9abc:def0", "fe80::1:2:3:4")
+    ]
+    code = "42-amigo-barco-casa"
+    whole, likeliest = (Link(tuple(some), bytes(32), code) for some in (addresses, addresses[:1]))
+    lines = [draw(str(link)) for link in (whole, likeliest)]
+    assert lines[0] and lines[1]
+    bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=False))
+    told: list[str] = []
+    monkeypatch.setattr(output, "tell", told.append)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for rows, shown in ((5 + len(lines[0]), lines[0]), (4 + len(lines[0]), lines[1]), (len(lines[1]), None)):
+        told.clear()
+        with terminal(80, rows=rows) as stream, monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", stream)
+            bars.show(Code(code, str(whole)))
+        assert [each.splitlines() for each in told[1:]] == ([] if shown is None else [shown])
 
 
 def test_it_neither_hides_the_code_nor_is_cut_off() -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from enchufe import events
@@ -262,12 +263,17 @@ class ProgressBars:
     def _show_qr(self, event: events.Code) -> None:
         if not event.link:
             return
-        from enchufe.cli.qr import qr  # noqa: PLC0415 (slow to import, and seldom needed)
+        from enchufe.access.links import Link  # noqa: PLC0415 (slow to import, and seldom needed)
+        from enchufe.cli.qr import qr  # noqa: PLC0415 (as above)
 
         under = self._sentences.lines(event)
-        code = qr(event.link, sys.stderr, under=under, colour="NO_COLOR" not in os.environ)
-        if code is not None:
-            output.tell(code)
+        link = Link.parse(event.link)
+        for addresses in (link.addresses, link.addresses[:1]):  # all need more room than the likeliest alone
+            text = str(replace(link, addresses=addresses))
+            code = qr(text, sys.stderr, under=under, colour="NO_COLOR" not in os.environ)
+            if code is not None:
+                output.tell(code)
+                return
 
     def _print(self, event: events.Event) -> None:
         if self._bars is None:

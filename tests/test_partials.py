@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -147,6 +148,22 @@ def test_what_has_expired_goes_with_what_is_delivered(inbox: Path) -> None:
     begun.write_whole(other, b"x", blake3(b"x").digest())
     begun.commit()
     assert os.listdir(inbox) == ["other"]
+
+
+def test_what_has_expired_and_cannot_be_read_goes_at_once(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of the disk under its journal is bad; nobody will ever take anything from it."""
+    area = leave(inbox)
+
+    def bad(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for seconds, stays in ((EXPIRY - 3600, True), (EXPIRY + 3600, False)):
+        age(area, seconds)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pread", bad)
+            begun = LocalStore(inbox).begin()
+        begun.abandon()
+        assert area.exists() is stays
 
 
 def test_what_is_dated_in_the_future_expires_a_week_after_it_was_seen(inbox: Path) -> None:

@@ -61,6 +61,8 @@ class Leftovers:
             if records is not None and not len(records):
                 records.close()
                 area.remove()
+            elif records is None and has_expired(area.changed):
+                area.remove()
             elif records is None:
                 area.close()
             else:

@@ -17,6 +17,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing, checked
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
+from enchufe.transports.stream import INTERRUPTED
 from enchufe.waiting import Ticket, Turnstile, drive
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
@@ -228,6 +229,7 @@ class Connection:
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         flushing = self._flushing
         ticket: Ticket = []
+        count = 0
         try:
             if flushing is not None and flushing.try_enter(ticket) is not ticket:
                 deadline = self._deadline() if deadline is None else deadline
@@ -242,9 +244,12 @@ class Connection:
                     flushing = self._flushing = Turnstile()
                     flushing.try_enter(ticket)
                 await self.transport.send(pieces, self._deadline() if deadline is None else deadline, count)
+                count = size
             if flushing is not None:
                 flushing.leave(ticket)
         except BaseException:  # in there too
+            if 0 < count < size:  # before the transport had heard of the rest
+                self.transport.poison(INTERRUPTED)
             if flushing is not None:
                 flushing.leave(ticket)
             raise
@@ -607,17 +612,23 @@ class Connection:
 
     async def _send_kept(self, deadline: float | None) -> None:
         """Send all that is held back, for who has entered. Raises as `flush`."""
-        transport = self.transport
-        while self._next_rest():
-            count = transport.try_send(self._rest)
-            if count == sum(map(len, self._rest)):
-                self._rest = ()
-                continue
-            self._rest = advance(self._rest, count)
+        while not self._send_some():
             deadline = self._deadline() if deadline is None else deadline
-            while self._rest:
-                await transport.until_room(deadline)
-                self._rest = advance(self._rest, transport.try_send(self._rest))
+            await self.transport.until_room(deadline)
+
+    def _send_some(self) -> bool:
+        """Send as much of what is held back as goes without waiting, for who has entered: whether that was all."""
+        try:
+            while self._next_rest():
+                if not (count := self.transport.try_send(self._rest)):
+                    return False
+                self._rest = () if count == sum(map(len, self._rest)) else advance(self._rest, count)
+        except EnchufeError:
+            raise
+        except BaseException:  # a signal handler's, between what went and the note of it
+            self.transport.poison(INTERRUPTED)
+            raise
+        return True
 
     def _next_rest(self) -> bool:
         """Take what is kept, where nothing is on its way; whether anything is then. For who has entered."""
@@ -658,11 +669,7 @@ class Connection:
             if flushing.try_enter(ticket) is not ticket:
                 # A thread that sends sees to it; a task may be cancelled before.
                 return not self.transport.waiter.blocks
-            while self._next_rest():
-                count = self.transport.try_send(self._rest)
-                if not count:
-                    return True
-                self._rest = advance(self._rest, count)
+            return not self._send_some()
         except EnchufeError:
             pass  # it is told to whoever uses this next
         finally:

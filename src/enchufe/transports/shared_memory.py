@@ -30,7 +30,7 @@ from enchufe.errors import (
 from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
-from enchufe.transports.stream import _SHARE, Process, Transport
+from enchufe.transports.stream import _SHARE, INTERRUPTED, Process, Transport
 from enchufe.waiting import READ, WRITE, Interest, Waiter, no_room
 
 fcntl: Any
@@ -207,9 +207,15 @@ class SharedMemoryTransport(Transport):
         rings = self._rings
         if rings is None or self._gone or self._ended or self._broken is not None:
             raise self._takes_no_more()
-        count = rings.write(pieces)
-        if rings.wakes_reader():
-            self._ring(self._sock)
+        try:
+            count = rings.write(pieces)
+            if rings.wakes_reader():
+                self._ring(self._sock)
+        except EnchufeError:
+            raise
+        except BaseException:
+            self.poison(INTERRUPTED)
+            raise
         self.bytes_sent += count
         return count
 

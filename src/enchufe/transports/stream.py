@@ -43,6 +43,9 @@ _LINGER: Final = struct.pack("@ii", 0, 0)
 _NO_LINGER: Final = struct.pack("@ii", 1, 0)
 _NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
 
+INTERRUPTED: Final = "an earlier send was interrupted, and nobody knows how much of it went"
+"""Why nothing more can be sent where a signal handler, as Ctrl-C's, raised something in the middle of `try_send`."""
+
 
 class Process:
     """Which process this is: a fork has copies of what its parent has, and ends nothing of that."""
@@ -249,6 +252,8 @@ class Transport:
     def try_send(self, pieces: Sequence[Buffer]) -> int:
         """Send as much of `pieces`, gathered, as goes without waiting: how many bytes, 0 where it would block.
 
+        Where a signal handler raises something in the middle of it nobody knows how much went: it is as if cut.
+
         Raises:
             BrokenError: the connection was cut, or an earlier send was.
             ClosedError: this end was closed.
@@ -262,8 +267,11 @@ class Transport:
                 count = self._sock.sendmsg(pieces[:_IOV_MAX], (), _NOW)
         except (BlockingIOError, InterruptedError):
             return 0
-        except OSError as error:
-            raise self._translated(error) from error
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise self._translated(error) from error
+            self.poison(INTERRUPTED)
+            raise
         self.bytes_sent += count
         return count
 
@@ -624,6 +632,8 @@ class Transport:
         return self._closed_error() if self._late or self._broken is None else BrokenError(self._broken)
 
     def _translated(self, error: OSError) -> EnchufeError:
+        if error.errno is None:  # not the system's: a signal handler raised it meanwhile
+            raise error
         if self._closed:
             return self._closed_error()
         told = _BROKEN.get(error.errno or 0) or f"the connection failed: {error.strerror or error}"

@@ -28,7 +28,7 @@ from enchufe.errors import (
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.certificates import client_context, server_context
-from enchufe.transports.stream import _NOW, _SHARE, _TURN, Transport, advance
+from enchufe.transports.stream import _NOW, _SHARE, _TURN, INTERRUPTED, Transport, advance
 from enchufe.transports.tls_machine import PLAIN, RECORD, SLICE, TlsMachine
 from enchufe.waiting import READ, Waiter
 
@@ -344,19 +344,25 @@ class TlsTransport(Transport):
         size = sum(map(len, pieces))
         if self._machine.ended and size:
             raise BrokenError(f"this end has said that it sends no more ({self.peer})")
-        with self._sending:
-            if not self._flush() or not size:
-                return 0
-            count, self._owed = self._owed, 0
-            if not count and (count := self._allowed(min(size, _STEP * PLAIN))):
-                try:
-                    self._machine.encrypt(pieces, count, self._rest)
-                except EnchufeError:
-                    self.poison("TLS has failed")
-                    raise
-                if not self._flush():
-                    self._owed = 1
-                    count -= 1
+        try:
+            with self._sending:
+                if not self._flush() or not size:
+                    return 0
+                count, self._owed = self._owed, 0
+                if not count and (count := self._allowed(min(size, _STEP * PLAIN))):
+                    try:
+                        self._machine.encrypt(pieces, count, self._rest)
+                    except EnchufeError:
+                        self.poison("TLS has failed")
+                        raise
+                    if not self._flush():
+                        self._owed = 1
+                        count -= 1
+        except EnchufeError:
+            raise
+        except BaseException:
+            self.poison(INTERRUPTED)
+            raise
         self.bytes_sent += count
         return count
 

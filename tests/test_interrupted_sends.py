@@ -1,0 +1,136 @@
+"""What a signal handler raises, as for Ctrl-C, in the middle of a send: nothing follows half a message."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from enchufe import BlockingConnection, framing
+from enchufe.connection import Connection
+from enchufe.errors import BrokenError
+from enchufe.transports import Transport, advance, unix
+from enchufe.transports.ring import Rings
+from enchufe.waiting import BlockingWaiter, drive
+from tests.framed import framed
+from tests.test_shared_memory import pair as in_memory
+from tests.test_tls import new_authority, new_pair
+
+PREFIXED = framing.LengthPrefixed(4)
+BIG = bytes(8 << 20)
+# Behind which call of each transport's an interruption is noticed when the bytes are out.
+OUT = {"unix": socket.socket.sendmsg, "tls": socket.socket.sendmsg, "shm": Rings.write}
+
+
+@contextmanager
+def interrupted_behind(function: Any, error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """`error` comes as soon as the first call of `function`, in C or ours, has returned."""
+    code = getattr(function, "__code__", None)
+
+    def look(frame: FrameType, event: str, arg: Any) -> None:
+        ours = event == "return" and frame.f_code is code
+        if ours or (event == "c_return" and code is None and arg.__qualname__ == function.__qualname__):
+            sys.setprofile(None)
+            raise error
+
+    sys.setprofile(look)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.fixture(params=OUT)
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Transport, Transport]]:
+    kind = request.param
+    if kind == "shm":
+        with in_memory() as (near, far):
+            yield kind, near, far
+        return
+    if kind == "tls":
+        pair = new_pair(new_authority(tmp_path / "ca", "localhost", "127.0.0.1"))
+    else:
+        near_end, far_end = socket.socketpair()
+        pair = unix.transport(near_end, BlockingWaiter()), unix.transport(far_end, BlockingWaiter())
+    with pair[0], pair[1]:
+        yield kind, *pair
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_nothing_follows_a_message_of_which_nobody_knows_how_much_went(
+    ends: tuple[str, Transport, Transport], error: type[BaseException]
+) -> None:
+    kind, near, _ = ends
+    connection = BlockingConnection(Connection(near, PREFIXED, timeout=20))
+    with pytest.raises(error), interrupted_behind(OUT[kind], error):
+        connection.send(BIG)
+    with pytest.raises(BrokenError, match="interrupted"):
+        connection.send(b"in the middle of it")
+
+
+@pytest.mark.parametrize("function", [Connection._deadline, advance])
+def test_nor_one_that_was_cut_before_the_rest_of_it_was_tried(function: Any) -> None:
+    near, far = socket.socketpair()
+    with (
+        far,
+        closing(
+            BlockingConnection(Connection(unix.transport(near, BlockingWaiter()), PREFIXED, timeout=20))
+        ) as connection,
+    ):
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(function):
+            connection.send(BIG)
+        with pytest.raises(BrokenError):
+            connection.send(b"in the middle of it")
+
+
+@pytest.mark.parametrize("function", [socket.socket.send, framing.LengthPrefixed.encode_plain])
+def test_held_back_replies_go_once_or_are_told_as_lost(function: Any) -> None:
+    near, far = socket.socketpair()
+    transport = unix.transport(near, BlockingWaiter())
+    with far, closing(Connection(transport, PREFIXED, timeout=20, gathers=True)) as connection:
+        far.sendall(framed(b"1", b"2", b"3"))
+        for _ in range(2):
+            assert drive(connection.receive())
+            drive(connection.send(b"reply"))
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(function):
+            drive(connection.flush())
+        with pytest.raises(BrokenError, match="interrupted"):
+            drive(connection.send(b"another"))
+            drive(connection.flush())
+        far.setblocking(False)
+        if function is socket.socket.send:
+            assert far.recv(1000) == framed(b"reply", b"reply")
+        else:
+            with pytest.raises(BlockingIOError):
+                far.recv(1000)
+
+
+def test_what_a_signal_handler_raises_is_no_word_of_the_systems() -> None:
+    def late(*_: object) -> None:
+        raise TimeoutError("late")
+
+    def receive(connection: BlockingConnection) -> None:
+        connection.receive()
+
+    def send(connection: BlockingConnection) -> None:
+        connection.send(BIG)
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        for act in (receive, send):
+            near, far = socket.socketpair()
+            transport = unix.transport(near, BlockingWaiter())
+            with far, closing(BlockingConnection(Connection(transport, PREFIXED))) as connection:
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                with pytest.raises(TimeoutError, match="late"):
+                    act(connection)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -399,6 +399,18 @@ def test_who_left_on_the_way_to_a_worker_takes_no_other_descriptor_along() -> No
     os.close(descriptor)
 
 
+def test_what_is_adopted_is_inherited_by_nobody() -> None:
+    with Listener(parse_address("127.0.0.1:0")) as listener:
+        with socket.create_connection(("127.0.0.1", int(listener.addresses[0].rpartition(":")[2]))):
+            until(lambda: select.select([listener._sockets[0]], [], [], 0)[0])
+            descriptor = listener._sockets[0].accept()[0].detach()
+            os.set_inheritable(descriptor, True)  # as it comes where there is no MSG_CMSG_CLOEXEC
+            transport = listener.adopt(descriptor, WAITER)
+            assert transport is not None
+            with transport:
+                assert not os.get_inheritable(transport.fileno())
+
+
 def test_what_is_no_socket_is_not_adopted() -> None:
     with Listener(parse_address("127.0.0.1:0")) as listener:
         descriptor = os.open(os.devnull, os.O_RDONLY)

@@ -164,6 +164,7 @@ class Listener:
             os.close(descriptor)
             return None
         try:
+            connected.set_inheritable(False)  # where the kernel has not seen to it (macOS)
             return self._transport(connected, waiter)
         except (BrokenError, OSError):
             connected.close()  # and not the descriptor: closed already, it may be another thread's by now

@@ -25,10 +25,12 @@ import enchufe
 from enchufe import BlockingConnection, Connection, aio, events, framing
 from enchufe.buffer import ReceiveBuffer
 from enchufe.engines import pollers
+from enchufe.engines.handover import Handover, channel
 from enchufe.engines.loop import Loop
 from enchufe.engines.slots import Slots
 from enchufe.errors import BrokenError, DeadlineExceeded, EnchufeError, LocalProtocolError
 from enchufe.heartbeat import Heartbeat
+from enchufe.server import ServerOptions
 from enchufe.testing import ManualClock
 from enchufe.transports import unix
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
@@ -272,6 +274,26 @@ def test_a_worker_that_has_no_descriptor_left_ends_with_its_supervisor(monkeypat
         assert client.receive() is None
         server._thread.join()
     assert "supervisor" in str(told)
+
+
+def test_a_supervisor_that_died_with_word_unread_is_gone_though_no_descriptor_is_left() -> None:
+    """The kernel calls that a reset, and not an end."""
+    giver, taker = channel()
+    arrivals = Handover(taker, [], ServerOptions(framing=PREFIXED))
+    gone: list[bool] = []
+    arrivals.gone = lambda: gone.append(True)
+    taker.sendall(bytes(4))
+    giver.close()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        assert arrivals.try_accept(BlockingWaiter()) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        arrivals.dispose()
+    assert gone
 
 
 @EVERY

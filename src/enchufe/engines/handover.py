@@ -101,8 +101,8 @@ class Handover(Acceptor):
             try:
                 os.close(os.dup(self._taker.fileno()))
             except OSError as error:
-                with contextlib.suppress(BlockingIOError):
-                    if self._taker.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):  # else nobody comes any more
+                with contextlib.suppress(OSError):  # nobody comes, or the other process is gone
+                    if self._taker.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
                         raise no_room("cannot take over more connections", error) from error
             try:
                 data, ancillary, _, _ = self._taker.recvmsg(_ARRIVAL.size, socket.CMSG_SPACE(_FDS), _TAKING)

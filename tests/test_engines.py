@@ -34,6 +34,7 @@ from enchufe.server import ServerOptions
 from enchufe.testing import ManualClock
 from enchufe.transports import unix
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
+from tests.beside import Beside
 from tests.matrix.engines import ENGINES, connected, echo
 from tests.until import until
 
@@ -255,6 +256,38 @@ def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine:
                 first.ask(b"")
             assert first.ask(b"free") == b"free"
             assert second.receive() == b"hola"
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+@pytest.mark.parametrize("left", [2, 3, 4])
+def test_who_comes_to_one_that_has_no_descriptor_left_for_shared_memory_waits_for_one(
+    engine: str, left: int, tmp_path: Path
+) -> None:
+    async def handler(connection: Connection) -> None:
+        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async for message in connection:
+            if message == b"fill":
+                free = os.dup(0)
+                os.close(free)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, most))
+            elif message == b"free":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
+            await connection.send(message)
+
+    def dial() -> BlockingConnection:
+        return enchufe.connect(f"shm:{tmp_path}/s", framing=PREFIXED, timeout=20)
+
+    with (
+        enchufe.Server(handler, f"shm:{tmp_path}/s", framing=PREFIXED, engine=engine, workers=1),
+        dial() as first,
+    ):
+        assert first.ask(b"fill") == b"fill"
+        dialing = Beside(dial)
+        for _ in range(100):  # while the worker finds that it has none
+            first.ask(b"")
+        assert first.ask(b"free") == b"free"
+        with dialing.result() as second:
+            assert second.ask(b"hola") == b"hola"
 
 
 def test_a_worker_that_has_no_descriptor_left_ends_with_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from enchufe.buffer import Buffer
 from enchufe.errors import (
     BrokenError,
+    BusyError,
     DeadlineExceeded,
     EnchufeError,
     LocalProtocolError,
@@ -48,6 +49,9 @@ SPIN: Final = 50e-6
 
 # Sleeps without a look before the next try, at the most, where looks are in vain.
 _VAIN: Final = 63
+
+# Seconds until the next try, where there is no descriptor for the memory.
+_AGAIN: Final = 0.05
 
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 # Bytes of a frame from which on it is received by itself, not with others in one piece.
@@ -167,17 +171,27 @@ class SharedMemoryTransport(Transport):
         self._vainly = 0
 
     async def handshake(self, deadline: float | None = None) -> None:
-        """Make the memory and send it, or receive and check it.
+        """Make the memory and send it, or receive and check it. Who has no descriptor for it waits for one.
 
         Raises:
+            BusyError: there was none until `deadline`, or until this end stopped.
             BrokenError: the peer went away.
             DeadlineExceeded: nothing came until `deadline`.
             RemoteProtocolError: what came is no memory that can be trusted.
         """
-        if self._listening:
-            self._offer()
-        else:
+        if not self._listening:
             await self._accept(deadline)
+            return
+        while True:
+            try:
+                self._offer()
+                return
+            except BusyError:
+                now = self.waiter.now()
+                if self._closed or self._stopped or deadline is None or now >= deadline:
+                    raise
+                with contextlib.suppress(DeadlineExceeded):
+                    await self.waiter.wait([], min(now + _AGAIN, deadline))
 
     # Without waiting.
 
@@ -533,6 +547,9 @@ class SharedMemoryTransport(Transport):
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
                 self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
             except OSError as error:
+                if self._room_bell is not None:
+                    self._room_bell.close()
+                    self._room_bell = None
                 raise no_room("cannot make memory to share", error) from error
             fds = array.array("i", [descriptor, far.fileno()])
             try:

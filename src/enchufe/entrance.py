@@ -380,6 +380,7 @@ class _Granted:
         with self._lock:
             unused = self._taken - self._crossed
             self._tokens.settle(self._public, self._session, unused, finished=finished)
+            self._taken = self._crossed
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,7 +219,8 @@ def listening(
                     if session.concluded is not None and retry > 0:
                         door.left(greeted)
                         on_event(events.Failed("broken", _UNHEARD, _WAITS.format(f" for {retry:g} s")))
-                        _have_it_heard(door, entrance, make, options, _whose(greeted), session.concluded, retry)
+                        again = replace(suited, concluded=session.concluded)
+                        _have_it_heard(door, entrance, make, again, _whose(greeted), retry)
                     return receipt
                 except (StoreError, LocalProtocolError, Declined):
                     raise
@@ -254,7 +255,6 @@ def _have_it_heard(
     make: Make[M],
     options: Options,
     whose: object,
-    concluded: Concluded,
     retry: float,
 ) -> None:
     """All is here: for so many seconds whoever has sent it may come again, only to hear so; others wait meanwhile."""
@@ -264,7 +264,7 @@ def _have_it_heard(
             try:
                 with greeted.transport:
                     if _whose(greeted) == whose:
-                        session = make(greeted, replace(options, concluded=concluded))
+                        session = make(greeted, options)
                         door.entered(session)
                         drive(session.complete())
                         if session.concluded is None:

@@ -13,6 +13,10 @@ import pytest
 
 import enchufe
 from enchufe import events
+from enchufe.access.certificate import lasting
+from enchufe.access.links import Link
+from enchufe.access.tokens import Tokens
+from enchufe.transports import TcpAddress
 from tests.beside import Beside
 from tests.sessions.relay import Relay
 from tests.until import until
@@ -37,6 +41,7 @@ def transfer(
     plain: bool,
     told: Callable[[events.Event], object],
     retry: float = 30.0,
+    token: bytes | None = None,
 ) -> tuple[End, End, Told]:
     """How it ended for the sender and the receiver, which tells its events, and what the sender was told."""
     codes: list[str] = []
@@ -71,9 +76,10 @@ def transfer(
         except enchufe.EnchufeError as error:
             return error
 
-    listens = Beside(partial(receive if sends else send, listen="127.0.0.1:0"))
+    listens = Beside(partial(receive if sends else send, listen="127.0.0.1:0", tokens=token is not None))
     assert listening.wait(PATIENCE)
-    there = {"to" if sends else "source": relay.address, "code": None if plain else codes[0]}
+    link = None if token is None else str(Link((TcpAddress("127.0.0.1", 9),), lasting().sha256, token=token))
+    there = {"to" if sends else "source": relay.address, "code": None if plain else link or codes[0]}
     dialed = (send if sends else receive)(**there)
     other = listens.result()
     return (dialed, other, sent) if sends else (other, dialed, sent)
@@ -157,3 +163,24 @@ def test_whoever_sends_the_same_anew_is_not_taken_for_who_comes_again(tree: Path
             enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
         assert receiver.result().files == 1
     assert os.listdir(inbox) == ["tree"]
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_a_token_that_is_used_up_by_it_lets_in_for_the_receipt(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    token, _ = Tokens().new(scope=["drop" if sends else "read"], quota=3_000_000)
+    landed = threading.Event()
+
+    def cut(event: events.Event) -> None:
+        if isinstance(event, events.Landed):
+            landed.set()
+            relay.cut()
+
+    with Relay() as relay:
+        ends = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=False, told=cut, token=token.seed)
+    assert landed.is_set()
+    assert [type(end) for end in ends[:2]] == [events.Receipt, events.Receipt]
+    (record,) = Tokens().all()
+    assert (record.used, record.unfinished) == (3_000_000, ())

@@ -272,8 +272,9 @@ class Session(ABC, Generic[M]):
         finally:
             if self.options.allowance is not None:
                 # What is not given back now is lost to who has the allowance, and how it ended counts for more.
+                heard = finished and self.concluded is None  # else it may come again for the receipt
                 with suppress(EnchufeError):
-                    self.options.allowance.settle(finished=finished)
+                    self.options.allowance.settle(finished=heard)
 
     def expect(self, total: int) -> None:
         """As `Allowance.expect`, where there is one."""

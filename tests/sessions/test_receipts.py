@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,9 @@ from enchufe import events
 from enchufe.access.certificate import lasting
 from enchufe.access.links import Link
 from enchufe.access.tokens import Tokens
+from enchufe.transfer import messages as m
+from enchufe.transfer.message import Role
+from enchufe.transfer.sender import Sender
 from enchufe.transports import TcpAddress
 from tests.beside import Beside
 from tests.sessions.relay import Relay
@@ -184,3 +188,71 @@ def test_a_token_that_is_used_up_by_it_lets_in_for_the_receipt(
     assert [type(end) for end in ends[:2]] == [events.Receipt, events.Receipt]
     (record,) = Tokens().all()
     assert (record.used, record.unfinished) == (3_000_000, ())
+
+
+def test_pings_hold_nobody_who_has_it_all(tmp_path: Path) -> None:
+    """A sender that never says that it has heard the receipt, and never goes."""
+    address: list[str] = []
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, events.Listening):
+            address.append(event.address)
+
+    def receive() -> events.Receipt:
+        return enchufe.receive_files(
+            tmp_path / "inbox", listen="127.0.0.1:0", plain=True, timeout=1.0, retry=0, on_event=told
+        )
+
+    receiver = Beside(receive)
+    until(lambda: address)
+    host, _, port = address[0].rpartition(":")
+    said = [m.Hello(Role.SENDER, b"s" * 16, 1, 0, 1), m.OfferEnd(0, 0, 0), m.Finish(Sender().receipt().digest)]
+    ping = b"".join(m.frame(m.Ping()))
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(b"".join(piece for message in said for piece in m.frame(message)))
+
+        def is_let_go() -> bool:
+            try:
+                sock.sendall(ping)
+            except OSError:
+                return True
+            return False
+
+        until(is_let_go)
+    assert receiver.result().files == 0
+
+
+def test_who_dials_to_have_a_receipt_heard_ends_nothing_of_whoever_sends_there_by_now(
+    tree: Path, tmp_path: Path
+) -> None:
+    senders: list[Beside[events.Receipt]] = []
+    looked = threading.Event()
+    count = 0
+
+    def send(retry: float) -> events.Receipt:
+        def told(event: events.Event) -> None:
+            nonlocal count
+            if isinstance(event, events.Listening):
+                relay.to = event.address
+                count += 1
+            elif isinstance(event, events.Looked):
+                looked.set()
+
+        return enchufe.send_files([tree], listen="127.0.0.1:0", plain=True, retry=retry, on_event=told)
+
+    def cut(event: events.Event) -> None:
+        if isinstance(event, events.Landed):
+            relay.cut()
+            senders.append(Beside(partial(send, 30.0)))
+            until(lambda: count == 2)
+
+    with Relay() as relay:
+        first = Beside(partial(send, 0.0))
+        until(lambda: count == 1)
+        receipt = enchufe.receive_files(tmp_path / "inbox", source=relay.address, plain=True, on_event=cut)
+        assert receipt.files == 1
+        with pytest.raises(enchufe.errors.BrokenError):
+            first.result()
+        assert looked.wait(PATIENCE)
+        assert enchufe.receive_files(tmp_path / "other", source=relay.address, plain=True).files == 1
+        assert senders[0].result().files == 1

@@ -31,7 +31,7 @@ from enchufe.store.faults import damaged
 from enchufe.store.interface import WritesTogether
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
-from enchufe.transfer.machine import InterruptedThere
+from enchufe.transfer.machine import InterruptedThere, Looked
 from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     CONCLUDED,
@@ -628,19 +628,22 @@ class ReceivingSession(Session[Receiver]):
     async def _say_again(self, concluded: Concluded) -> events.Receipt:
         """All of it is here from an attempt before, and all that is missing is that the other side hears so."""
         if not self.machine.agreed(CONCLUDED):
-            raise BusyError("what was offered here before has arrived, and this is something else")
+            words = "what was offered here before has arrived, and this is something else"
+            raise BusyError(words) if self.options.dial is None else Looked(words)  # which ends nothing there
         await self._say(concluded)
         return self.receipt_of(concluded, 0)
 
     async def _say(self, concluded: Concluded) -> None:
         """Say that all of it is on disk; where the other side may not have heard so, `concluded` is kept."""
+        deadline = self.waiter.now() + self.options.timeout  # whatever it says: nobody is held here by pings
         try:
             self.say(concluded.receipt)
             while not isinstance(self.next_event(), Finish):
-                if self._failure is not None or self.link.ended:  # it has come again, or is gone
+                # It has come again, or is gone, or has had its time.
+                if self._failure is not None or self.link.ended or self.waiter.now() >= deadline:
                     self.concluded = concluded
                     return
-                await self.link.exchange()
+                await self.link.exchange(deadline)
             await self.link.await_end()
         except InterruptedThere:
             pass  # somebody there wants no more of it

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +31,12 @@ from tests.until import until
 
 PATIENCE = 40.0
 End = events.Receipt | enchufe.EnchufeError
+# All that a sender of nothing says, until it has the receipt.
+NOTHING = b"".join(
+    piece
+    for message in (m.Hello(Role.SENDER, b"s" * 16, 1, 0, 1), m.OfferEnd(0, 0, 0), m.Finish(Sender().receipt().digest))
+    for piece in m.frame(message)
+)
 
 
 class Told(list[events.Event]):
@@ -206,10 +216,9 @@ def test_pings_hold_nobody_who_has_it_all(tmp_path: Path) -> None:
     receiver = Beside(receive)
     until(lambda: address)
     host, _, port = address[0].rpartition(":")
-    said = [m.Hello(Role.SENDER, b"s" * 16, 1, 0, 1), m.OfferEnd(0, 0, 0), m.Finish(Sender().receipt().digest)]
     ping = b"".join(m.frame(m.Ping()))
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
-        sock.sendall(b"".join(piece for message in said for piece in m.frame(message)))
+        sock.sendall(NOTHING)
 
         def is_let_go() -> bool:
             try:
@@ -225,7 +234,7 @@ def test_pings_hold_nobody_who_has_it_all(tmp_path: Path) -> None:
 def test_who_dials_to_have_a_receipt_heard_ends_nothing_of_whoever_sends_there_by_now(
     tree: Path, tmp_path: Path
 ) -> None:
-    senders: list[Beside[events.Receipt]] = []
+    senders: list[Beside] = []
     looked = threading.Event()
     count = 0
 
@@ -256,3 +265,26 @@ def test_who_dials_to_have_a_receipt_heard_ends_nothing_of_whoever_sends_there_b
         assert looked.wait(PATIENCE)
         assert enchufe.receive_files(tmp_path / "other", source=relay.address, plain=True).files == 1
         assert senders[0].result().files == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_a_receiver_that_stays_hears_that_all_is_here(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "enchufe", "receive", "--yes", "-o", "inbox", "--plain", "--json"]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0"],
+        cwd=tmp_path,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+        stdout=subprocess.PIPE,
+    ) as receiver:
+        assert receiver.stdout is not None
+        told = map(json.loads, receiver.stdout)
+        host, _, port = next(told)["address"].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+            sock.sendall(NOTHING)
+            sock.shutdown(socket.SHUT_WR)
+            assert next(event for event in told if event["event"] == "receipt")
+            assert next(told)["event"] == "error"
+        receiver.send_signal(number)
+        (last,) = told
+        assert receiver.wait(PATIENCE) == 130
+    assert (last["kind"], last["hint"]) == ("interrupted", "All of it is here; the other side may not have heard so.")

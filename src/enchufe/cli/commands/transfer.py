@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from enchufe.cli.manner import Manner
     from enchufe.cli.show import Screen
     from enchufe.files import Compress
+
+_NOT_HERE: Final = "Nothing half-done is visible; run it again."
+_ALL_HERE: Final = "All of it is here; the other side may not have heard so."
 
 
 @click.command()
@@ -160,6 +163,12 @@ def receive(
         shown, plain=manner.plain, yes=yes, no_input=manner.no_input, as_json=manner.as_json, quiet=manner.quiet
     )
     listen = manner.where(source, listen)
+    here = False
+
+    def show(event: events.Event) -> None:
+        nonlocal here
+        here = here or isinstance(event, (events.Landed, events.Receipt))
+        shown.show(event)
 
     def run() -> events.Receipt:
         manner.check(listen, to)
@@ -175,11 +184,11 @@ def receive(
             links=links,  # type: ignore[arg-type]
             max_size=max_size,
             ask=ask,
-            on_event=shown.show,
+            on_event=show,
             **manner.arguments(),
         )
 
-    run_transfer(shown, run)
+    run_transfer(shown, run, lambda: here)
 
 
 def _look(source: str | None, listen: str | None, to: str | None, manner: Manner) -> NoReturn:
@@ -200,15 +209,21 @@ def _look(source: str | None, listen: str | None, to: str | None, manner: Manner
     run_transfer(shown, run)
 
 
-def run_transfer(shown: Screen, run: Callable[[], events.Receipt | events.Offered]) -> NoReturn:
-    """Run a transfer, or a look at one, show how it ended, and exit accordingly."""
+def run_transfer(
+    shown: Screen, run: Callable[[], events.Receipt | events.Offered], here: Callable[[], bool] = lambda: False
+) -> NoReturn:
+    """Run a transfer, or a look at one, show how it ended, and exit accordingly.
+
+    Args:
+        here: whether all of it is on this disk by now, and only the other side is still to hear so.
+    """
     try:
         end = run()
     except EnchufeError as error:
         shown.show(events.Failed.of(error))
         code = exits.exit_code(error)
     except KeyboardInterrupt:
-        shown.show(events.Failed("interrupted", "interrupted", "Nothing half-done is visible; run it again."))
+        shown.show(events.Failed("interrupted", "interrupted", _ALL_HERE if here() else _NOT_HERE))
         code = exits.INTERRUPTED
     else:
         code = exits.LEFT_OUT if isinstance(end, events.Receipt) and end.left_out else exits.DONE

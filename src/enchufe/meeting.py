@@ -217,10 +217,9 @@ def listening(
                         door.entered(session)
                         receipt = drive(session.complete())
                     if session.concluded is not None and retry > 0:
-                        door.left(greeted)
                         on_event(events.Failed("broken", _UNHEARD, _WAITS.format(f" for {retry:g} s")))
                         again = replace(suited, concluded=session.concluded)
-                        _have_it_heard(door, entrance, make, again, _whose(greeted), retry)
+                        _have_it_heard(door, entrance, make, again, retry)
                     return receipt
                 except (StoreError, LocalProtocolError, Declined):
                     raise
@@ -254,25 +253,21 @@ def _have_it_heard(
     entrance: Entrance | None,
     make: Make[M],
     options: Options,
-    whose: object,
     retry: float,
 ) -> None:
-    """All is here: for so many seconds whoever has sent it may come again, only to hear so; others wait meanwhile."""
+    """All is here: for so many seconds whoever has sent it may come again, only to hear so.
+
+    To the door he is still inside: it lets in nobody else, and tells them that we are busy.
+    """
     until = time.monotonic() + retry
     with suppress(EnchufeError):
         while (left := until - time.monotonic()) > 0 and (greeted := _next(door, left, entrance, left)) is not None:
-            try:
-                with greeted.transport:
-                    if _whose(greeted) == whose:
-                        session = make(greeted, options)
-                        door.entered(session)
-                        drive(session.complete())
-                        if session.concluded is None:
-                            return
-            except (BrokenError, DeadlineExceeded):
-                pass
-            finally:
-                door.left(greeted)
+            with suppress(BrokenError, DeadlineExceeded), greeted.transport:
+                session = make(greeted, options)
+                door.entered(session)
+                drive(session.complete())
+                if session.concluded is None:
+                    return
 
 
 def _whose(greeted: Greeted[M]) -> object:

@@ -288,3 +288,30 @@ def test_who_interrupts_a_receiver_that_stays_hears_that_all_is_here(tmp_path: P
         (last,) = told
         assert receiver.wait(PATIENCE) == 130
     assert (last["kind"], last["hint"]) == ("interrupted", "All of it is here; the other side may not have heard so.")
+
+
+def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path, tmp_path: Path) -> None:
+    address: list[str] = []
+    stays = threading.Event()
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, events.Listening):
+            address.append(event.address)
+        elif isinstance(event, events.Failed):
+            stays.set()
+
+    receiver = Beside(
+        lambda: enchufe.receive_files(tmp_path / "inbox", listen="127.0.0.1:0", plain=True, on_event=told)
+    )
+    until(lambda: address)
+    host, _, port = address[0].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(NOTHING)
+        sock.shutdown(socket.SHUT_WR)
+        assert stays.wait(PATIENCE)
+    for _ in range(2):
+        with pytest.raises(enchufe.errors.BusyError):
+            enchufe.send_files([tree], to=address[0], plain=True, retry=0)
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:  # the same again, from the start
+        sock.sendall(b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16, 2, 0, 1))))
+        assert receiver.result().files == 0

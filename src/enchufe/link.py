@@ -97,6 +97,12 @@ class Link:
             hands.collect()
             self._hands = hands
 
+    def push(self) -> None:
+        """Send as much as goes without waiting; a cut shows with the next exchange."""
+        with contextlib.suppress(EnchufeError):
+            while self.outgoing and self._send_some()[0]:
+                pass
+
     async def flush(self) -> None:
         """Exchange until everything said is sent."""
         while self.outgoing:

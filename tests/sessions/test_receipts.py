@@ -315,3 +315,25 @@ def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path,
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:  # the same again, from the start
         sock.sendall(b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16, 2, 0, 1))))
         assert receiver.result().files == 0
+
+
+def test_a_receipt_is_told_before_the_other_side_has_it(tree: Path, tmp_path: Path) -> None:
+    """On a link that dies without a word that would else take as long as a timeout."""
+    landed, told = threading.Event(), threading.Event()
+    in_time: list[bool] = []
+
+    def tell(event: events.Event) -> None:
+        if isinstance(event, events.Landed):
+            landed.set()
+        elif isinstance(event, events.Receipt):
+            told.set()
+
+    def hold_back(_offset: int, piece: bytes) -> bytes:
+        if landed.is_set():
+            in_time.append(told.wait(20))
+        return piece
+
+    with Relay(lambda way: None if way.there else hold_back) as relay:
+        transfer(tree, tmp_path / "inbox", relay, sends=True, plain=True, told=tell)
+    assert in_time
+    assert all(in_time)

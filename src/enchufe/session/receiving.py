@@ -620,9 +620,11 @@ class ReceivingSession(Session[Receiver]):
             self.tell(events.Landed((name,)))
         # From here on it is ours, whatever becomes of the other side.
         concluded = Concluded(self.machine.receipt(), self.machine.skipped, self.left_out)
-        await self._say(concluded)
+        self.say(concluded.receipt)
+        self.link.push()
         receipt = self.receipt_of(concluded, self.machine.received_bytes)
         self.tell(receipt)
+        await self._be_heard(concluded)
         return receipt
 
     async def _say_again(self, concluded: Concluded) -> events.Receipt:
@@ -630,14 +632,14 @@ class ReceivingSession(Session[Receiver]):
         if not self.machine.agreed(CONCLUDED):
             words = "what was offered here before has arrived, and this is something else"
             raise BusyError(words) if self.options.dial is None else Looked(words)  # which ends nothing there
-        await self._say(concluded)
+        self.say(concluded.receipt)
+        await self._be_heard(concluded)
         return self.receipt_of(concluded, 0)
 
-    async def _say(self, concluded: Concluded) -> None:
-        """Say that all of it is on disk; where the other side may not have heard so, `concluded` is kept."""
+    async def _be_heard(self, concluded: Concluded) -> None:
+        """Wait until the other side has the receipt; where it may not have, `concluded` is kept."""
         deadline = self.waiter.now() + self.options.timeout  # whatever it says: nobody is held here by pings
         try:
-            self.say(concluded.receipt)
             while not isinstance(self.next_event(), Finish):
                 # It has come again, or is gone, or has had its time.
                 if self._failure is not None or self.link.ended or self.waiter.now() >= deadline:

@@ -227,9 +227,9 @@ def test_after_a_cut_it_is_the_same_transfer_and_a_newer_attempt(
     wire = Wire(f"{tmp_path}/wire", f"{tmp_path}/there", CUT)
     try:
         sender.send(parse_address(wire.address), retry=PATIENCE)
+        check_arrived(sender, receiver)
     finally:
         wire.close()
-    check_arrived(sender, receiver)
     first, second = sender.attempts
     assert first.session == second.session == identity_of(ABOUT)
     assert first.epoch < second.epoch
@@ -288,9 +288,9 @@ def test_the_first_who_is_cut_may_come_back(tmp_path: Path) -> None:
     wire = Wire(f"{tmp_path}/wire", f"{tmp_path}/there", CUT)
     try:
         sender.send(parse_address(wire.address), retry=PATIENCE)
+        check_arrived(sender, receiver)
     finally:
         wire.close()
-    check_arrived(sender, receiver)
     assert len(receiver.side.of(events.Failed)) == 1
 
 

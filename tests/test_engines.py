@@ -232,21 +232,27 @@ def test_a_dead_worker_is_replaced(engine: str) -> None:
             until(by_another)
 
 
-@pytest.mark.parametrize("engine", ["threads", "events"])
-def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine: str) -> None:
+def hoards(left: int = 0) -> Callable[[Connection], Awaitable[None]]:
+    """At `fill` its process has so many descriptors left, and at `free` as many as before."""
+
     async def handler(connection: Connection) -> None:
         before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         async for message in connection:
             if message == b"fill":
                 free = os.dup(0)
                 os.close(free)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, most))
             elif message == b"free":
                 resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
             await connection.send(message)
 
+    return handler
+
+
+@pytest.mark.parametrize("engine", ["threads", "events"])
+def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine: str) -> None:
     with (
-        enchufe.Server(handler, "127.0.0.1:0", framing=PREFIXED, engine=engine, workers=1) as server,
+        enchufe.Server(hoards(), "127.0.0.1:0", framing=PREFIXED, engine=engine, workers=1) as server,
         enchufe.connect(server.addresses[0], framing=PREFIXED, timeout=20) as first,
     ):
         assert first.ask(b"fill") == b"fill"
@@ -263,22 +269,11 @@ def test_who_comes_to_a_worker_that_has_no_descriptor_left_waits_for_one(engine:
 def test_who_comes_to_one_that_has_no_descriptor_left_for_shared_memory_waits_for_one(
     engine: str, left: int, tmp_path: Path
 ) -> None:
-    async def handler(connection: Connection) -> None:
-        before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        async for message in connection:
-            if message == b"fill":
-                free = os.dup(0)
-                os.close(free)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, most))
-            elif message == b"free":
-                resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
-            await connection.send(message)
-
     def dial() -> BlockingConnection:
         return enchufe.connect(f"shm:{tmp_path}/s", framing=PREFIXED, timeout=20)
 
     with (
-        enchufe.Server(handler, f"shm:{tmp_path}/s", framing=PREFIXED, engine=engine, workers=1),
+        enchufe.Server(hoards(left), f"shm:{tmp_path}/s", framing=PREFIXED, engine=engine, workers=1),
         dial() as first,
     ):
         assert first.ask(b"fill") == b"fill"

@@ -232,7 +232,7 @@ class Connection:
         count = 0
         try:
             if flushing is not None and flushing.try_enter(ticket) is not ticket:
-                deadline = self._deadline() if deadline is None else deadline
+                deadline = self._deadline()
                 await flushing.enter(ticket, self.transport.waiter, deadline)
             if self._kept or self._rest:
                 deadline = self._deadline() if deadline is None else deadline

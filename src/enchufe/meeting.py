@@ -217,7 +217,8 @@ def listening(
                         door.entered(session)
                         receipt = drive(session.complete())
                     if session.concluded is not None and retry > 0:
-                        on_event(events.Failed("broken", _UNHEARD, _WAITS.format(f" for {retry:g} s")))
+                        unheard = BrokenError(_UNHEARD, hint=_WAITS.format(f" for {retry:g} s"))
+                        on_event(events.Failed.of(unheard))
                         again = replace(suited, concluded=session.concluded)
                         _have_it_heard(door, entrance, make, again, retry)
                     return receipt

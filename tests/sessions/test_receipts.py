@@ -27,6 +27,7 @@ from enchufe.transfer.sender import Sender
 from enchufe.transports import TcpAddress
 from tests.beside import Beside
 from tests.sessions.relay import Relay
+from tests.sessions.transfers import Side
 from tests.until import until
 
 PATIENCE = 40.0
@@ -39,13 +40,6 @@ NOTHING = b"".join(
 )
 
 
-class Told(list[events.Event]):
-    """The events of one side."""
-
-    def of(self, kind: type[events.Event]) -> list[events.Event]:
-        return [event for event in self if isinstance(event, kind)]
-
-
 def transfer(
     tree: Path,
     inbox: Path,
@@ -56,11 +50,11 @@ def transfer(
     told: Callable[[events.Event], object],
     retry: float = 30.0,
     token: bytes | None = None,
-) -> tuple[End, End, Told]:
+) -> tuple[End, End, Side]:
     """How it ended for the sender and the receiver, which tells its events, and what the sender was told."""
     codes: list[str] = []
     listening = threading.Event()
-    sent = Told()
+    sent = Side()
 
     def listened(event: events.Event) -> None:
         if isinstance(event, events.Listening):
@@ -82,7 +76,7 @@ def transfer(
 
     def send(**where: Any) -> End:
         def tell(event: events.Event) -> None:
-            sent.append(event)
+            sent.tell(event)
             listened(event)
 
         try:
@@ -116,10 +110,10 @@ def test_a_receipt_that_is_lost_is_said_again(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     inbox = tmp_path / "inbox"
-    heard = Told()
+    heard = Side()
 
     def cut(event: events.Event) -> None:
-        heard.append(event)
+        heard.tell(event)
         about_to_say = isinstance(event, (events.Landed, events.Connected)) and bool(heard.of(events.Landed))
         if about_to_say and len(heard.of(events.Connected)) <= times:
             relay.cut()

@@ -16,7 +16,9 @@ from typing import Final
 from zlib import crc32
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
+from enchufe.errors import BusyError
 from enchufe.store.hand import BODY, CRC, record
+from enchufe.waiting import start
 
 NAME: Final = b"journal"
 ROOT: Final = b"root"  # beside it: the name of the first root, for people
@@ -94,8 +96,8 @@ class Journal:
             self._at_risk += more
             if self._at_risk >= AT_RISK and self._syncing is None:
                 self._syncing = threading.Thread(target=self._sync, name="enchufe journal", daemon=True)
-                with contextlib.suppress(RuntimeError):  # there is no thread left: then a power cut costs more
-                    self._syncing.start()
+                with contextlib.suppress(BusyError):  # there is no thread left: then a power cut costs more
+                    start(self._syncing)
 
     def _sync(self) -> None:
         """Sync it as long as much is at risk; never again after an error, by which no more than records are lost."""
@@ -211,9 +213,9 @@ class Records:
             chunk = os.pread(self._descriptor, _CHUNK, number * RECORD_SIZE)
             if len(chunk) < RECORD_SIZE:
                 return
-            for start in range(0, len(chunk) - RECORD_SIZE + 1, RECORD_SIZE):
-                if _is_good(chunk, start):
-                    file = chunk[start : start + 16]
+            for at in range(0, len(chunk) - RECORD_SIZE + 1, RECORD_SIZE):
+                if _is_good(chunk, at):
+                    file = chunk[at : at + 16]
                     before = where.get(file)
                     if before is None:
                         where[file] = number
@@ -226,14 +228,14 @@ class Records:
     def _bodies(self, numbers: Iterable[int]) -> Iterator[tuple[bytes, int, int, bytes, int]]:
         chunk, first = b"", 0
         for number in numbers:
-            start = (number - first) * RECORD_SIZE
-            if not 0 <= start <= len(chunk) - RECORD_SIZE:
+            at = (number - first) * RECORD_SIZE
+            if not 0 <= at <= len(chunk) - RECORD_SIZE:
                 # The one record of a small file is read alone, those of a big one many at a time.
                 size = _CHUNK if chunk else RECORD_SIZE
-                chunk, first, start = os.pread(self._descriptor, size, number * RECORD_SIZE), number, 0
+                chunk, first, at = os.pread(self._descriptor, size, number * RECORD_SIZE), number, 0
                 if len(chunk) < RECORD_SIZE:
                     return
-            yield BODY.unpack_from(chunk, start)
+            yield BODY.unpack_from(chunk, at)
 
 
 def _runs(blocks: array[int], digests: bytearray) -> Iterator[tuple[int, bytes]]:

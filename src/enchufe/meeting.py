@@ -269,6 +269,7 @@ def _have_it_heard(
                 drive(session.complete())
                 if session.concluded is None:
                     return
+                options = replace(options, concluded=session.concluded)
 
 
 def _whose(greeted: Greeted[M]) -> object:

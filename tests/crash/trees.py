@@ -9,9 +9,11 @@ import zlib
 from pathlib import Path
 
 from enchufe.entry import BLOCK_SIZE
+from enchufe.store import arrived
 from enchufe.store.journal import RECORD_SIZE
 
 STAGING = ".enchufe"
+NOTES = ("journal", "root", "arrived")
 T = 1_700_000_000_123_456_789
 
 Seen = dict[str, tuple[int, int, bytes]]
@@ -82,6 +84,16 @@ def check_receipted(inbox: Path, sent: Seen, root: Path, names: int = 1) -> None
     assert (at.st_mode, at.st_mtime_ns) == (there.st_mode, there.st_mtime_ns)
 
 
+def is_unheard(inbox: Path) -> bool:
+    """Whether something shows of which is noted that its sender may not know: it is not to come again."""
+    noted: set[int] = set()
+    for area in areas(inbox):
+        descriptor = os.open(area, os.O_RDONLY)
+        noted.update(inode for inode, *_ in arrived.read(descriptor).values())
+        os.close(descriptor)
+    return any((inbox / name).lstat().st_ino in noted for name in shown(inbox))
+
+
 def check_swept(inbox: Path) -> None:
     """Nothing is left of any attempt."""
     assert not (inbox / STAGING).exists(), sorted(map(str, (inbox / STAGING).rglob("*")))
@@ -106,7 +118,7 @@ def journaled(area: Path) -> int:
 
 def staged(area: Path) -> int:
     """Bytes of content that are written there: of a file whose last block came first, fewer than its size."""
-    files = {path.lstat().st_ino: path.lstat() for path in area.rglob("*") if path.name not in ("journal", "root")}
+    files = {path.lstat().st_ino: path.lstat() for path in area.rglob("*") if path.name not in NOTES}
     return sum(min(info.st_size, info.st_blocks * 512) for info in files.values() if stat.S_ISREG(info.st_mode))
 
 

@@ -69,10 +69,10 @@ def at_moment(moment: str, act: Callable[[], None]) -> None:
 def before_first(owner: Any, name: str, act: Callable[[], None]) -> None:
     original = getattr(owner, name)
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         setattr(owner, name, original)
         act()
-        return original(*arguments)
+        return original(*arguments, **options)
 
     setattr(owner, name, call)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def test_whoever_lacks_nothing_but_the_receipt_may_come_for_it(
 ) -> None:
     token, _ = Tokens().new(quota=len(BIG))
 
-    def go_away(_delivery: Delivery) -> None:
+    def go_away(_delivery: Delivery, **_: Any) -> None:
         raise BrokenError("cut")
 
     with monkeypatch.context() as patch:
@@ -187,11 +186,11 @@ def test_nothing_fails_after_the_receipt(
 ) -> None:
     """All was written down before it crossed."""
     token, _ = Tokens().new(quota=len(BIG))
-    commit: Callable[[Delivery], None] = Delivery.commit
+    commit = Delivery.commit
 
-    def break_first(delivery: Delivery) -> None:
+    def break_first(delivery: Delivery, *, remember: bool) -> None:
         state.chmod(0o755)
-        commit(delivery)
+        commit(delivery, remember=remember)
 
     monkeypatch.setattr(Delivery, "commit", break_first)
     ends = send(file, inbox, **by(token, counts))

@@ -67,7 +67,7 @@ class FailingDelivery:
         if name != self._where:
             return getattr(self._real, name)
 
-        def fail(*_arguments: Any) -> None:
+        def fail(*_arguments: Any, **_options: Any) -> None:
             raise self._error
 
         return fail
@@ -101,10 +101,10 @@ def test_a_slow_disk_keeps_the_heartbeat(
     store = LocalStore(tmp_path / "inbox")
 
     class Slow(FailingDelivery):
-        def commit(self) -> None:
+        def commit(self, *, remember: bool = False) -> None:
             if slow == "commit":
                 slept.wait(2.5)
-            self._real.commit()
+            self._real.commit(remember=remember)
 
     def begin(_origin: bytes) -> Any:
         if slow == "begin":

@@ -149,8 +149,8 @@ def test_a_receiver_whose_receipt_nobody_hears_has_it_all_the_same(tree: Path, t
     assert isinstance(sender, enchufe.EnchufeError)
 
 
-def test_whoever_sends_the_same_anew_is_not_taken_for_who_comes_again(tree: Path, tmp_path: Path) -> None:
-    """He has never said that all was sent: he is turned away, and what is here stays as it is."""
+def test_whoever_sends_the_same_anew_sends_nothing_twice(tree: Path, tmp_path: Path) -> None:
+    """He has never said that all was sent, having been killed perhaps: what is here is known."""
     inbox = tmp_path / "inbox"
     landed = threading.Event()
     with Relay() as relay:
@@ -158,7 +158,7 @@ def test_whoever_sends_the_same_anew_is_not_taken_for_who_comes_again(tree: Path
         def told(event: events.Event) -> None:
             if isinstance(event, events.Listening):
                 relay.to = event.address
-            elif isinstance(event, events.Landed):
+            elif isinstance(event, events.Landed) and not landed.is_set():
                 landed.set()
                 relay.cut()
 
@@ -167,9 +167,56 @@ def test_whoever_sends_the_same_anew_is_not_taken_for_who_comes_again(tree: Path
         with pytest.raises(enchufe.errors.BrokenError):
             enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
         assert landed.is_set()
-        with pytest.raises(enchufe.errors.BusyError):
-            enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        again = enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        assert (again.files, again.skipped, again.sent_bytes, again.left_out) == (0, 1, 0, 1)
         assert receiver.result().files == 1
+    assert os.listdir(inbox) == ["tree"]
+
+
+def receiver_of(inbox: Path, *more: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "enchufe", "receive", "--yes", "-o", str(inbox), "--plain", "--json", *more],
+        env={**os.environ, "XDG_STATE_HOME": str(inbox.parent / "state")},
+        stdout=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["sender stays", "sender is killed too"])
+def test_a_receiver_that_is_killed_over_its_receipt_gets_nothing_twice(
+    tree: Path, tmp_path: Path, *, survives: bool
+) -> None:
+    inbox = tmp_path / "inbox"
+    over = threading.Event()
+
+    def hold_back(_offset: int, piece: bytes) -> bytes:
+        if any(name != ".enchufe" for name in os.listdir(inbox)):
+            over.wait(PATIENCE)
+        return piece
+
+    def send(retry: float) -> events.Receipt:
+        return enchufe.send_files([tree], to=relay.address, plain=True, retry=retry)
+
+    with Relay(lambda way: None if way.there or over.is_set() else hold_back) as relay:
+        with receiver_of(inbox, "--listen", "127.0.0.1:0") as first:
+            assert first.stdout is not None
+            told = map(json.loads, first.stdout)
+            relay.to = next(told)["address"]
+            sender = Beside(partial(send, 30.0 if survives else 0.0))
+            assert next(event for event in told if event["event"] == "landed")
+            first.kill()
+        relay.to = "127.0.0.1:1"  # nobody is there
+        over.set()
+        relay.cut()
+        if not survives:
+            with pytest.raises(enchufe.errors.BrokenError):
+                sender.result()
+        with receiver_of(inbox, "--listen", "127.0.0.1:0") as second:
+            assert second.stdout is not None
+            told = map(json.loads, second.stdout)
+            relay.to = next(told)["address"]
+            receipt = sender.result() if survives else send(0.0)
+            assert (receipt.files, receipt.skipped, receipt.sent_bytes) == (0, 1, 0)
+            assert second.wait(PATIENCE) == 7  # the pipe was left out
     assert os.listdir(inbox) == ["tree"]
 
 

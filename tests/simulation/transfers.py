@@ -133,9 +133,9 @@ class Delivery(ModelDelivery):
         hands.ask(job, answered)
         return True
 
-    def commit(self) -> None:
+    def commit(self, *, remember: bool = False) -> None:
         self._end_hands()
-        super().commit()
+        super().commit(remember=remember)
 
     def suspend(self) -> None:
         self._end_hands()

@@ -40,6 +40,7 @@ def _as_dict(partial: Partial, *, removed: bool) -> dict[str, Any]:
         "files": partial.files,
         "changed": partial.changed,
         "in_use": partial.in_use,
+        "arrived": partial.arrived,
         "removed": removed,
     }
 
@@ -48,4 +49,6 @@ def _line(partial: Partial, *, removed: bool) -> str:
     root = "unknown" if partial.root is None else printable(partial.root)
     changed = "never" if partial.changed is None else shown_time(partial.changed)
     told = f"{partial.name}  {root}  {in_bytes(partial.size)} in {counted(partial.files, 'file')}  {changed}"
+    if partial.arrived:
+        told += "  arrived, its sender may not know"
     return told + ("  removed" if removed else "  in use" if partial.in_use else "")

@@ -93,11 +93,13 @@ class Concluded:
     Attributes:
         receipt: the one that the receiver says, and the sender waits for.
         skipped, left_out: as in `events.Receipt`.
+        heard: to be called where the sender has heard that all is on disk.
     """
 
     receipt: Receipt
     skipped: int
     left_out: int
+    heard: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from enchufe.buffer import Buffer
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import (
     BrokenError,
-    BusyError,
     ClosedError,
     DeadlineExceeded,
     EnchufeError,
@@ -144,7 +143,11 @@ class ReceivingSession(Session[Receiver]):
         """Receive everything, and return the receipt."""
         await self.greet()
         if self.options.concluded is not None:
-            return await self._say_again(self.options.concluded)
+            if self.machine.agreed(CONCLUDED):
+                return await self._say_again(self.options.concluded)
+            if self.options.dial is not None:  # which ends nothing there
+                raise Looked("what was offered here before has arrived, and this is something else")
+            # He has begun anew, having been killed perhaps; what is here is known.
         # Not before somebody is there, and not while there is nobody.
         assert self.machine.peer is not None
         self.delivery = delivery = await self._begun(self.machine.peer.origin)
@@ -612,14 +615,14 @@ class ReceivingSession(Session[Receiver]):
     async def _finish(self) -> events.Receipt:
         self._tell_progress()
         self._stop_work()
-        await self.link.beside(self.delivery.commit)
+        await self.link.beside(partial(self.delivery.commit, remember=True))
         for path, names in self.delivery.bare:
             told = printable(b", ".join(names))
             self.tell_file(path, 0, "left out", reason=f"its extended attributes cannot be kept here: {told}")
         for name in self.delivery.landed.values():
             self.tell(events.Landed((name,)))
         # From here on it is ours, whatever becomes of the other side.
-        concluded = Concluded(self.machine.receipt(), self.machine.skipped, self.left_out)
+        concluded = Concluded(self.machine.receipt(), self.machine.skipped, self.left_out, self.delivery.heard)
         self.say(concluded.receipt)
         self.link.push()
         receipt = self.receipt_of(concluded, self.machine.received_bytes)
@@ -629,9 +632,6 @@ class ReceivingSession(Session[Receiver]):
 
     async def _say_again(self, concluded: Concluded) -> events.Receipt:
         """All of it is here from an attempt before, and all that is missing is that the other side hears so."""
-        if not self.machine.agreed(CONCLUDED):
-            words = "what was offered here before has arrived, and this is something else"
-            raise BusyError(words) if self.options.dial is None else Looked(words)  # which ends nothing there
         self.say(concluded.receipt)
         await self._be_heard(concluded)
         return self.receipt_of(concluded, 0)
@@ -646,6 +646,7 @@ class ReceivingSession(Session[Receiver]):
                     self.concluded = concluded
                     return
                 await self.link.exchange(deadline)
+            concluded.heard()
             await self.link.await_end()
         except InterruptedThere:
             pass  # somebody there wants no more of it

@@ -13,7 +13,7 @@ from typing import Final
 from enchufe.entry import Kind
 from enchufe.errors import StoreError
 from enchufe.printable import printable
-from enchufe.store import linux
+from enchufe.store import arrived, linux
 from enchufe.store.durable import ONE_BY_ONE, Written, sync_directory
 from enchufe.store.faults import store_error
 from enchufe.store.folders import DIRECTORY, Folders
@@ -33,13 +33,24 @@ class Commit:
         written: the files.
         path: the destination, for messages.
         landed: filled with id of a root -> the name it got.
+        remember: whether what it puts in place is to be known again (`arrived.py`).
 
     Attributes:
         bare: path of each directory that did not get all of its attributes, and their names.
         placed: how many grafts are in place.
+        noted: whether anything is there to be known again by.
     """
 
-    def __init__(self, plan: Plan, folders: Folders, written: Written, path: bytes, landed: dict[int, bytes]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        folders: Folders,
+        written: Written,
+        path: bytes,
+        landed: dict[int, bytes],
+        *,
+        remember: bool = False,
+    ) -> None:
         self._plan = plan
         self._folders = folders
         self._written = written
@@ -47,9 +58,13 @@ class Commit:
         self._landed = landed
         self.bare: list[tuple[tuple[bytes, ...], list[bytes]]] = []
         self.placed = 0
+        self.noted = False
+        self._remember = remember
         self._first: list[bytes] = []  # their paths, for an error: of few, as one may have 64 KB
         self._parents = {graft.parent for graft in plan.grafts.values()}
-        self._live = [folder for folder in plan.live() if folder.id in self._parents or self._is_dressed(folder)]
+        # Of what an attempt before has put in place nobody knows whether that is on disk.
+        touched = self._parents | ({TOP} if plan.again else set())
+        self._live = [folder for folder in plan.live() if folder.id in touched or self._is_dressed(folder)]
         directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
         self._few = len(self._live) + directories <= ONE_BY_ONE or not written.syncfs
 
@@ -93,6 +108,8 @@ class Commit:
         A directory that will be renamed must let us write into it until then, since that changes its `..`.
         """
         at_once = self._written.all_at_once
+        if self._remember:
+            self._note_roots()
         if not at_once:
             self._written.sync(self._staged())
         for folder in self._plan.staged():
@@ -103,6 +120,23 @@ class Commit:
                 self._written.surely(sync_directory, descriptor)
         if at_once:
             self._written.sync(())
+
+    def _note_roots(self) -> None:
+        area = self._folders.descriptor(AREA)
+        roots = dict(self._plan.again)
+        try:
+            for graft in self._plan.grafts.values():
+                if graft.parent == TOP and (known := arrived.identity(area, graft.private)) is not None:
+                    roots[graft.name] = known
+            descriptor = arrived.write(area, roots)
+        except OSError:  # the disk is full: all can be delivered nevertheless
+            return
+        try:
+            if not self._written.all_at_once:
+                self._written.surely(os.fsync, descriptor)
+        finally:
+            os.close(descriptor)
+        self.noted = bool(roots)
 
     def _staged(self) -> Iterator[int]:
         yield self._folders.descriptor(AREA)
@@ -141,7 +175,7 @@ class Commit:
                 self._written.surely(sync_directory, descriptor)
         for folder in self._plan.live():
             if folder.depth == 1:
-                self._landed[folder.id] = self._folders.path(folder.id)[0]
+                self._landed[folder.id] = self._plan.own.get(folder.id) or self._folders.path(folder.id)[0]
         if not self._few:
             self._written.surely(linux.syncfs, self._folders.descriptor(AREA))
 
@@ -150,7 +184,7 @@ class Commit:
             self.bare.append((self._folders.path(folder.id), refused))
 
     def _is_dressed(self, folder: Folder) -> bool:
-        return self._plan.dresses_live and folder.id != TOP
+        return folder.id != TOP and (self._plan.dresses_live or folder.id in self._plan.own)
 
     def _unsynced(self, error: OSError) -> StoreError:
         return store_error(error, "get everything on disk in", self._path)

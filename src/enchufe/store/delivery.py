@@ -89,7 +89,15 @@ class Delivery:
         self._folders = SharedFolders()
         self._folders.pin(TOP, folder)
         self._folders.pin(AREA, area)
-        self._plan = Plan(self._folders, rules, if_exists=if_exists, links=links, checksum=checksum)
+        self._leftovers = Leftovers(staging.dead, self._folders)
+        self._plan = Plan(
+            self._folders,
+            rules,
+            if_exists=if_exists,
+            links=links,
+            checksum=checksum,
+            before=self._leftovers.arrived,
+        )
         self._space = Space(folder, path)
         self._written = Written(area)
         self._journal = Journal(area)
@@ -109,7 +117,6 @@ class Delivery:
         self._failed = False
         self._commit: Commit | None = None
         self._over = False
-        self._leftovers = Leftovers(staging.dead, self._folders)
         self._hiring = Hiring()
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
@@ -422,11 +429,15 @@ class Delivery:
         except OSError as error:
             raise self._error(error, "remove", entry) from error
 
-    def commit(self) -> None:
+    def commit(self, *, remember: bool = False) -> None:
         """Have everything on disk, then make it visible, then have that on disk too. It may take long.
 
         What fails before the first rename leaves nothing visible; of what fails later the error says what is in place.
         Either way `abandon()` removes the rest.
+
+        Args:
+            remember: until `heard()` the next delivery of the same origin knows what was put in place: offered again
+                and unchanged it is skipped, whatever happens to what else is there.
 
         Raises:
             StoreError: the disk said no, or something else changed the destination meanwhile.
@@ -445,7 +456,14 @@ class Delivery:
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
             with contextlib.suppress(OSError):  # the disk is full, and all that is to come may fit
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived
-            commit = self._commit = Commit(self._plan, self._folders, self._written, self._path, self.landed)
+            commit = self._commit = Commit(
+                self._plan,
+                self._folders,
+                self._written,
+                self._path,
+                self.landed,
+                remember=remember and self._staging.area.locked,  # else it would stay for ever
+            )
             try:
                 if self._hard_links:
                     # It may take minutes, and who is killed over it has files of one name: those that the next
@@ -458,7 +476,11 @@ class Delivery:
                     self._hard_links.unmake()
                 raise
             self.bare += commit.bare
-            self._end(keep=False, delivered=True)
+            self._end(keep=commit.noted, delivered=True)
+
+    def heard(self) -> None:
+        """After the commit: the sender has heard that all is here, and will not come for that again."""
+        self._staging.forget()
 
     def _link_files(self) -> None:
         try:

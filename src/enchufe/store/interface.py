@@ -150,8 +150,11 @@ class Receiving(Protocol):
     def drop(self, entry: Entry) -> None:
         """Forget a file that its sender left out."""
 
-    def commit(self) -> None:
-        """Have everything on disk, then visible."""
+    def commit(self, *, remember: bool = False) -> None:
+        """Have everything on disk, then visible; it may be remembered as arrived for whoever offers it again."""
+
+    def heard(self) -> None:
+        """After the commit: nobody will offer it again for not having heard."""
 
     def suspend(self) -> None:
         """End, and keep what the next attempt can use."""

@@ -162,15 +162,17 @@ class Records:
     It keeps where each record is, not the record, so that a journal of 100,000 files costs some 20 MB.
 
     Args:
-        descriptor: of the journal, which becomes this object's to close.
+        descriptor: of the journal, which becomes this object's to close; None: there is none.
 
     Raises:
         OSError: it cannot be read.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = -1 if descriptor is None else descriptor
         self._where: dict[bytes, int | array[int]] = {}
+        if descriptor is None:
+            return
         try:
             self._read()
         except BaseException:

@@ -8,7 +8,8 @@ import stat
 from typing import Final
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
-from enchufe.store import journal, linux
+from enchufe.store import arrived, journal, linux
+from enchufe.store.arrived import Identity
 from enchufe.store.folders import Folders
 from enchufe.store.journal import Journal, Records, Runs
 from enchufe.store.plan import AREA, Plan
@@ -23,12 +24,13 @@ _JOURNAL: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class _Leftover:
-    """One area that nobody works in, with a journal.
+    """One area that nobody works in.
 
     Attributes:
         offered: how many of its files were offered, and taken or of no use; once all were, there is nothing more to
             take from it.
         touched: whether anything of it was offered, be it in another version.
+        arrived: the roots that its commit has put in place, if it has.
     """
 
     def __init__(self, area: Area, records: Records, folders: Folders) -> None:
@@ -38,6 +40,7 @@ class _Leftover:
         self.folders.pin(AREA, area.descriptor)
         self.offered = 0
         self.touched = False
+        self.arrived = arrived.read(area.descriptor)
 
     def close(self) -> None:
         self.folders.close()
@@ -58,19 +61,28 @@ class Leftovers:
         self._left: list[_Leftover] = []
         for area in dead:
             records = _records(area)
-            if records is not None and not len(records):
-                records.close()
-                area.remove()
-            elif records is None and has_expired(area.changed):
-                area.remove()
-            elif records is None:
-                area.close()
-            else:
+            left = _Leftover(area, Records(None) if records is None else records, folders.mirror(_OPEN_FOLDERS))
+            if left.arrived or len(left.records):
                 area.unlock()
-                self._left.append(_Leftover(area, records, folders.mirror(_OPEN_FOLDERS)))
+                self._left.append(left)
+                continue
+            left.close()
+            if records is not None or has_expired(area.changed):
+                area.remove()
+            else:
+                area.close()
 
     def __bool__(self) -> bool:
         return bool(self._left)
+
+    def arrived(self, root: bytes) -> list[Identity]:
+        """What may have been put in place of a root of that name."""
+        known = []
+        for left in self._left:
+            if (identity := left.arrived.get(root)) is not None:
+                left.touched = True
+                known.append(identity)
+        return known
 
     def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
         """Move what is there of a file to where the delivery wants it, from the area that has most of it.

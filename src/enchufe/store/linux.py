@@ -32,10 +32,13 @@ _RULE_PATH_BENEATH: Final = 1
 _PATH_BENEATH: Final = struct.Struct("=Qi")
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
-# statx(2): its flags, the word of the result that has the attributes, and those of what nobody may remove or replace.
+# statx(2): its flags, the words of the result that have the attributes and the time of birth, which is asked for and
+# may not be known, and the attributes of what nobody may remove or replace.
 _NOFOLLOW_EMPTY_PATH: Final = 0x1100
 _STATX_WORDS: Final = 32
 _STATX_ATTRIBUTES: Final = 1
+_STATX_BIRTH: Final = 10
+_STATX_BTIME: Final = 0x800
 _IMMUTABLE_OR_APPEND_ONLY: Final = 0x30
 
 # Not in this kernel; not on this file system; or a sandbox that says EPERM to what it does not know. A real EPERM
@@ -119,6 +122,18 @@ def is_fixed(directory: int, name: bytes = b"") -> bool:
     if _statx is None or _statx(directory, name, _NOFOLLOW_EMPTY_PATH, 0, found) != 0:
         return False
     return bool(found[_STATX_ATTRIBUTES] & _IMMUTABLE_OR_APPEND_ONLY)
+
+
+def born(directory: int, name: bytes) -> tuple[int, int]:
+    """When what has a name there was made, seconds and nanoseconds; zeros where the system does not say.
+
+    Two things that have had one inode number, one after the other, differ by it.
+    """
+    found = (ctypes.c_uint64 * _STATX_WORDS)()
+    if _statx is None or _statx(directory, name, _NOFOLLOW_EMPTY_PATH, _STATX_BTIME, found) != 0:
+        return 0, 0
+    nanoseconds, _ = struct.unpack("=Ii", struct.pack("=Q", found[_STATX_BIRTH + 1]))
+    return found[_STATX_BIRTH], nanoseconds
 
 
 def has_syncfs() -> bool:

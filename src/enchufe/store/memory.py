@@ -404,7 +404,7 @@ class MemoryDelivery:
         self._nodes.pop(entry.id, None)
         self._names.forget(entry)
 
-    def commit(self) -> None:
+    def commit(self, *, remember: bool = False) -> None:  # noqa: ARG002 (it dies with us)
         """Have it all in the store.
 
         Raises:
@@ -422,6 +422,9 @@ class MemoryDelivery:
         names = {self._names[number][0]: name for number, name in self.landed.items()}
         for _, (path, node) in sorted(self._nodes.items()):
             nodes[names[path[0]], *path[1:]] = node
+
+    def heard(self) -> None:
+        """Nothing to forget."""
 
     def suspend(self) -> None:
         """Keep what has arrived for the next attempt."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Generator, Iterable, Iterator
+from typing import Final
 
 from enchufe.dataclass import dataclass
 from enchufe.errors import BusyError, LocalProtocolError
 from enchufe.printable import printable
+from enchufe.store import arrived
 from enchufe.store.faults import check_path, store_error
 from enchufe.store.folders import DIRECTORY, scan
 from enchufe.store.journal import NAME, ROOT
 from enchufe.store.names import NAME_MAX, STAGING
 from enchufe.store.staging import Area, areas, has_expired, locked_home, remove_home
+
+_NOTES: Final = frozenset({ROOT, NAME, arrived.NAME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Partial:
         files: how many, whole or in part.
         changed: when something was last received, in seconds since 1970; None where nothing can be used any more.
         in_use: whether a transfer is at it now, or nobody can tell.
+        arrived: whether all of it is in place, and only that its sender may not have heard so is still noted.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Partial:
     files: int
     changed: float | None
     in_use: bool
+    arrived: bool
 
 
 def partials(folder: str | bytes | os.PathLike[str]) -> list[Partial]:
@@ -121,9 +127,12 @@ def _looked_at(area: Area, *, hold: bool) -> Partial:
     if not in_use and not hold:
         area.unlock()
     size, files = _measured(area.descriptor)
+    names: set[bytes] = set()
     with contextlib.suppress(OSError), scan(area.descriptor) as listing:
-        files -= sum(os.fsencode(entry.name) in (ROOT, NAME) for entry in listing)
-    return Partial(area.name.decode(), _root(area), size, files, area.changed, in_use)
+        names.update(os.fsencode(entry.name) for entry in listing)
+    files -= len(names & _NOTES)
+    in_place = arrived.NAME in names and names <= _NOTES
+    return Partial(area.name.decode(), _root(area), size, files, area.changed, in_use, in_place)
 
 
 def _root(area: Area) -> bytes | None:

@@ -220,7 +220,7 @@ class PipeDelivery:
                 hint="Discard them, and receive it again.",
             )
 
-    def commit(self) -> None:
+    def commit(self, *, remember: bool = False) -> None:  # noqa: ARG002 (who reads it has it)
         """Have it on disk, if it is a disk where it went.
 
         Raises:
@@ -234,6 +234,9 @@ class PipeDelivery:
                 raise store_error(error, "write to", _OUTPUT) from error
         if self._taken is not None:
             self.landed[self._taken.id] = self._taken.name
+
+    def heard(self) -> None:
+        """Nothing to forget."""
 
     def suspend(self) -> None:
         """Nothing to keep: what was written is out."""

@@ -12,7 +12,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import field
 from enum import Enum
 from typing import Final, Literal
@@ -23,11 +23,12 @@ from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
 from enchufe.printable import printable
-from enchufe.store import linux
+from enchufe.store import arrived, linux
+from enchufe.store.arrived import Identity
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
 from enchufe.store.folders import Folders, is_apart, scan
-from enchufe.store.grafts import Graft
+from enchufe.store.grafts import Graft, free_names
 from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
@@ -87,15 +88,26 @@ class Plan:
         if_exists: what happens where the destination has an entry's name already.
         links: which symlinks are taken.
         checksum: whether the same size and time are no proof of the same content.
+        before: what may have been put in place of roots of a name, and their sender has not heard of.
 
     Attributes:
         grafts: what the commit renames, by id.
         folders: the directories offered, by id.
         dresses_live: whether directories that are merged into get the mode and time of the offer.
+        own: directories that an attempt before has put in place, by id: the name each has there. They are merged into,
+            whatever was chosen.
+        again: the roots that it has put in place, by the name they were offered with.
     """
 
     def __init__(
-        self, folders: SharedFolders, rules: NameRules, *, if_exists: IfExists, links: Links, checksum: bool = False
+        self,
+        folders: SharedFolders,
+        rules: NameRules,
+        *,
+        if_exists: IfExists,
+        links: Links,
+        checksum: bool = False,
+        before: Callable[[bytes], Collection[Identity]] = lambda _: (),
     ) -> None:
         self._descriptors = folders
         self._rules = rules
@@ -114,6 +126,9 @@ class Plan:
         self.folders: dict[int, Folder] = {}
         self.grafts: dict[int, Graft] = {}
         self.dresses_live = if_exists in ("overwrite", "update")
+        self._before = before
+        self.own: dict[int, bytes] = {}
+        self.again: dict[bytes, Identity] = {}
 
     def answer(self, entry: Entry) -> Answer:
         """Decide about an entry, and remember where it goes.
@@ -281,6 +296,8 @@ class Plan:
 
     def _meet(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing]:
         """Decide where the destination may have the name already."""
+        if (folder.id == TOP or folder.id in self.own) and (met := self._meet_own(entry, folder)) is not None:
+            return met
         if self._if_exists == "rename":
             return self._graft(entry, folder, replaces=False)
         descriptor = self._descriptors.descriptor(folder.id)
@@ -301,12 +318,51 @@ class Plan:
             return _SKIP, _REFUSED
         if directory or not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             return Answer.IN_THE_WAY, _REFUSED
-        believed = not self._checksum or entry.kind is _SYMLINK
-        if self._if_exists == "update" and believed and _same(entry, found, descriptor, self._rules.grain):
+        if self._if_exists == "update" and self._is_same(entry, entry.name, found, descriptor):
             return _SKIP, _REFUSED
         self._check_replaceable(entry, folder, descriptor)
         answer, standing = self._graft(entry, folder, replaces=True)
         return Answer.DELTA if _have_blocks(entry, found) else answer, standing
+
+    def _meet_own(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing] | None:
+        """Take what an attempt before has put in place for arrived; None where that is not there, or is another now."""
+        descriptor = self._descriptors.descriptor(folder.id)
+        name = entry.name
+        root: tuple[bytes, Identity] | None = None
+        if folder.id == TOP:
+            root = self._find_root(entry, descriptor)
+            if root is None:
+                return None
+            name = root[0]
+        try:
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if entry.kind is _DIRECTORY:
+            if not stat.S_ISDIR(found.st_mode) or found.st_dev != self._device:
+                return None
+            self.own[entry.id] = name
+        elif not self._is_same(entry, name, found, descriptor):
+            return None
+        if root is not None:
+            self.again[entry.name] = root[1]
+        return (_ALL, _LIVE) if entry.kind is _DIRECTORY else (_SKIP, _REFUSED)
+
+    def _find_root(self, entry: Entry, top: int) -> tuple[bytes, Identity] | None:
+        """The name that a root has which arrived before, and what it is."""
+        if before := self._before(entry.name):
+            for name in free_names(entry.name, directory=entry.kind is _DIRECTORY):
+                known = arrived.identity(top, name)
+                if known is None:
+                    break
+                if known in before:
+                    return name, known
+        return None
+
+    def _is_same(self, entry: Entry, name: bytes, found: os.stat_result, descriptor: int) -> bool:
+        """Whether what has a name there is this version of a file or symlink, as far as may be believed unread."""
+        believed = not self._checksum or entry.kind is _SYMLINK
+        return believed and _same(entry, name, found, descriptor, self._rules.grain)
 
     def _graft(self, entry: Entry, folder: Folder, *, replaces: bool) -> tuple[Answer, Standing]:
         if folder.id not in self._writable:
@@ -344,7 +400,8 @@ class Plan:
         place = None
         if folder.standing is _LIVE:
             graft = self.grafts.get(entry.id)
-            place = (AREA, graft.private) if graft is not None else (folder.id, entry.name)
+            name = self.own.get(entry.id, entry.name)
+            place = (AREA, graft.private) if graft is not None else (folder.id, name)
         self._descriptors.add(entry.id, entry.parent, entry.name, place=place)
         counted = standing is _LIVE or self._rules.folds
         depth = folder.depth + 1
@@ -373,9 +430,9 @@ def _have_blocks(entry: Entry, found: os.stat_result) -> bool:
     return both and found.st_size >= BLOCK_SIZE <= entry.size != UNKNOWN_SIZE
 
 
-def _same(entry: Entry, found: os.stat_result, descriptor: int, grain: int) -> bool:
+def _same(entry: Entry, name: bytes, found: os.stat_result, descriptor: int, grain: int) -> bool:
     """Whether the destination has this version of a file or symlink already, as far as a look at it can tell."""
     if entry.kind is _SYMLINK:
-        return stat.S_ISLNK(found.st_mode) and os.readlink(entry.name, dir_fd=descriptor) == entry.target
+        return stat.S_ISLNK(found.st_mode) and os.readlink(name, dir_fd=descriptor) == entry.target
     same = found.st_size == entry.size and told_time(found.st_mtime_ns) // grain == entry.mtime_ns // grain
     return same and stat.S_ISREG(found.st_mode)

@@ -23,7 +23,7 @@ from blake3 import blake3
 
 from enchufe.errors import StoreError
 from enchufe.printable import printable
-from enchufe.store import journal
+from enchufe.store import arrived, journal
 from enchufe.store.folders import DIRECTORY, is_apart, scan
 from enchufe.store.names import STAGING
 
@@ -63,21 +63,26 @@ class Area:
 
     @property
     def changed(self) -> float | None:
-        """When its journal was written last, in seconds since 1970; None where there is none.
+        """When its journal, or what it notes as arrived, was written last; None where there is neither.
 
-        One that is dated in the future, by a clock that was wrong, is dated now: it would never expire else.
+        In seconds since 1970. One that is dated in the future, by a clock that was wrong, is dated now: it would never
+        expire else.
         """
+        dates = (self._changed(journal.NAME, journal.RECORD_SIZE), self._changed(arrived.NAME, 1))
+        return max((date for date in dates if date is not None), default=None)
+
+    def _changed(self, name: bytes, least: int) -> float | None:
         try:
-            info = os.stat(journal.NAME, dir_fd=self.descriptor, follow_symlinks=False)
+            info = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:
             return None
-        if not stat.S_ISREG(info.st_mode) or info.st_size < journal.RECORD_SIZE:
+        if not stat.S_ISREG(info.st_mode) or info.st_size < least:
             return None
         now = time.time()
         if info.st_mtime <= now:
             return info.st_mtime
         with contextlib.suppress(OSError):
-            os.utime(journal.NAME, (now, now), dir_fd=self.descriptor, follow_symlinks=False)
+            os.utime(name, (now, now), dir_fd=self.descriptor, follow_symlinks=False)
         return now
 
     def lock(self) -> bool:
@@ -134,6 +139,7 @@ class Staging:
 
     def __init__(self, folder: int, path: bytes, origin: bytes) -> None:
         self._folder = folder
+        self._path = path
         whose = blake3(origin).hexdigest()[:_WHOSE]
         self._home, self.area, self.dead = self._made(path, whose)
 
@@ -150,6 +156,22 @@ class Staging:
         """Close the area, and leave what is in it for the next delivery."""
         self.area.close()
         os.close(self._home)
+
+    def forget(self) -> None:
+        """Remove an area that was left after all, unless somebody works in it by now."""
+        with contextlib.suppress(OSError, StoreError), contextlib.ExitStack() as stack:
+            folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+            home = locked_home(folder, self._path)
+            if home is None:
+                return
+            stack.callback(remove_home, folder)
+            stack.callback(os.close, home)
+            area = Area(home, self.area.name, os.open(self.area.name, DIRECTORY, dir_fd=home), locked=False)
+            if area.lock():
+                area.remove()
+            else:
+                area.close()
 
     def _made(self, path: bytes, whose: str) -> tuple[int, Area, list[Area]]:
         for attempt in range(_ATTEMPTS):

@@ -513,7 +513,7 @@ class ModelDelivery:
             self._area.parts.change({part.key: None})
             self._forget(part.key)
 
-    def commit(self) -> None:
+    def commit(self, *, remember: bool = False) -> None:  # noqa: ARG002 (nothing is)
         """As `Receiving.commit`: data, then names, each durable before the next."""
         self._check_open()
         if not all(part.whole for part in self._parts.values()):
@@ -564,6 +564,9 @@ class ModelDelivery:
     def _landing(self, number: int, node: Node) -> ModelNode:
         part = self._parts.get(self._links.get(number, number))
         return ModelNode(node, part.file if part is not None else None)
+
+    def heard(self) -> None:
+        """As `Receiving.heard`."""
 
     def suspend(self) -> None:
         """As `Receiving.suspend`."""

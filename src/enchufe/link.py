@@ -93,9 +93,9 @@ class Link:
 
     def collect(self, hands: Hands | None) -> None:
         """Collect what they have done, and have whoever waits here go on as soon as there is more."""
+        self._hands = hands
         if hands is not None:
             hands.collect()
-            self._hands = hands
 
     def push(self) -> None:
         """Send as much as goes without waiting; a cut shows with the next exchange."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import field, replace
 from os import urandom
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 from blake3 import blake3
 
@@ -119,49 +119,88 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
     patience = Patience(retry, waiter.now)
     newest = 0
     older: int | None = None  # the epoch that another attempt has taken over from
-    done: events.Receipt | None = None  # all is here
-    while True:
-        session: Session[M] | None = None
-        newest = max(newest + 1, time.time_ns())  # whatever somebody does to the clock
-        epoch = older or newest
-        began = waiter.now()
-        try:
-            reached = drive(aim.reach(waiter, options.timeout))
-            with reached.transport:
-                attempt = replace(
-                    options,
-                    dial=reached.dial,
-                    secret=reached.secret,
-                    name=reached.name,
-                    session=identity,
-                    epoch=epoch,
-                )
-                session = make(reached.transport, attempt)
-                receipt = drive(session.complete())
-                done = done or receipt
-                if session.concluded is None:
-                    return done
-                raise BrokenError(_UNHEARD)
-        except (BrokenError, DeadlineExceeded, BusyError) as error:
-            if session is not None and session.concluded is not None:
-                options = replace(options, concluded=session.concluded)
-            if isinstance(error, TakenOver):
-                older = epoch  # so that we are let in where the other one is gone, and do not end it
-            elif session is not None and session.machine.peer is not None:  # we were let in
-                older = None
-            pause = patience.pause(error, met=aim.met, moved=session is not None and session.crossed > 0)
-            if pause is None:
-                if done is not None:
+    with _Concluding() as concluding:
+        while True:
+            session: Session[M] | None = None
+            newest = max(newest + 1, time.time_ns())  # whatever somebody does to the clock
+            epoch = older or newest
+            began = waiter.now()
+            try:
+                reached = drive(aim.reach(waiter, options.timeout))
+                with reached.transport:
+                    attempt = replace(
+                        options,
+                        dial=reached.dial,
+                        secret=reached.secret,
+                        name=reached.name,
+                        session=identity,
+                        epoch=epoch,
+                        concluded=concluding.concluded,
+                    )
+                    session = make(reached.transport, attempt)
+                    receipt = drive(session.complete())
+                    if session.concluded is None:
+                        return receipt
+                    raise BrokenError(_UNHEARD)
+            except (BrokenError, DeadlineExceeded, BusyError) as error:
+                concluding.heed(session)
+                if isinstance(error, TakenOver):
+                    older = epoch  # so that we are let in where the other one is gone, and do not end it
+                elif session is not None and session.machine.peer is not None:  # we were let in
+                    older = None
+                moved = concluding.under_way or (session is not None and session.crossed > 0)
+                pause = patience.pause(error, met=aim.met, moved=moved)
+                if pause is None:
+                    if (done := concluding.result()) is not None:
+                        return done
+                    raise
+                if session is None:  # it has been looked for that long
+                    pause = max(pause - (waiter.now() - began), 0.0)
+                on_event(events.Retrying(str(error), round(pause, 3)))
+                time.sleep(pause)
+            except EnchufeError:
+                if (done := concluding.result()) is not None:
                     return done
                 raise
-            if session is None:  # it has been looked for that long
-                pause = max(pause - (waiter.now() - began), 0.0)
-            on_event(events.Retrying(str(error), round(pause, 3)))
-            time.sleep(pause)
-        except EnchufeError:
-            if done is None:
-                raise
-            return done
+
+
+class _Concluding:
+    """What an attempt came to whose receipt may not have been heard; whoever is interrupted meanwhile sees it through.
+
+    Attributes:
+        concluded: None: there was none.
+    """
+
+    def __init__(self) -> None:
+        self.concluded: Concluded | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with suppress(EnchufeError):
+                self.result()
+
+    def heed(self, session: Session[M] | None) -> None:
+        """An attempt has ended."""
+        if session is not None and session.concluded is not None:
+            self.concluded = session.concluded
+
+    @property
+    def under_way(self) -> bool:
+        """Whether what has come is still being put on the disk."""
+        committing = None if self.concluded is None else self.concluded.committing
+        return committing is not None and not committing.settled
+
+    def result(self) -> events.Receipt | None:
+        """What has come, once it is on disk; None: nothing has.
+
+        Raises:
+            EnchufeError: it could not be put there.
+        """
+        committing = None if self.concluded is None else self.concluded.committing
+        return None if committing is None else committing.result()
 
 
 def listening(
@@ -188,6 +227,7 @@ def listening(
     with (
         _handed_over() if where is None else Listener(where) as listener,
         Door(listener, machine, options.timeout, context=context, admit=admit) as door,
+        _Concluding() as concluding,
     ):
         for address in listener.addresses:
             on_event(events.Listening(address))
@@ -215,13 +255,23 @@ def listening(
                             suited = replace(suited, concluded=concluded[1])
                         session = make(greeted, suited)
                         door.entered(session)
-                        receipt = drive(session.complete())
-                    if session.concluded is not None and retry > 0:
-                        unheard = BrokenError(_UNHEARD, hint=_WAITS.format(f" for {retry:g} s"))
-                        on_event(events.Failed.of(unheard))
-                        again = replace(suited, concluded=session.concluded)
-                        _have_it_heard(door, entrance, make, again, retry)
-                    return receipt
+                        unheard: EnchufeError = BrokenError(_UNHEARD)
+                        try:
+                            receipt = drive(session.complete())
+                            if session.concluded is None:
+                                return receipt
+                        except EnchufeError as error:
+                            if session.concluded is None or session.concluded.committing is None:
+                                raise
+                            unheard = error.with_traceback(None)  # which has all of the session
+                    concluding.heed(session)
+                    if retry > 0 and _may_return(unheard):
+                        hint = unheard.hint if isinstance(unheard, TakenOver) else _WAITS.format(f" for {retry:g} s")
+                        on_event(events.Failed(unheard.kind, str(unheard), hint))
+                        _have_it_heard(door, entrance, make, suited, concluding, retry)
+                    done = concluding.result()
+                    assert done is not None
+                    return done
                 except (StoreError, LocalProtocolError, Declined):
                     raise
                 except EnchufeError as error:
@@ -254,22 +304,34 @@ def _have_it_heard(
     entrance: Entrance | None,
     make: Make[M],
     options: Options,
+    concluding: _Concluding,
     retry: float,
 ) -> None:
-    """All is here: for so many seconds whoever has sent it may come again, only to hear so.
+    """While all is put on disk, and for so many seconds then, whoever has sent it may come again to hear so.
 
     To the door he is still inside: it lets in nobody else, and tells them that we are busy.
     """
-    until = time.monotonic() + retry
+    until: float | None = None
     with suppress(EnchufeError):
-        while (left := until - time.monotonic()) > 0 and (greeted := _next(door, left, entrance, left)) is not None:
+        while until is None or time.monotonic() < until:
+            if until is None and not concluding.under_way:
+                until = time.monotonic() + retry
+            left = _LOOK if until is None else max(until - time.monotonic(), 0.0)
+            greeted = _next(door, left, entrance, left)
+            if greeted is None:
+                continue
             with suppress(BrokenError, DeadlineExceeded), greeted.transport:
-                session = make(greeted, options)
+                session = make(greeted, replace(options, concluded=concluding.concluded))
                 door.entered(session)
                 drive(session.complete())
                 if session.concluded is None:
                     return
-                options = replace(options, concluded=session.concluded)
+                concluding.heed(session)
+
+
+def _may_return(error: EnchufeError) -> bool:
+    """Whether whoever is gone may come again by himself."""
+    return isinstance(error, (BrokenError, DeadlineExceeded)) and not isinstance(error, InterruptedThere)
 
 
 def _whose(greeted: Greeted[M]) -> object:

@@ -21,8 +21,9 @@ from enchufe import events
 from enchufe.access.certificate import lasting
 from enchufe.access.links import Link
 from enchufe.access.tokens import Tokens
+from enchufe.store import Delivery
 from enchufe.transfer import messages as m
-from enchufe.transfer.message import Role
+from enchufe.transfer.message import Message, Role
 from enchufe.transfer.sender import Sender
 from enchufe.transports import TcpAddress
 from tests.beside import Beside
@@ -32,12 +33,18 @@ from tests.until import until
 
 PATIENCE = 40.0
 End = events.Receipt | enchufe.EnchufeError
-# All that a sender of nothing says, until it has the receipt.
-NOTHING = b"".join(
-    piece
-    for message in (m.Hello(Role.SENDER, b"s" * 16, 1, 0, 1), m.OfferEnd(0, 0, 0), m.Finish(Sender().receipt().digest))
-    for piece in m.frame(message)
-)
+
+
+def said(*messages: Message) -> bytes:
+    return b"".join(piece for message in messages for piece in m.frame(message))
+
+
+FINISH = m.Finish(Sender().receipt().digest)
+
+
+def nothing(epoch: int = 1) -> bytes:
+    """All that a sender of nothing says, until it has the receipt."""
+    return said(m.Hello(Role.SENDER, b"s" * 16, epoch, 0, 1), m.OfferEnd(0, 0, 0), FINISH)
 
 
 def transfer(
@@ -257,9 +264,9 @@ def test_pings_hold_nobody_who_has_it_all(tmp_path: Path) -> None:
     receiver = Beside(receive)
     until(lambda: address)
     host, _, port = address[0].rpartition(":")
-    ping = b"".join(m.frame(m.Ping()))
+    ping = said(m.Ping())
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
-        sock.sendall(NOTHING)
+        sock.sendall(nothing())
 
         def is_let_go() -> bool:
             try:
@@ -321,7 +328,7 @@ def test_who_interrupts_a_receiver_that_stays_hears_that_all_is_here(tmp_path: P
         told = map(json.loads, receiver.stdout)
         host, _, port = next(told)["address"].rpartition(":")
         with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
-            sock.sendall(NOTHING)
+            sock.sendall(nothing())
             sock.shutdown(socket.SHUT_WR)
             assert next(event for event in told if event["event"] == "receipt")
             assert next(told)["event"] == "error"
@@ -329,6 +336,46 @@ def test_who_interrupts_a_receiver_that_stays_hears_that_all_is_here(tmp_path: P
         (last,) = told
         assert receiver.wait(PATIENCE) == 130
     assert (last["kind"], last["hint"]) == ("interrupted", "All of it is here; the other side may not have heard so.")
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["all is well", "the disk fails"])
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_a_link_that_is_cut_while_all_is_put_on_disk_is_made_again_meanwhile(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool, fails: bool
+) -> None:
+    """To put it there takes longer than either side would wait for the other to come back, or to say who it is."""
+    commit = Delivery.commit
+    back = threading.Event()
+    connected = 0
+
+    def told(event: events.Event) -> None:
+        nonlocal connected
+        if isinstance(event, events.Connected):
+            connected += 1
+            if connected == 2:
+                back.set()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        relay.cut()
+        assert back.wait(PATIENCE)
+        threading.Event().wait(2.0)  # and both sides stay
+        if fails:
+            raise enchufe.errors.StoreError("the disk is gone")
+        commit(delivery, remember=remember)
+
+    monkeypatch.setattr(Delivery, "commit", slow)
+    with Relay() as relay:
+        ends = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=told, retry=1.0)
+    sender, receiver, _ = ends
+    assert connected == 2
+    if fails:
+        assert isinstance(receiver, enchufe.errors.StoreError)
+        assert isinstance(sender, enchufe.errors.Refused)
+    else:
+        assert isinstance(receiver, events.Receipt)
+        assert isinstance(sender, events.Receipt)
+        assert sender.digest == receiver.digest
+        assert os.listdir(tmp_path / "inbox") == ["tree"]
 
 
 def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path, tmp_path: Path) -> None:
@@ -347,14 +394,18 @@ def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path,
     until(lambda: address)
     host, _, port = address[0].rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
-        sock.sendall(NOTHING)
+        sock.sendall(nothing())
         sock.shutdown(socket.SHUT_WR)
         assert stays.wait(PATIENCE)
     for _ in range(2):
         with pytest.raises(enchufe.errors.BusyError):
             enchufe.send_files([tree], to=address[0], plain=True, retry=0)
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:  # the same again, from the start
-        sock.sendall(b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16, 2, 0, 1))))
+        sock.sendall(nothing(epoch=2))
+        heard = b""
+        while said(Sender().receipt()) not in heard:
+            heard += sock.recv(1 << 16)
+        sock.sendall(said(FINISH))
         assert receiver.result().files == 0
 
 

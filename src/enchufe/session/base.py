@@ -26,6 +26,7 @@ from enchufe.events import OnEvent
 from enchufe.link import Link
 from enchufe.pace import Pace
 from enchufe.session.carrier import Carrier
+from enchufe.session.committing import Committing
 from enchufe.session.consent import Ask
 from enchufe.session.streams import Stream
 from enchufe.transfer.machine import Machine, TakenOver, told_to_peer
@@ -93,12 +94,14 @@ class Concluded:
     Attributes:
         receipt: the one that the receiver says, and the sender waits for.
         skipped, left_out: as in `events.Receipt`.
+        committing: a receiver's way to have it all on disk, which may still go on: what it comes to, for people.
         heard: to be called where the sender has heard that all is on disk.
     """
 
     receipt: Receipt
     skipped: int
     left_out: int
+    committing: Committing[events.Receipt] | None = field(default=None, repr=False)
     heard: Callable[[], None] = field(default=lambda: None, repr=False)
 
 

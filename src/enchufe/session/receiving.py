@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -23,6 +24,7 @@ from enchufe.errors import (
 from enchufe.events import OnEvent
 from enchufe.printable import printable
 from enchufe.session.base import HELLO_TIMEOUT, Concluded, Greeted, Options, Session
+from enchufe.session.committing import Committing
 from enchufe.session.consent import Declined, Offering, Question
 from enchufe.session.streams import Stream
 from enchufe.store import Receiving
@@ -67,6 +69,8 @@ _MISSING_AFTER: Final = 1.0  # seconds without data after which a stream that wa
 _MISSING_EARLY: Final = (
     HELLO_TIMEOUT  # the same where there is more to come, which it could carry: it may be on its way
 )
+
+_MOMENT: Final = 0.5  # seconds by which all may be on disk where the other side is gone: then that is told first
 
 _GROWS_BY: Final = 8  # part of what was shown by which files may have grown when they come again, and bytes besides
 _GROWS_AT_LEAST: Final = 1 << 20
@@ -144,7 +148,7 @@ class ReceivingSession(Session[Receiver]):
         await self.greet()
         if self.options.concluded is not None:
             if self.machine.agreed(CONCLUDED):
-                return await self._say_again(self.options.concluded)
+                return await self._conclude(self.options.concluded)
             if self.options.dial is not None:  # which ends nothing there
                 raise Looked("what was offered here before has arrived, and this is something else")
             # He has begun anew, having been killed perhaps; what is here is known.
@@ -161,7 +165,8 @@ class ReceivingSession(Session[Receiver]):
             raise
         except BaseException:
             self._stop_work()
-            self.delivery.suspend()
+            if self.concluded is None:  # else it is being put on the disk, or is there
+                self.delivery.suspend()
             raise
         finally:
             if self._question is not None:
@@ -615,45 +620,71 @@ class ReceivingSession(Session[Receiver]):
     async def _finish(self) -> events.Receipt:
         self._tell_progress()
         self._stop_work()
-        await self.link.beside(partial(self.delivery.commit, remember=True))
-        for path, names in self.delivery.bare:
-            told = printable(b", ".join(names))
-            self.tell_file(path, 0, "left out", reason=f"its extended attributes cannot be kept here: {told}")
-        for name in self.delivery.landed.values():
-            self.tell(events.Landed((name,)))
-        # From here on it is ours, whatever becomes of the other side.
-        concluded = Concluded(self.machine.receipt(), self.machine.skipped, self.left_out, self.delivery.heard)
+        self.link.collect(None)
+        machine, delivery = self.machine, self.delivery
+        receipt, skipped = machine.receipt(), machine.skipped
+
+        def commit() -> events.Receipt:
+            try:
+                delivery.commit(remember=True)
+            except BaseException:
+                delivery.suspend()
+                raise
+            for path, names in delivery.bare:
+                told = printable(b", ".join(names))
+                self.tell_file(path, 0, "left out", reason=f"its extended attributes cannot be kept here: {told}")
+            for name in delivery.landed.values():
+                self.tell(events.Landed((name,)))
+            # From here on it is ours, whatever becomes of the other side.
+            arrived = self.receipt_of(Concluded(receipt, skipped, self.left_out), machine.received_bytes)
+            self.tell(arrived)
+            return arrived
+
+        return await self._conclude(Concluded(receipt, skipped, self.left_out, Committing(commit), delivery.heard))
+
+    async def _conclude(self, concluded: Concluded) -> events.Receipt:
+        """Wait until all is on disk, and until the other side has heard so; where it may not, `concluded` is kept."""
+        committing = concluded.committing
+        assert committing is not None
+        self.concluded = concluded
+        committing.ring = self.ring
+        try:
+            while not committing.settled:
+                while self.next_event() is not None:
+                    pass
+                self.say_posted()
+                await self.link.exchange()
+        except EnchufeError:
+            if not committing.wait(_MOMENT):
+                raise
+        except BaseException:  # whoever ends is not told that it is over before it is
+            with suppress(EnchufeError):
+                committing.result()
+            raise
+        self.concluded = None
+        receipt = committing.result()
+        self.concluded = concluded
         self.say(concluded.receipt)
         self.link.push()
-        receipt = self.receipt_of(concluded, self.machine.received_bytes)
-        self.tell(receipt)
         await self._be_heard(concluded)
         return receipt
 
-    async def _say_again(self, concluded: Concluded) -> events.Receipt:
-        """All of it is here from an attempt before, and all that is missing is that the other side hears so."""
-        self.say(concluded.receipt)
-        await self._be_heard(concluded)
-        return self.receipt_of(concluded, 0)
-
     async def _be_heard(self, concluded: Concluded) -> None:
-        """Wait until the other side has the receipt; where it may not have, `concluded` is kept."""
         deadline = self.waiter.now() + self.options.timeout  # whatever it says: nobody is held here by pings
         try:
             while not isinstance(self.next_event(), Finish):
                 # It has come again, or is gone, or has had its time.
                 if self._failure is not None or self.link.ended or self.waiter.now() >= deadline:
-                    self.concluded = concluded
                     return
                 await self.link.exchange(deadline)
+            self.concluded = None
             concluded.heard()
             await self.link.await_end()
-        except InterruptedThere:
-            pass  # somebody there wants no more of it
-        except (BrokenError, ClosedError, DeadlineExceeded):
-            self.concluded = concluded
-        except EnchufeError:
-            pass  # TLS may refuse or be refused even now, and it may have found the receipt wrong
+        except (BrokenError, ClosedError, DeadlineExceeded) as error:
+            if isinstance(error, InterruptedThere):  # somebody there wants no more of it
+                self.concluded = None
+        except EnchufeError:  # TLS may refuse or be refused even now, and it may have found the receipt wrong
+            self.concluded = None
 
 
 def _content(message: Message) -> int:

@@ -647,10 +647,11 @@ class _Thread:
     def is_alive(self) -> bool:
         return self._turn is not None and not self._turn.done
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
         turn = self._turn
         assert turn is not None, "a thread that was never started is waited for"
-        self._turns.until(lambda: turn.done)
+        with suppress(DeadlineExceeded):
+            self._turns.until(lambda: turn.done, None if timeout is None else self._turns.now() + timeout)
 
 
 class _Threading:

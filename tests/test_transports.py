@@ -151,6 +151,41 @@ def test_the_round_trip_is_known_where_the_congestion_control_cannot_be_had(
     assert trip > 0
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
+def test_a_kernel_that_tells_less_than_the_round_trip_is_no_failure(tmp_path: Path) -> None:
+    """As qemu-user's, which gives four bytes of any option of TCP."""
+
+    class Emulated(socket.socket):
+        def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+            return super().getsockopt(level, option, min(size, 4))
+
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        near._sock = Emulated(fileno=near._sock.detach())
+        assert tcp.tune(near) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="who waits in the kernel is asked for by Linux's option")
+def test_a_receive_that_blocks_does_so_briefly(tmp_path: Path) -> None:
+    """On a machine of 32 bits too, where a struct timeval has one of two sizes."""
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        with pytest.raises(BlockingIOError):
+            near._sock.recv(1)
+
+
+@pytest.mark.parametrize("option", ["TCP_KEEPIDLE", "TCP_USER_TIMEOUT", "SO_RCVTIMEO"])
+def test_an_option_that_the_kernel_does_not_know_is_gone_without(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(socket, option):
+        pytest.skip("nor does this Python")
+    monkeypatch.setattr(socket, option, 30_000)
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        drive(near.send([b"there"]))
+        assert drive(far.receive(100)) == b"there"
+        with pytest.raises(DeadlineExceeded):
+            drive(far.receive(100, WAITER.now() + 0.01))
+
+
 def test_a_killed_peer_is_found(tmp_path: Path) -> None:
     code = "import socket,sys;s=socket.create_connection(('127.0.0.1',int(sys.argv[1])));s.send(b'x');input()"
     with Listener(parse_address("127.0.0.1:0")) as listener:

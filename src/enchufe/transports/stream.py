@@ -37,7 +37,10 @@ _IOV_MAX: Final = 1024  # pieces one sendmsg takes: IOV_MAX, Linux and the BSDs
 # blocks no longer than this, in seconds: then poll() waits, which somebody else can wake.
 _BRIEFLY: Final = 0.05
 _KERNEL_WAITS: Final = sys.platform.startswith(("linux", "darwin", "freebsd"))
-_RCVTIMEO: Final = struct.pack("@ll", 0, int(_BRIEFLY * 1_000_000))  # a struct timeval
+# A struct timeval. Where a long has 32 bits and time_t 64 (Debian 13 on armhf, musl), the option is another one:
+# SO_RCVTIMEO_NEW, asm-generic/socket.h.
+_TIMEVAL: Final = "@qq" if socket.SO_RCVTIMEO == 66 else "@ll"
+_RCVTIMEO: Final = struct.pack(_TIMEVAL, 0, int(_BRIEFLY * 1_000_000))
 # What becomes of the last copy of a socket: sent is what was to be sent, then an end; or cut. A struct linger.
 _LINGER: Final = struct.pack("@ii", 0, 0)
 _NO_LINGER: Final = struct.pack("@ii", 1, 0)
@@ -144,10 +147,11 @@ class Transport:
         self._turn = _TURN
         self._kernel_waits = waiter.blocks and _KERNEL_WAITS
         if self._kernel_waits:
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RCVTIMEO)
-        else:
-            sock.setblocking(False)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RCVTIMEO)
+            except OSError:  # an emulated kernel that has no such limit
+                self._kernel_waits = False
+        sock.setblocking(self._kernel_waits)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "broken" if self._broken else "open"

@@ -49,7 +49,11 @@ def set_options(sock: socket.socket) -> None:
     for name, value in (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT)):
         option = getattr(socket, name, None)  # not every system has every one
         if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            except OSError as error:
+                if error.errno != errno.ENOPROTOOPT:  # nor does every kernel know what its Python does
+                    raise
 
 
 def transport(sock: socket.socket, waiter: Waiter) -> Transport:
@@ -78,7 +82,7 @@ def tune(transport: Transport) -> float | None:
     sock = transport._sock
     try:
         (microseconds,) = struct.unpack_from("=I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), RTT)
-    except OSError:  # it goes as it goes
+    except (OSError, struct.error):  # it goes as it goes; an emulated kernel, as qemu-user's, tells less
         return None
     trip: float = microseconds / 1e6
     with suppress(OSError):  # most kernels let only root have bbr, if they have it

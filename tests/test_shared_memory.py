@@ -629,6 +629,10 @@ def test_other_processors_and_odd_sizes_are_refused(monkeypatch: pytest.MonkeyPa
         enchufe.connect("shm:/nowhere", framing=framing.Lines())
     with pytest.raises(LocalProtocolError, match="aarch64"):
         enchufe.Server(lambda _: None, f"shm:{tmp_path / 'socket'}", framing=framing.Lines())
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    with pytest.raises(LocalProtocolError, match="a Python of 64 bits"):
+        enchufe.connect("shm:/nowhere", framing=framing.Lines())
 
 
 def test_addresses() -> None:

@@ -41,18 +41,18 @@ _FIRST: Final = 8  # the first ring's head
 _SECOND: Final = 64
 
 _PROCESSORS: Final = ("x86_64", "amd64")
+_INSTEAD: Final = "Use a unix: address instead."
 
 _fence: Final = threading.Lock()
 
 
 def check_processor() -> None:
-    """Raise LocalProtocolError where this processor's stores may be seen out of their order."""
+    """Raise LocalProtocolError where this processor's stores may be seen out of their order, or in two steps."""
     machine = platform.machine().lower()
-    # A Python of 32 bits stores 8 bytes in two steps, on whatever processor.
-    if machine not in _PROCESSORS or sys.maxsize < 2**32:
-        raise LocalProtocolError(
-            f"shared memory needs x86-64's order of stores, and this is {machine}", hint="Use a unix: address instead."
-        )
+    if machine not in _PROCESSORS:
+        raise LocalProtocolError(f"shared memory needs x86-64's order of stores, and this is {machine}", hint=_INSTEAD)
+    if sys.maxsize < 2**32:  # it stores 8 bytes in two steps, on whatever processor
+        raise LocalProtocolError("shared memory needs a Python of 64 bits, and this one is of 32", hint=_INSTEAD)
 
 
 def size_of(capacity: int) -> int:

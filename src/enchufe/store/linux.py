@@ -162,7 +162,9 @@ def has_disk(descriptor: int) -> bool:
     info = ctypes.create_string_buffer(512)  # more than struct statfs has anywhere; f_type comes first
     if _fstatfs(descriptor, info) != 0:
         return False
-    return ctypes.c_ulong.from_buffer(info).value & 0xFFFF_FFFF not in _IN_MEMORY
+    # A long, but 4 bytes on s390x, where a long would take in the field behind it.
+    told = {kind.from_buffer(info).value & 0xFFFF_FFFF for kind in (ctypes.c_ulong, ctypes.c_uint)}
+    return told.isdisjoint(_IN_MEMORY)
 
 
 def begin_writing(descriptor: int) -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 import random
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -457,6 +459,32 @@ def test_blank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool) -> N
         linux.blank(file.fileno(), 1000, 3 * BLOCK_SIZE)
         file.seek(0)
         assert file.read() == OLD[:1000] + bytes(3 * BLOCK_SIZE) + OLD[3 * BLOCK_SIZE + 1000 : 5 * BLOCK_SIZE]
+
+
+def test_a_libc_that_calls_it_by_its_one_name_makes_holes_too(tmp_path: Path) -> None:
+    """As musl, where each offset has 64 bits and what ends so is not there to be looked up."""
+    code = """if True:
+        import ctypes, os, sys
+
+        class Musl(ctypes.CDLL):
+            def __getattr__(self, name):
+                if name.endswith("64"):
+                    raise AttributeError(name)
+                return super().__getattr__(name)
+
+        ctypes.CDLL = Musl
+        from enchufe.store import linux
+        with open(sys.argv[1], "w+b") as file:
+            file.write(b"x" * (1 << 20))
+            file.flush()
+            linux.blank(file.fileno(), 0, 1 << 20)
+            os.fsync(file.fileno())
+            print(os.fstat(file.fileno()).st_blocks)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "file"], stdout=subprocess.PIPE, check=True, timeout=30
+    )
+    assert int(done.stdout) == 0
 
 
 # Modes that keep us out.

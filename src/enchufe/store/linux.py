@@ -60,7 +60,8 @@ def _function(name: str, *arguments: Any) -> Any:
 _renameat2: Final = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _syncfs: Final = _function("syncfs", ctypes.c_int)
 _sync_file_range: Final = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-_fallocate: Final = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_RANGE: Final = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_fallocate: Final = _function("fallocate64", *_RANGE) or _function("fallocate", *_RANGE)  # musl has only this
 _statx: Final = _function(
     "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(ctypes.c_uint64)
 )

@@ -31,6 +31,9 @@ from enchufe.errors import (
     RemoteProtocolError,
 )
 from enchufe.server import Acceptor, ServerOptions
+from enchufe.transports import shared_memory, unix
+from enchufe.transports.addresses import UnixAddress
+from enchufe.waiting import BlockingWaiter, drive
 from tests.until import until
 
 LINES = framing.Lines()
@@ -291,10 +294,13 @@ import os, resource, sys, threading
 from enchufe import framing
 from enchufe.engines import events, threads
 from enchufe.server import Acceptor, ServerOptions
+from enchufe.transports import shared_memory, unix
+from enchufe.transports.addresses import UnixAddress
+from enchufe.waiting import BlockingWaiter, drive
 async def echo(connection):
     async for message in connection:
         await connection.send(message)
-acceptor = Acceptor.listening(["127.0.0.1:0"], 128, ServerOptions(framing=framing.Lines()))
+acceptor = Acceptor.listening([sys.argv[2]], 128, ServerOptions(framing=framing.Lines()))
 engine = {"events": events.OwnLoop, "threads": threads.Engine}[sys.argv[1]](echo, acceptor)
 print(acceptor.listeners[0].addresses[0], flush=True)
 sys.stdin.readline()
@@ -311,7 +317,10 @@ thread.join()
 @pytest.mark.parametrize("engine", ["events", "threads"])
 def test_descriptors_may_run_out_in_the_first_step(engine: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", STARVED_AT_ONCE, engine], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", STARVED_AT_ONCE, engine, "127.0.0.1:0"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin and process.stdout
     with process, process.stdin as tell:
@@ -323,6 +332,27 @@ def test_descriptors_may_run_out_in_the_first_step(engine: str) -> None:
             connection.close()
         assert crowd[-1].ask(b"served after all") == b"served after all"
         crowd[-1].close()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("engine", ["events", "threads"])
+def test_those_that_no_descriptor_is_left_for_memory_for_wait_in_the_queue(engine: str, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARVED_AT_ONCE, engine, f"shm:{tmp_path}/s"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin and process.stdout
+    waiter = BlockingWaiter()
+    with process, process.stdin as tell:
+        process.stdout.readline()
+        crowd = [drive(unix.connect(UnixAddress(f"{tmp_path}/s"), waiter)) for _ in range(20)]
+        print(file=tell, flush=True)
+        for plain in crowd:
+            with shared_memory._over(plain, listening=False) as transport:
+                drive(transport.handshake(waiter.now() + 20))
+                assert drive(Connection(transport, LINES, timeout=20).ask(b"served")) == b"served"
     assert process.returncode == 0
 
 

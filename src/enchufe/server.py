@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 
 from enchufe.checks import check_seconds, check_whole
 from enchufe.connection import Connection
-from enchufe.errors import BusyError, EnchufeError, LocalProtocolError, RemoteProtocolError
+from enchufe.errors import BrokenError, BusyError, EnchufeError, LocalProtocolError, RemoteProtocolError
 from enchufe.events import Accepted, Event, Finished, Rejected
 from enchufe.framing.base import Framing
 from enchufe.heartbeat import Heartbeat, check_options, connection_over
@@ -340,6 +340,21 @@ class Acceptor:
             transport.abort()
             log.info("%s has its %s connections already", transport.peer, self.options.max_per_address)
             self.options.tell(Rejected(transport.peer, "max_per_address"))
+        return None
+
+    def try_take(self, waiter: Waiter) -> Transport | None:
+        """As `try_accept`, for whoever serves it in this process: with all that it needs of the system."""
+        while (transport := self.try_accept(waiter)) is not None:
+            try:
+                transport.prepare()
+            except BusyError as error:
+                self.put_back(transport, error)
+                return None
+            except BrokenError:  # it left while it was queued
+                transport.abort()
+                self.release(transport)
+            else:
+                return transport
         return None
 
     def put_back(self, transport: Transport, why: BusyError) -> None:

@@ -60,7 +60,7 @@ class Engine:
                     if any(thing is self._stop for thing, _ in ready):
                         break
                 for _ in range(_AT_ONCE):
-                    accepted = acceptor.try_accept(loop)
+                    accepted = acceptor.try_take(loop)
                     if accepted is None:
                         break
                     serving = serve_connection(self._handler, accepted, acceptor.options, len(acceptor.open))

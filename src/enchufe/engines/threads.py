@@ -38,7 +38,7 @@ class Engine:
         try:
             while not drive(self._stopped()):
                 for _ in range(_AT_ONCE):
-                    accepted = self._acceptor.try_accept(self._waiter)
+                    accepted = self._acceptor.try_take(self._waiter)
                     if accepted is None or not self._start(accepted):
                         break
         finally:

@@ -22,7 +22,6 @@ from typing import Any, Final
 from enchufe.buffer import Buffer
 from enchufe.errors import (
     BrokenError,
-    BusyError,
     DeadlineExceeded,
     EnchufeError,
     LocalProtocolError,
@@ -49,9 +48,6 @@ SPIN: Final = 50e-6
 
 # Sleeps without a look before the next try, at the most, where looks are in vain.
 _VAIN: Final = 63
-
-# Seconds until the next try, where there is no descriptor for the memory.
-_AGAIN: Final = 0.05
 
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 # Bytes of a frame from which on it is received by itself, not with others in one piece.
@@ -170,28 +166,24 @@ class SharedMemoryTransport(Transport):
         self._vain = 0  # the last looks were: how many sleeps without a look follow, and how many are left of them
         self._vainly = 0
 
+    def prepare(self) -> None:
+        """As `Transport.prepare`: make the memory and send it, which never waits."""
+        if self._listening and self._rings is None:
+            self._offer()
+
     async def handshake(self, deadline: float | None = None) -> None:
-        """Make the memory and send it, or receive and check it. Who has no descriptor for it waits for one.
+        """Make the memory and send it, or receive and check it.
 
         Raises:
-            BusyError: there was none until `deadline`, or until this end stopped.
+            BusyError: there is no descriptor for it.
             BrokenError: the peer went away.
             DeadlineExceeded: nothing came until `deadline`.
             RemoteProtocolError: what came is no memory that can be trusted.
         """
-        if not self._listening:
+        if self._listening:
+            self.prepare()
+        else:
             await self._accept(deadline)
-            return
-        while True:
-            try:
-                self._offer()
-                return
-            except BusyError:
-                now = self.waiter.now()
-                if self._closed or self._stopped or deadline is None or now >= deadline:
-                    raise
-                with contextlib.suppress(DeadlineExceeded):
-                    await self.waiter.wait([], min(now + _AGAIN, deadline))
 
     # Without waiting.
 
@@ -536,20 +528,17 @@ class SharedMemoryTransport(Transport):
     # The handshake's two sides.
 
     def _offer(self) -> None:
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as passing, contextlib.ExitStack() as undo:
             try:
                 near, far = socket.socketpair()
-                undo.callback(far.close)
-                self._room_bell = near  # closed with us, whatever happens
+                undo.callback(near.close)
+                passing.callback(far.close)
                 descriptor = os.memfd_create("enchufe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-                undo.callback(os.close, descriptor)
+                passing.callback(os.close, descriptor)
                 os.ftruncate(descriptor, ring.size_of(self._capacity))
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-                self._rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
+                rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
             except OSError as error:
-                if self._room_bell is not None:
-                    self._room_bell.close()
-                    self._room_bell = None
                 raise no_room("cannot make memory to share", error) from error
             fds = array.array("i", [descriptor, far.fileno()])
             try:
@@ -561,6 +550,8 @@ class SharedMemoryTransport(Transport):
                 )
             except OSError as error:
                 raise BrokenError(f"the other side left at once ({self.peer}): {error.strerror}") from error
+            self._room_bell, self._rings = near, rings  # closed with us, whatever happens
+            undo.pop_all()
 
     async def _accept(self, deadline: float | None) -> None:
         while True:

@@ -171,6 +171,16 @@ class Transport:
         """What grows with each byte that comes, whether or not anything can be made of it yet: a sign of life."""
         return self.bytes_received
 
+    def prepare(self) -> None:
+        """Have what this needs of the system beside its socket, before others take that: nothing here.
+
+        For whoever accepted the connection; `handshake` does it where this was not called.
+
+        Raises:
+            BusyError: there is no descriptor for it; to be tried again.
+            BrokenError: the other side has left.
+        """
+
     async def handshake(self, deadline: float | None = None) -> None:
         """Exchange what must cross before the first byte: nothing here, keys or memory elsewhere.
 

@@ -1,4 +1,4 @@
-"""What a signal handler raises, as for Ctrl-C, in the middle of a send: nothing follows half a message."""
+"""What a signal handler raises, as for Ctrl-C, in the middle of a send or receive: nothing follows half a message."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from enchufe import BlockingConnection, framing
+from enchufe.buffer import ReceiveBuffer
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError
+from enchufe.errors import BrokenError, ClosedError
 from enchufe.transports import Transport, advance, unix
 from enchufe.transports.ring import Rings
+from enchufe.transports.shared_memory import SharedMemoryTransport
 from enchufe.waiting import BlockingWaiter, drive
 from tests.framed import framed
 from tests.test_shared_memory import pair as in_memory
@@ -134,3 +136,40 @@ def test_what_a_signal_handler_raises_is_no_word_of_the_systems() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("timeout", [None, 20])
+@pytest.mark.parametrize(
+    ("ends", "function"),
+    [
+        ("unix", len),
+        ("unix", ReceiveBuffer.received),
+        ("unix", Connection._take),
+        ("tls", Connection._take),
+        ("shm", SharedMemoryTransport._skip),
+        ("shm", Connection._take),
+    ],
+    indirect=["ends"],
+)
+def test_who_goes_on_behind_an_interrupted_receive_has_all_or_is_told(
+    ends: tuple[str, Transport, Transport], function: Any, timeout: float | None
+) -> None:
+    _, near, far = ends
+    messages = [b"%d" % number for number in range(20)]
+    connection = BlockingConnection(Connection(near, PREFIXED, timeout=timeout))
+    got = []
+    whole = framed(b"first", *messages)
+    drive(far.send([whole[:12]]))  # the rest comes into the buffer
+    assert connection.receive() == b"first"
+    drive(far.send([whole[12:]]))
+    with pytest.raises(KeyboardInterrupt), interrupted_behind(function):
+        while (message := connection.receive()) is not None:
+            got.append(message)
+    try:
+        while len(got) < len(messages):
+            message = connection.receive()
+            assert message is not None
+            got.append(message)
+    except ClosedError as error:
+        assert "interrupted" in str(error)
+    assert got == messages[: len(got)]

@@ -17,7 +17,7 @@ from enchufe.framing.base import JOIN_BELOW, Framing, checked
 from enchufe.framing.sized import BATCHED, SizedFraming
 from enchufe.transports import Transport, advance
 from enchufe.transports.shared_memory import SharedMemoryTransport
-from enchufe.transports.stream import INTERRUPTED
+from enchufe.transports.stream import INTERRUPTED, LOST
 from enchufe.waiting import Ticket, Turnstile, drive
 
 # Tuning. Bytes asked for at first, so that small messages cost little memory, and at the most.
@@ -300,11 +300,17 @@ class Connection:
         """
         if not (self._ready or await self._refill()):
             return None
-        return self._ready.pop()
+        message = self._ready[-1]  # in this order, and by no call: a signal is handled behind one
+        del self._ready[-1]
+        return message
 
     def in_hand(self) -> bytes | None:
         """The next message, where it is decoded already; None where it is to be received."""
-        return self._ready.pop() if self._ready else None
+        if not self._ready:
+            return None
+        message = self._ready[-1]  # as in `receive`
+        del self._ready[-1]
+        return message
 
     async def ask(self, message: Buffer) -> bytes:
         """Send one message and receive one answer.
@@ -454,38 +460,49 @@ class Connection:
         deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
         self._ready = _NONE
         fast, self._data = self._data, b""
-        if self._behind:
-            if self._decode():
-                return True
-        elif not fast:
-            self._buffer.release()
-        while not self._at_end:
+        noted = -1  # bytes that had come when all that had come was put away
+        try:
             if self._behind:
-                await self._receive_behind(deadline)
-            else:
-                if self._large and await self._receive_large(deadline):
+                if self._decode():
                     return True
-                asked = self._asked
-                data = await transport.receive(asked, deadline)
-                if not (count := len(data)):
-                    self._end_came()
-                    break
-                if count == asked or asked > _LEAST:
-                    self._expect(count)
-                messages, taken = self._split(data)
-                if taken < count:
-                    self._buffer.append(memoryview(data)[taken:])
-                    self._behind = True
-                if messages:
-                    self._data = data
-                    if idle is None or len(messages) < _HALVED or transport.waiter.idle() - idle <= _IDLE:
-                        self._take(messages, _TURN)
-                    else:
-                        self._take(messages, min(len(messages) // 2, _TURN))
+            elif not fast:
+                self._buffer.release()
+            while not self._at_end:
+                noted = transport.bytes_received
+                if self._behind:
+                    await self._receive_behind(deadline)
+                else:
+                    if self._large and await self._receive_large(deadline):
+                        return True
+                    asked = self._asked
+                    data = await transport.receive(asked, deadline)
+                    if not (count := len(data)):
+                        self._end_came()
+                        break
+                    if count == asked or asked > _LEAST:
+                        self._expect(count)
+                    messages, taken = self._split(data)
+                    if taken < count:
+                        self._buffer.append(memoryview(data)[taken:])
+                        self._behind = True
+                    if messages:
+                        self._data = data
+                        if idle is None or len(messages) < _HALVED or transport.waiter.idle() - idle <= _IDLE:
+                            self._take(messages, _TURN)
+                        else:
+                            self._take(messages, min(len(messages) // 2, _TURN))
+                        return True
+                if self._decode():
                     return True
-            if self._decode():
-                return True
-        return self._decode()
+            noted = -1
+            return self._decode()
+        except EnchufeError:
+            raise
+        except BaseException:  # a signal handler's, or it is cancelled
+            if transport.has_taken(noted):
+                transport.cut_off(LOST)
+                self._buffer, self._behind = ReceiveBuffer(), False  # of what comes behind the gap
+            raise
 
     # These two stand apart since a thousand idle connections wait above, each with its locals.
 

@@ -49,6 +49,9 @@ _NOW: Final = getattr(socket, "MSG_DONTWAIT", 0)
 INTERRUPTED: Final = "an earlier send was interrupted, and nobody knows how much of it went"
 """Why nothing more can be sent where a signal handler, as Ctrl-C's, raised something in the middle of `try_send`."""
 
+LOST: Final = "an earlier receive was interrupted, and what had just come is lost"
+"""Why nothing more can be received where a signal handler raised something just behind it."""
+
 
 class Process:
     """Which process this is: a fork has copies of what its parent has, and ends nothing of that."""
@@ -102,7 +105,9 @@ class Transport:
         "_broken",
         "_closed",
         "_drained",
+        "_fresh",
         "_full",
+        "_interruptible",
         "_kernel_waits",
         "_late",
         "_left",
@@ -145,6 +150,10 @@ class Transport:
         self._drained = False
         # Calls until the others have their turn, however fast the other side is.
         self._turn = _TURN
+        # What came just now, until it is counted. A signal is handled behind a call, in the main thread: there what
+        # is none puts it here, which costs more.
+        self._fresh = b""
+        self._interruptible = waiter.blocks and threading.get_ident() == threading.main_thread().ident
         self._kernel_waits = waiter.blocks and _KERNEL_WAITS
         if self._kernel_waits:
             try:
@@ -180,6 +189,10 @@ class Transport:
             BusyError: there is no descriptor for it; to be tried again.
             BrokenError: the other side has left.
         """
+
+    def has_taken(self, since: int) -> bool:
+        """Whether anything has come since `bytes_received` was so many, though a receive was interrupted behind it."""
+        return bool(self._fresh) or self.bytes_received != since
 
     async def handshake(self, deadline: float | None = None) -> None:
         """Exchange what must cross before the first byte: nothing here, keys or memory elsewhere.
@@ -230,18 +243,23 @@ class Transport:
         if stopped := self._stopped:
             size = min(size, self._left)
         try:
-            data = self._sock.recv(size, _NOW)
+            if self._interruptible:
+                (self._fresh,) = map(self._sock.recv, (size,), (_NOW,))
+            else:
+                self._fresh = self._sock.recv(size, _NOW)
         except (BlockingIOError, InterruptedError):
             self._drained = False
             return b"" if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
+        data = self._fresh
+        self.bytes_received += (count := len(data))
+        self._fresh = b""
         if not data and (self._closed or self._late):
             raise self._closed_error()
         if stopped:
-            self._left -= len(data)
-        self._drained = 0 < len(data) < size
-        self.bytes_received += len(data)
+            self._left -= count
+        self._drained = 0 < count < size
         return data
 
     def try_receive_into(self, view: Buffer) -> int | None:
@@ -249,7 +267,8 @@ class Transport:
         if stopped := self._stopped:
             view = memoryview(view)[: self._left]
         try:
-            count = self._sock.recv_into(view, 0, _NOW)
+            (count,) = map(self._sock.recv_into, (view,), (0,), (_NOW,))
+            self.bytes_received += count
         except (BlockingIOError, InterruptedError):
             self._drained = False
             return 0 if self._stopped else None
@@ -260,7 +279,6 @@ class Transport:
         if stopped:
             self._left -= count
         self._drained = 0 < count < len(view)
-        self.bytes_received += count
         return count
 
     def try_send(self, pieces: Sequence[Buffer]) -> int:
@@ -335,8 +353,13 @@ class Transport:
             and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline))
         ):
             try:
-                if got := self._sock.recv(size):
+                if self._interruptible:
+                    (self._fresh,) = map(self._sock.recv, (size,))
+                else:
+                    self._fresh = self._sock.recv(size)
+                if got := self._fresh:
                     self.bytes_received += len(got)
+                    self._fresh = b""
                     return got
             except (BlockingIOError, InterruptedError):
                 pass  # nothing came in so short a time
@@ -370,8 +393,9 @@ class Transport:
             and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline))
         ):
             try:
-                if filled := self._sock.recv_into(view):
-                    self.bytes_received += filled
+                (filled,) = map(self._sock.recv_into, (view,))
+                self.bytes_received += filled
+                if filled:
                     return filled
             except (BlockingIOError, InterruptedError):
                 pass  # nothing came in so short a time

@@ -50,6 +50,9 @@ _MEMINFO: Final = struct.Struct("@9I")
 _CALL: Final = 2048
 _LEAST: Final = 256  # bytes that fit wherever anything does
 
+# What stands for bytes that may have been decrypted, or lost on the way there.
+_SOME: Final = b"?"
+
 # Memory to receive into, for whoever just does; an idle connection has none.
 _SCRATCH: Final[list[memoryview]] = []
 
@@ -278,13 +281,19 @@ class TlsTransport(Transport):
         if not self._shaken:
             raise _too_early()
         size, room, machine = len(view), memoryview(view), self._machine
-        filled = machine.decrypt(room)
-        while filled < size and not (machine.over or machine.failure or (filled and self._drained)):
-            count = self._fetch(room[filled:])
-            if count is None:
-                break
-            filled += count
-        self.bytes_received += filled
+        self._fresh = _SOME
+        try:
+            filled = machine.decrypt(room)
+            while filled < size and not (machine.over or machine.failure or (filled and self._drained)):
+                count = self._fetch(room[filled:])
+                if count is None:
+                    break
+                filled += count
+            self.bytes_received += filled
+        except EnchufeError:
+            self._fresh = b""
+            raise
+        self._fresh = b""
         if machine.failure is not None and not filled:
             raise machine.failure
         return filled if filled or machine.over or self._stopped else None

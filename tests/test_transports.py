@@ -581,6 +581,21 @@ def test_a_close_that_cuts_a_send_is_no_orderly_end(meanwhile: bool, tmp_path: P
                 pass
 
 
+def test_nobody_waits_for_what_one_who_cut_the_connection_did_not_take() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname())
+        with tcp.transport(listening.accept()[0], WAITER) as transport:
+            while transport.try_send([bytes(65536)]):
+                pass
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("@ii", 1, 0))
+            theirs.close()
+            with pytest.raises(BrokenError):
+                drive(transport.send([b"more"], WAITER.now() + 20))
+            deadline = WAITER.now() + 20
+            drive(transport.until_taken(deadline))
+            assert WAITER.now() < deadline
+
+
 def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive() -> None:
     ours, theirs = socket.socketpair()
     waiter = BlockingWaiter()

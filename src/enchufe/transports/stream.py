@@ -472,9 +472,11 @@ class Transport:
 
     async def until_taken(self, deadline: float) -> None:
         """Wait until the other side's kernel has what was sent, which `abort` would throw away; or for so long."""
-        while self._queued("TIOCOUTQ") and (now := self.waiter.now()) < deadline:
-            with contextlib.suppress(DeadlineExceeded):
-                await self.waiter.wait([], min(now + _LOOK, deadline))
+        with contextlib.suppress(OSError):
+            while self._queued("TIOCOUTQ") and (now := self.waiter.now()) < deadline:
+                self._sock.getpeername()  # fails where it was cut: what nobody takes any more is still counted
+                with contextlib.suppress(DeadlineExceeded):
+                    await self.waiter.wait([], min(now + _LOOK, deadline))
 
     def _pulse(self) -> tuple[int, ...]:
         """What does not stay the same, while a send waits, where the other side takes or says anything."""

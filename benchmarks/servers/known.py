@@ -6,7 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
+
+from benchmarks.compiled import compiled
 
 # asyncio asks for 256 KiB at each receive. glibc maps and unmaps such a piece each time, at half the speed, until a
 # large piece was freed for another reason, and from then on keeps it for the next time: whichever happened to a server,
@@ -21,7 +24,7 @@ class Server:
 
     Attributes:
         name: as tables show it.
-        words: the module, and how it is run.
+        words: the module, and how it is run; or the C file.
         wire: what it speaks: `length` or `zmtp`.
         needs: a package that may be missing.
         environment: what it needs there, as `env` takes it.
@@ -41,6 +44,8 @@ class Server:
     def command(self, job: str) -> list[str]:
         """How to start it."""
         module, *how = self.words
+        if module.endswith(".c"):
+            return [str(compiled(Path(__file__).with_name(module))), job]
         return ["env", *self.environment, sys.executable, "-m", f"benchmarks.servers.{module}", job, *how]
 
 
@@ -64,5 +69,6 @@ SERVERS: Final = {
         Server("bare messages, threads", ["bare_messages", "threads"]),
         Server("bare messages, plain", ["bare_messages", "plain"]),
         Server("bare epoll loop", ["epoll_loop"]),
+        Server("epoll loop in C", ["epoll_loop.c"]),
     ]
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,8 @@ from enchufe.store.folders import scan
 from enchufe.store.hand import READ, read_small, told_time
 from enchufe.store.hands import Hands, Hiring, Places
 from enchufe.store.interface import Contents
-from enchufe.store.listing import in_order, listed
+from enchufe.store.listing import listed
+from enchufe.store.many import Names
 from enchufe.store.names import STAGING
 from enchufe.store.reading import Content, LeftOut, SourceFile, read_each, reason_for
 from enchufe.store.shared_folders import SharedFolders
@@ -39,6 +40,7 @@ _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 AGAIN_LIMIT: Final = 2  # times that a file is offered once more
 LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
+_SETTLED: Final = 10_000  # names in a folder that are looked at before it is seen whether they are many
 LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
 
 
@@ -118,7 +120,8 @@ class Source:
     def walk(self) -> Iterator[Entry]:
         """Every entry, numbered from 0: a folder, then its files and symlinks by name, then its folders by name.
 
-        It looks at the disk as it goes, and holds the names along one path down the tree, never the tree. What cannot
+        It looks at the disk as it goes, and holds the names along one path down the tree, never the tree; those of a
+        folder where they are many compressed. What cannot
         be offered goes to `left_out`. Walk once only.
 
         Raises:
@@ -300,7 +303,13 @@ class Source:
             descriptor = self._folders.dup(self._count)
             try:
                 leaves, folders = self._names(descriptor, self._count)
-                if self.lists and not self._attributes and LISTED_FROM <= len(leaves) <= LISTED:
+                if (
+                    self.lists
+                    and not self._attributes
+                    and isinstance(leaves, list)
+                    and LISTED_FROM <= len(leaves) <= LISTED
+                    and isinstance(folders, list)  # which are remembered where it is listed: never many
+                ):
                     listing = listed(leaves, descriptor, alone=True)
                 if listing is not None and folders:
                     self._walked[self._count] = tuple(folders)
@@ -312,19 +321,25 @@ class Source:
             return None
         return (itertools.chain(leaves, folders) if listing is None else iter(folders)), listing
 
-    def _names(self, descriptor: int, id_: int) -> tuple[list[bytes], list[bytes]]:
+    def _names(self, descriptor: int, id_: int) -> tuple[Collection[bytes], Collection[bytes]]:
         """Names in an open folder that are not excluded: what is no folder, and what is one, both in order."""
-        leaves: list[str] = []
-        folders: list[str] = []
+        leaves, folders = self._counted(id_, folder=False), self._counted(id_, folder=True)
+        add, add_folder = leaves.found.append, folders.found.append
         with scan(descriptor) as names:
-            for found in names:
-                (folders if found.is_dir(follow_symlinks=False) else leaves).append(found.name)
-        if self._exclude is not None:
-            place = "/".join(["", *map(os.fsdecode, self._folders.path(id_)[1:]), ""])
-            excludes = self._exclude.excludes
-            leaves = [leaf for leaf in leaves if not excludes(place + leaf, folder=False)]
-            folders = [folder for folder in folders if not excludes(place + folder, folder=True)]
-        return in_order(leaves), in_order(folders)
+            for first in names:
+                for found in itertools.chain((first,), itertools.islice(names, _SETTLED)):
+                    (add_folder if found.is_dir(follow_symlinks=False) else add)(found.name)
+                leaves.settle()
+                folders.settle()
+        return leaves.all(), folders.all()
+
+    def _counted(self, id_: int, *, folder: bool) -> Names:
+        """For names in a folder, of those that are not excluded."""
+        exclude = self._exclude
+        if exclude is None:
+            return Names()
+        place = "/".join(["", *map(os.fsdecode, self._folders.path(id_)[1:]), ""])
+        return Names(lambda name: not exclude.excludes(place + name, folder=folder))
 
     def _leave_out(self, path: tuple[bytes, ...], error: OSError) -> None:
         reason = reason_for(error, path)

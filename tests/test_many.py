@@ -1,0 +1,80 @@
+"""Many names in one folder: the same order, in little memory."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from enchufe.entry import LISTED
+from enchufe.store import Source, many, source
+from enchufe.store.many import Names
+
+
+def gathered(count: int) -> Names:
+    names = Names()
+    for number in range(count):
+        names.found.append(f"file-{number * 7919 % count:07}.jpg")
+        if not number % 10_000:
+            names.settle()
+    return names
+
+
+def test_few_are_a_list() -> None:
+    names = Names(lambda name: name != "b")
+    names.found += ["c", "b", "a"]
+    names.settle()
+    assert names.all() == [b"a", b"c"]
+
+
+@pytest.mark.parametrize("count", [0, 1, LISTED, LISTED + 10_000, 2 * LISTED + 17])
+def test_all_of_them_come_in_order(count: int) -> None:
+    names = gathered(count).all()
+    assert len(names) == count
+    assert list(names) == [b"file-%07d.jpg" % number for number in range(count)]
+
+
+def test_many_take_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        names = gathered(4 * LISTED).all()
+        kept, _ = tracemalloc.get_traced_memory()
+        assert len(names) == 4 * LISTED  # in 60 bytes each, were they a list
+        assert kept < 20 * 4 * LISTED
+        assert sum(1 for _ in names) == 4 * LISTED
+        assert tracemalloc.get_traced_memory()[1] < 250 * LISTED  # as when the first are put away
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("exclude", [(), ("*3*",)])
+@pytest.mark.parametrize("lists", [False, True])
+def test_walk_of_a_folder_with_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exclude: tuple[str, ...], lists: bool
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    names = [random.Random(number).randbytes(4).hex() + "\xe9\udcff" for number in range(400)]
+    for number, name in enumerate(names):
+        if number % 2:
+            (tree / name).mkdir()
+        else:
+            (tree / name).touch()
+
+    def walked() -> list[tuple[bytes, ...]]:
+        with contextlib.closing(Source([tree], exclude=exclude)) as opened:
+            opened.lists = lists
+            entries = list(opened.walk())
+            assert not any(entry.listing for entry in entries)
+            return [opened.path(entry) for entry in entries]
+
+    monkeypatch.setattr(source, "LISTED", 50)
+    few = walked()
+    assert len(few) > 100
+    monkeypatch.setattr(many, "LISTED", 50)
+    monkeypatch.setattr(source, "_SETTLED", 9)
+    monkeypatch.setattr(many, "_AT_ONCE", 7)
+    assert walked() == few

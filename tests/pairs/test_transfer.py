@@ -97,7 +97,7 @@ def test_any_entry_may_be_refused(answer: Answer, kind: Kind) -> None:
     pair = Pair(answers={0: answer})
     pair.offer(Entry(0, NO_PARENT, b"x", kind, target=b"y" if kind is Kind.SYMLINK else b""))
     pair.done()
-    assert pair.sender.refused == [(pair.entries[0], answer)]
+    assert list(pair.sender.refused) == [(pair.entries[0], answer)]
 
 
 # Streams: any block on any of them, in any order.

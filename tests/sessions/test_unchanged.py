@@ -35,7 +35,12 @@ class Watched(SendingSession):
     def __init__(self, over: Transport | Greeted[Sender], source: Sending, options: Options, on_event: Any) -> None:
         super().__init__(over, source, options, on_event)
         self.offered: list[bytes] = []
+        self.refused = 0
         self.all.append(self)
+
+    def tell_file(self, path: Any, size: int, action: str, **more: Any) -> None:
+        super().tell_file(path, size, action, **more)
+        self.refused += action == "refused"
 
     def _next_entries(self) -> list[Any]:
         entries = super()._next_entries()
@@ -227,7 +232,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(tree: Path, tmp_path: Path)
     (inbox / "tree" / "a").symlink_to(tmp_path / "elsewhere")
     session = check_alike(tree, inbox)
     assert session.machine.same_entries == 4 * (FILES + 1)
-    assert len(session.machine.refused) == 1 + FILES + 1
+    assert session.refused == 1 + FILES + 1
 
 
 @pytest.mark.parametrize("links", ["inside", "any", "none"])
@@ -235,7 +240,8 @@ def test_links_that_are_not_taken_are_refused_one_by_one(tree: Path, tmp_path: P
     (tree / "a" / "out").symlink_to("../../..")
     inbox = copied(tree, tmp_path / "inbox")
     session = check_alike(tree, inbox, store={"links": links})
-    assert len(session.machine.refused) == {"inside": 1, "any": 0, "none": 6}[links]
+    assert session.refused == {"inside": 1, "any": 0, "none": 6}[links]
+    assert not session.machine.refused  # there may be a million of them
 
 
 def test_excluded_names_are_in_no_listing(tree: Path, tmp_path: Path) -> None:

@@ -79,7 +79,6 @@ class SendingSession(Session[Sender]):
         self._block = memoryview(bytearray(BLOCK_SIZE))
         self._files = SharedFiles(source.open)
         self._unsendable: deque[tuple[Entry, Reason]] = deque()
-        self._refused_told = 0
         # Small files cost the processor, not the link, and Python's threads have one between them: where the link is
         # fast they all go on stream 0, which is a quarter faster than on two.
         self._far = False
@@ -172,9 +171,8 @@ class SendingSession(Session[Sender]):
 
     def _heed(self, message: Message) -> None:
         if isinstance(message, Want):
-            while self._refused_told < len(self.machine.refused):
-                entry, answer = self.machine.refused[self._refused_told]
-                self._refused_told += 1
+            while self.machine.refused:
+                entry, answer = self.machine.refused.popleft()
                 self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
             self._look_inside()
         elif isinstance(message, Progress):

@@ -88,7 +88,7 @@ class Sender(Machine):
         held_bytes: of these files, what it had from an attempt before.
         files: how many files were sent whole.
         skipped: how many files the receiver kept its own of.
-        refused: what the receiver refused, and why.
+        refused: what the receiver refused, and why, to be told.
         whole: files of which all is said but their end.
         only_looks: whether the receiver may look at what is offered, and want none of it.
         concluded: the receipt that an attempt before should have brought, where the receiver has said that it would.
@@ -111,7 +111,7 @@ class Sender(Machine):
         self.held_bytes = 0
         self.files = 0
         self.skipped = 0
-        self.refused: list[tuple[Entry, Answer]] = []
+        self.refused: deque[tuple[Entry, Answer]] = deque()
         self.whole: deque[Going] = deque()
         self.only_looks = False
         self.concluded: Receipt | None = None

@@ -637,6 +637,7 @@ def test_asking_again_and_again_takes_no_memory() -> None:
         with pytest.raises(RemoteProtocolError, match="never had"):
             heard(sender, m.Again(2, 0, 4))
         sender.buffer.release()
+    assert going._again is not None
     assert len(going._again) == 4
 
 

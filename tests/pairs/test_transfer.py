@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, LocalProtocolError, RemoteProtocolError, StoreError
+from enchufe.transfer import sender
 from enchufe.transfer.data import Batch, Block
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
@@ -863,4 +864,24 @@ def test_small_files_are_for_streams_that_may_have_them() -> None:
     assert isinstance(small, list)
     pair.sender.give_back(block)
     pair.sender.give_back(small)
+    pair.done()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_little_is_remembered_of_what_was_there(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """There may be a million files that a cut transfer has left, each of which may be found damaged."""
+    monkeypatch.setattr(sender, "_REMEMBERED", 5 * (sender._REMEMBERED_FILE + 1))
+    random = Random(seed)
+    contents = {number: content(number + 1, seed=number) for number in range(200)}
+    kept = {number: {0: data if random.random() < 0.9 else data[:-1]} for number, data in contents.items()}
+    pair = Pair(contents, answers=dict.fromkeys(contents, Answer.REST), kept=kept, window=16)
+    pair.offer(*files(pair), end=False)
+    most = 0
+    while able := pair.possible():
+        random.choice(able)()
+        most = max(most, len(pair.sender._going))
+    assert pair.again
+    assert most <= 5 + 16
+    assert not pair.sender._counted
+    pair.end_offer()
     pair.done()

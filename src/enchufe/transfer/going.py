@@ -63,7 +63,7 @@ class Going:
         self.own_known = answer is not Answer.DELTA
         self._own = bytearray()
         self._vouched = bytearray()  # one byte per block: whether the receiver has it by its own word
-        self._again: deque[int] = deque()
+        self._again: deque[int] | None = None  # an empty one takes as much as all the rest, and is seldom needed
         self._next = 0
         self._out = 0
 
@@ -139,6 +139,8 @@ class Going:
 
     def again(self, first: int, count: int) -> None:
         """Blocks that were said, or that the receiver had, are to be sent again."""
+        if self._again is None:
+            self._again = deque()
         self._again.extend(range(first, first + count))
 
     def vouch(self, first: int, count: int) -> None:

@@ -44,6 +44,11 @@ from enchufe.transfer.states import DATA, State, Way, step
 
 MAX_WINDOW: Final = LIST_WINDOW  # entries kept open at the most, however many the receiver would allow
 
+# What is remembered of files that the receiver had some of, in blocks: it may find any of them damaged until all that
+# was offered is settled, since it says how many are settled, and not which.
+_REMEMBERED: Final = 1 << 20  # some 40 MiB
+_REMEMBERED_FILE: Final = 32  # a file, as so many blocks
+
 # Looking an enum's member up costs as much as the rest of an entry's line in the books.
 _ALL, _SKIP, _REST, _DELTA, _LINK = Answer.ALL, Answer.SKIP, Answer.REST, Answer.DELTA, Answer.LINK
 _SAME, _FILE, _ARRIVED, _SKIPPED = Answer.SAME, Kind.FILE, Outcome.ARRIVED, Outcome.SKIPPED
@@ -120,6 +125,7 @@ class Sender(Machine):
         self._small: deque[Small] = deque()
         self._large: deque[Going] = deque()
         self._going: dict[int, Going] = {}
+        self._remembered = 0  # of those that have ended, and may be wanted again
         self._pieces = 0  # that are told of the receiver's own versions, of files that have not ended
         self._streams: dict[int, _Stream] = {}
         self._settled_there = 0
@@ -133,7 +139,9 @@ class Sender(Machine):
 
     @property
     def room(self) -> int:
-        """How many more entries the receiver's window lets us offer now."""
+        """How many more entries the receiver's window lets us offer now, and what we have to remember."""
+        if self._remembered >= _REMEMBERED and self._settled_there < self.offered:
+            return 0
         window = min(self.peer.window, MAX_WINDOW) if self.peer else 0
         return window - (self.offered - self._settled_there)
 
@@ -341,6 +349,8 @@ class Sender(Machine):
             going.index, going.pieces = None, 0
             if not going.had:
                 del self._going[number]
+            elif not going.left_out:
+                self._remembered += _REMEMBERED_FILE + going.digests.span
             if going.left_out:
                 self._unqueue(going)
         self._settle(entry, outcome, size, root)
@@ -350,6 +360,8 @@ class Sender(Machine):
         if outcome is _ARRIVED:
             self._tree.add(entry, outcome, size, root)
             self._arrived_bytes += size
+            if self._counted:
+                self._counted.pop(entry.id, None)
         else:
             self._miss(entry, outcome)
         self.files += outcome is _ARRIVED
@@ -393,6 +405,8 @@ class Sender(Machine):
                         raise RemoteProtocolError(f"the peer took data from stream {number}, which had none")
                     if known is not None and not known.lost:
                         known.prune(count)
+                if settled == self.offered and self._remembered:
+                    self._forget()
             case Lost(number, taken):
                 self._lose(number, taken)
             case Again(number, first, count):
@@ -409,6 +423,12 @@ class Sender(Machine):
                     raise RemoteProtocolError("the peer sent a receipt for what nobody has sent")
                 if message != wanted:
                     raise VerificationError("the receipt is for something else than what was sent")
+
+    def _forget(self) -> None:
+        """Everything is settled: nothing of it is wanted again. Of what was left out the receiver may tell yet."""
+        for number in [number for number, going in self._going.items() if going.ended and not going.left_out]:
+            del self._going[number]
+        self._remembered = 0
 
     def _answer(self, first: int, count: int, answer: Answer) -> None:
         if not 0 < count <= len(self._unanswered):

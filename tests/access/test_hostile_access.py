@@ -362,6 +362,17 @@ def test_nonsense_said_to_a_dialer(way: str, said: Said, place: Place) -> None:
     listening.result()
 
 
+@pytest.mark.parametrize(("spoken", "older"), [(2, "on this machine"), (0, "on the other machine")])
+def test_a_dialer_is_told_which_side_is_too_old(spoken: int, older: str, place: Place) -> None:
+    house = House()
+    proof = house.proof(place, "code")
+    listening = Beside(listener_says(place, [m.Nonce(spoken, N)]))
+    near = dial(place, proof)
+    assert isinstance(near, RemoteProtocolError)
+    assert near.hint == f"Update enchufe {older}."
+    listening.result()
+
+
 DENIALS = {
     1: WrongCode,
     2: CodeGone,

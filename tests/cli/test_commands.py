@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+import enchufe
 from enchufe.access.links import Link
 from enchufe.entry import NO_PARENT, Entry, Kind
 from enchufe.transfer import messages as m
@@ -924,3 +925,11 @@ def test_the_demo() -> None:
     done = run("demo", "--size", "8")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(b"the same") == 2
+
+
+def test_the_demo_from_an_archive_says_why_not(tmp_path: Path) -> None:
+    package = Path(enchufe.__file__).parent
+    archive = shutil.make_archive(str(tmp_path / "enchufe"), "zip", package.parent, package.name)
+    done = run("demo", "--size", "1", env={**os.environ, "PYTHONPATH": archive})
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"enchufe: the demo sends enchufe's own source, which is inside of an archive here\n")

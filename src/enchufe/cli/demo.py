@@ -18,11 +18,13 @@ from typing import Any, Final
 import enchufe
 from enchufe.cli import exits, output
 from enchufe.cli.show import in_bytes
+from enchufe.errors import LocalProtocolError
 from enchufe.interruption import undivided
 from enchufe.store.faults import store_error
 
 _MIB: Final = 1 << 20
 _COMMAND: Final = [sys.executable, "-m", "enchufe"]
+_SOURCE: Final = Path(enchufe.__file__).parent
 
 
 def run(size: int) -> int:
@@ -30,7 +32,13 @@ def run(size: int) -> int:
 
     Raises:
         StoreError: there is no room for it.
+        LocalProtocolError: that source is not in a folder.
     """
+    if not _SOURCE.is_dir():
+        raise LocalProtocolError(
+            "the demo sends enchufe's own source, which is inside of an archive here",
+            hint="Run it where enchufe is installed; all other commands work from an archive, too.",
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="enchufe-demo-") as folder:
             return _run(Path(folder), size)
@@ -42,7 +50,7 @@ def _run(folder: Path, size: int) -> int:
     big, tree, inbox = folder / "big.bin", folder / "enchufe", folder / "inbox"
     _say(f"a file of {size} MiB and the source of enchufe, encrypted, from one process to another over loopback")
     _generate(big, size)
-    shutil.copytree(Path(enchufe.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(_SOURCE, tree, ignore=shutil.ignore_patterns("__pycache__"))
 
     receive = [*_COMMAND, "receive", "--listen", "127.0.0.1:0", "-o", str(inbox), "--yes", "--json"]
     with _begun(receive, stdout=subprocess.PIPE, text=True) as receiver:

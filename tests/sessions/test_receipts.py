@@ -42,9 +42,9 @@ def said(*messages: Message) -> bytes:
 FINISH = m.Finish(Sender().receipt().digest)
 
 
-def nothing(epoch: int = 1) -> bytes:
+def nothing(epoch: int = 1, features: int = m.HEARD) -> bytes:
     """All that a sender of nothing says, until it has the receipt."""
-    return said(m.Hello(Role.SENDER, b"s" * 16, epoch, 0, 1), m.OfferEnd(0, 0, 0), FINISH)
+    return said(m.Hello(Role.SENDER, b"s" * 16, epoch, 0, 1, features=features), m.OfferEnd(0, 0, 0), FINISH)
 
 
 def transfer(
@@ -277,6 +277,34 @@ def test_pings_hold_nobody_who_has_it_all(tmp_path: Path) -> None:
 
         until(is_let_go)
     assert receiver.result().files == 0
+
+
+def test_whoever_goes_without_a_word_when_he_has_the_receipt_is_not_waited_for(tmp_path: Path) -> None:
+    """As senders did that came before the word for that."""
+    heard = Side()
+    receiver = Beside(
+        lambda: enchufe.receive_files(tmp_path / "inbox", listen="127.0.0.1:0", plain=True, on_event=heard.tell)
+    )
+    until(lambda: heard.of(events.Listening))
+    host, _, port = heard.of(events.Listening)[0].address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(nothing(features=0))
+        sock.shutdown(socket.SHUT_WR)
+        assert receiver.result().files == 0
+    assert not heard.of(events.Failed)
+
+
+def test_nothing_is_noted_for_whoever_never_says_that_he_has_heard(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enchufe.session.sending.HEARD", 0)
+    inbox = tmp_path / "inbox"
+    for _ in range(2):
+        with Relay() as relay:
+            sender, receiver, _ = transfer(tree, inbox, relay, sends=True, plain=True, told=lambda _: None)
+            assert isinstance(sender, events.Receipt)
+            assert isinstance(receiver, events.Receipt)
+    assert sorted(os.listdir(inbox)) == ["tree", "tree (1)"]
 
 
 def test_who_dials_to_have_a_receipt_heard_ends_nothing_of_whoever_sends_there_by_now(

@@ -37,6 +37,7 @@ from enchufe.transfer.message import FILE_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     CONCLUDED,
     FOLDERS,
+    HEARD,
     INDEX_PIECES,
     LIST_SIZE,
     LIST_WINDOW,
@@ -130,8 +131,11 @@ class ReceivingSession(Session[Receiver]):
 
     @property
     def features(self) -> int:
-        """Opens what is compressed, puts patches together, and compares folders where it compares files."""
-        return ZSTD | PATCHES | (FOLDERS if self._compares else 0)
+        """Opens what is compressed, puts patches together, and compares folders where it compares files.
+
+        It waits for the receipt to be heard, where the other side says so.
+        """
+        return HEARD | ZSTD | PATCHES | (FOLDERS if self._compares else 0)
 
     @property
     def window(self) -> int:
@@ -623,10 +627,11 @@ class ReceivingSession(Session[Receiver]):
         self.link.collect(None)
         machine, delivery = self.machine, self.delivery
         receipt, skipped = machine.receipt(), machine.skipped
+        remember = machine.agreed(HEARD)  # else it would stay, since nobody says that it may go
 
         def commit() -> events.Receipt:
             try:
-                delivery.commit(remember=True)
+                delivery.commit(remember=remember)
             except BaseException:
                 delivery.suspend()
                 raise
@@ -670,6 +675,10 @@ class ReceivingSession(Session[Receiver]):
         return receipt
 
     async def _be_heard(self, concluded: Concluded) -> None:
+        if not self.machine.agreed(HEARD):  # it goes without a word
+            self.concluded = None
+            await self.link.await_end()
+            return
         deadline = self.waiter.now() + self.options.timeout  # whatever it says: nobody is held here by pings
         try:
             while not isinstance(self.next_event(), Finish):

@@ -29,6 +29,7 @@ from enchufe.transfer.message import CONTROL_SIZE, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import (
     CONCLUDED,
     FOLDERS,
+    HEARD,
     PATCHES,
     ZSTD,
     Have,
@@ -92,8 +93,16 @@ class SendingSession(Session[Sender]):
 
     @property
     def features(self) -> int:
-        """Makes patches; compresses, unless it is told never to; lists folders, where the source can."""
-        return PATCHES | (0 if self.options.compress == "never" else ZSTD) | (0 if self._lister is None else FOLDERS)
+        """Makes patches; compresses, unless it is told never to; lists folders, where the source can.
+
+        It says that it has heard the receipt.
+        """
+        return (
+            HEARD
+            | PATCHES
+            | (0 if self.options.compress == "never" else ZSTD)
+            | (0 if self._lister is None else FOLDERS)
+        )
 
     @property
     def crossed(self) -> int:

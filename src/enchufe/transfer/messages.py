@@ -41,6 +41,7 @@ ZSTD: Final = 1  # of the features: PACKED
 FOLDERS: Final = 2  # of the features: directories that are listed, and answered SAME
 PATCHES: Final = 4  # of the features: INDEX and PATCH
 CONCLUDED: Final = 8  # of the features: an attempt before came to its end, and only the receipt is missing
+HEARD: Final = 16  # of the features: FINISH again says that the receipt was heard
 
 _FRAME: Final = struct.Struct(">BI")
 _HELLO: Final = struct.Struct(">7sBBBI16sQHHI16s")

@@ -160,6 +160,7 @@ class Stream:
     """The receiving half of a transport, out of chunks."""
 
     waiter = BlockingWaiter()
+    bytes_received = 0
 
     def __init__(self, chunks: list[bytes]) -> None:
         self.chunks = [chunk for chunk in chunks if chunk]

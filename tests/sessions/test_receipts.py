@@ -457,3 +457,51 @@ def test_a_receipt_is_told_before_the_other_side_has_it(tree: Path, tmp_path: Pa
         transfer(tree, tmp_path / "inbox", relay, sends=True, plain=True, told=tell)
     assert in_time
     assert all(in_time)
+
+
+@pytest.mark.parametrize("committing", [False, True], ids=["when all is on disk", "while it is put there"])
+def test_whoever_comes_again_before_his_old_link_is_known_to_be_dead_does_not_wait_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, committing: bool
+) -> None:
+    commit = Delivery.commit
+    back, reached = threading.Event(), threading.Event()
+    connected = 0
+    address: list[str] = []
+
+    def told(event: events.Event) -> None:
+        nonlocal connected
+        if isinstance(event, events.Listening):
+            address.append(event.address)
+        elif isinstance(event, events.Connected):
+            connected += 1
+            if connected == 2:
+                back.set()
+        elif isinstance(event, events.Receipt):
+            reached.set()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        reached.set()
+        assert back.wait(PATIENCE)
+        commit(delivery, remember=remember)
+
+    if committing:
+        monkeypatch.setattr(Delivery, "commit", slow)
+    receiver = Beside(
+        lambda: enchufe.receive_files(
+            tmp_path / "inbox", listen="127.0.0.1:0", plain=True, timeout=10 * PATIENCE, on_event=told
+        )
+    )
+    until(lambda: address)
+    host, _, port = address[0].rpartition(":")
+    there = host, int(port)
+    with socket.create_connection(there, timeout=PATIENCE) as old, socket.socket() as new:
+        old.sendall(nothing())
+        assert reached.wait(PATIENCE)
+        new.settimeout(PATIENCE)
+        new.connect(there)
+        new.sendall(nothing(epoch=2))
+        heard = b""
+        while said(Sender().receipt()) not in heard:
+            heard += new.recv(1 << 16)
+        new.sendall(said(FINISH))
+        assert receiver.result().files == 0

@@ -414,7 +414,10 @@ class Session(ABC, Generic[M]):
 
     def fence(self) -> None:
         """A newer attempt at the same has come: end this one at once. From any thread."""
-        self.fail(TakenOver("a newer connection of the same transfer has taken over"))
+        with self.lock:  # even where all but the receipt is over
+            if self._failure is None:
+                self._failure = TakenOver("a newer connection of the same transfer has taken over")
+        self.ring()
 
     # Stream 0.
 

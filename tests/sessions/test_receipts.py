@@ -505,3 +505,37 @@ def test_whoever_comes_again_before_his_old_link_is_known_to_be_dead_does_not_wa
             heard += new.recv(1 << 16)
         new.sendall(said(FINISH))
         assert receiver.result().files == 0
+
+
+def test_who_is_started_again_while_all_is_put_on_disk_sends_nothing_twice(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Delivery.commit
+    begun, back = threading.Event(), threading.Event()
+    inbox = tmp_path / "inbox"
+    relay = Relay()
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, events.Listening):
+            relay.to = event.address
+        elif isinstance(event, events.Connected) and begun.is_set():
+            back.set()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        if not begun.is_set():
+            begun.set()
+            relay.cut()
+            assert back.wait(PATIENCE)
+            threading.Event().wait(1.0)  # in which all would be received once more
+        commit(delivery, remember=remember)
+
+    monkeypatch.setattr(Delivery, "commit", slow)
+    with relay:
+        receiver = Beside(lambda: enchufe.receive_files(inbox, listen="127.0.0.1:0", plain=True, on_event=told))
+        until(lambda: relay.to)
+        with pytest.raises(enchufe.errors.BrokenError):
+            enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        again = enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+        assert (again.skipped, again.sent_bytes) == (1, 0)
+        assert receiver.result().files == 1
+    assert os.listdir(inbox) == ["tree"]

@@ -155,7 +155,8 @@ class ReceivingSession(Session[Receiver]):
                 return await self._conclude(self.options.concluded)
             if self.options.dial is not None:  # which ends nothing there
                 raise Looked("what was offered here before has arrived, and this is something else")
-            # He has begun anew, having been killed perhaps; what is here is known.
+            # He has begun anew, having been killed perhaps; what is here is known as soon as it is on disk.
+            await self._settled(self.options.concluded)
         # Not before somebody is there, and not while there is nobody.
         assert self.machine.peer is not None
         self.delivery = delivery = await self._begun(self.machine.peer.origin)
@@ -646,6 +647,15 @@ class ReceivingSession(Session[Receiver]):
             return arrived
 
         return await self._conclude(Concluded(receipt, skipped, self.left_out, Committing(commit), delivery.heard))
+
+    async def _settled(self, concluded: Concluded) -> None:
+        """Wait until all is on disk that came before, or raise why it is not; what is offered meanwhile waits, too."""
+        committing = concluded.committing
+        assert committing is not None
+        while not committing.settled:
+            await self.link.beside(partial(committing.wait, _MOMENT), leave=True)
+            self.say_posted()
+        committing.result()
 
     async def _conclude(self, concluded: Concluded) -> events.Receipt:
         """Wait until all is on disk, and until the other side has heard so; where it may not, `concluded` is kept."""

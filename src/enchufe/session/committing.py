@@ -24,40 +24,44 @@ class Committing(Generic[T]):
 
     Attributes:
         ring: called, from its thread, as soon as it is done.
-        settled: whether it is.
     """
 
     def __init__(self, work: Callable[[], T]) -> None:
-        self.ring: Callable[[], None] = lambda: None
-        self.settled = False
-        self._work = work
+        self.ring: Callable[[], None] = _nobody
+        self._settled = threading.Event()  # to join a thread and be interrupted makes Python take it for ended
         self._results: list[T] = []
         self._error: BaseException | None = None
-        # Not a daemon: whoever ends meanwhile waits for it, as all of it is to be there or nothing.
-        self._thread = threading.Thread(target=self._run, name="enchufe commit")
+        # Whoever ends meanwhile waits for it; who insists on ending at once may, and has been killed as well as any.
+        thread = threading.Thread(target=self._run, args=(work,), name="enchufe commit", daemon=True)
         try:
-            start(self._thread)
+            start(thread)
         except BusyError:  # better without the heartbeat than not at all
-            self._run()
+            self._run(work)
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], T]) -> None:
         try:
-            self._results.append(self._work())
+            self._results.append(work())
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             self._error = error
-        self.settled = True
+        self._settled.set()
         self.ring()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is done."""
+        return self._settled.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Wait for it no longer than this; whether it is done."""
-        if not self.settled:
-            self._thread.join(seconds)
-        return self.settled
+        return self._settled.wait(seconds)
 
     def result(self) -> T:
         """Wait for it, and return what it returned, or raise what it raised."""
-        if not self.settled:
-            self._thread.join()
+        self._settled.wait()
         if self._error is not None:
             raise self._error
         return self._results[0]
+
+
+def _nobody() -> None:
+    """Nobody waits."""

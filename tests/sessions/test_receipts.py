@@ -21,6 +21,7 @@ from enchufe import events
 from enchufe.access.certificate import lasting
 from enchufe.access.links import Link
 from enchufe.access.tokens import Tokens
+from enchufe.session.receiving import ReceivingSession
 from enchufe.store import Delivery
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Message, Role
@@ -538,4 +539,38 @@ def test_who_is_started_again_while_all_is_put_on_disk_sends_nothing_twice(
         again = enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
         assert (again.skipped, again.sent_bytes) == (1, 0)
         assert receiver.result().files == 1
+    assert os.listdir(inbox) == ["tree"]
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_who_interrupts_a_receiver_while_all_is_put_on_disk_has_its_sender_hear_that_it_is_there(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool
+) -> None:
+    commit, say_posted = Delivery.commit, ReceivingSession.say_posted
+    begun, interrupted = threading.Event(), threading.Event()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        begun.set()
+        assert interrupted.wait(PATIENCE)
+        commit(delivery, remember=remember)
+
+    def interrupt(session: ReceivingSession) -> None:
+        if begun.is_set() and not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        say_posted(session)
+
+    def receive(*arguments: Any, **more: Any) -> End:
+        with pytest.raises(KeyboardInterrupt):
+            receive_files(*arguments, **more)
+        return enchufe.EnchufeError("interrupted")
+
+    receive_files = enchufe.receive_files
+    monkeypatch.setattr(Delivery, "commit", slow)
+    monkeypatch.setattr(ReceivingSession, "say_posted", interrupt)
+    monkeypatch.setattr(enchufe, "receive_files", receive)
+    inbox = tmp_path / "inbox"
+    with Relay() as relay:
+        sender, _, _ = transfer(tree, inbox, relay, sends=sends, plain=True, told=lambda _: None)
+    assert isinstance(sender, events.Receipt)
     assert os.listdir(inbox) == ["tree"]

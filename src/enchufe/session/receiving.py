@@ -71,6 +71,7 @@ _MISSING_EARLY: Final = (
     HELLO_TIMEOUT  # the same where there is more to come, which it could carry: it may be on its way
 )
 
+_LAST_WORD: Final = 3.0  # seconds that the other side gets to hear the receipt where somebody ends this one
 _MOMENT: Final = 0.5  # seconds by which all may be on disk where the other side is gone: then that is told first
 
 _GROWS_BY: Final = 8  # part of what was shown by which files may have grown when they come again, and bytes besides
@@ -672,24 +673,26 @@ class ReceivingSession(Session[Receiver]):
         except EnchufeError:
             if not committing.wait(_MOMENT):
                 raise
-        except BaseException:  # whoever ends is not told that it is over before it is
-            with suppress(EnchufeError):
+        except BaseException:  # whoever ends is not told that it is over before it is, nor is the other side
+            with suppress(Exception):
                 committing.result()
+                await self._say_receipt(concluded, _LAST_WORD)
             raise
         self.concluded = None
         receipt = committing.result()
         self.concluded = concluded
-        self.say(concluded.receipt)
-        self.link.push()
-        await self._be_heard(concluded)
+        await self._say_receipt(concluded, self.options.timeout)
         return receipt
 
-    async def _be_heard(self, concluded: Concluded) -> None:
+    async def _say_receipt(self, concluded: Concluded, seconds: float) -> None:
+        """Say it, and wait until it was heard, for no longer than this."""
+        self.say(concluded.receipt)
+        self.link.push()
         if not self.machine.agreed(HEARD):  # it goes without a word
             self.concluded = None
             await self.link.await_end()
             return
-        deadline = self.waiter.now() + self.options.timeout  # whatever it says: nobody is held here by pings
+        deadline = self.waiter.now() + seconds  # whatever it says: nobody is held here by pings
         try:
             while not isinstance(self.next_event(), Finish):
                 # It has come again, or is gone, or has had its time.

@@ -268,7 +268,7 @@ def listening(
                     if retry > 0 and _may_return(unheard):
                         hint = unheard.hint if isinstance(unheard, TakenOver) else _WAITS.format(f" for {retry:g} s")
                         on_event(events.Failed(unheard.kind, str(unheard), hint))
-                        _have_it_heard(door, entrance, make, suited, concluding, retry)
+                        _have_it_heard(door, entrance, make, suited, concluding, retry, on_event)
                     done = concluding.result()
                     assert done is not None
                     return done
@@ -306,27 +306,36 @@ def _have_it_heard(
     options: Options,
     concluding: _Concluding,
     retry: float,
+    on_event: OnEvent,
 ) -> None:
     """While all is put on disk, and for so many seconds then, whoever has sent it may come again to hear so.
 
     To the door he is still inside: it lets in nobody else, and tells them that we are busy.
     """
     until: float | None = None
-    with suppress(EnchufeError):
-        while until is None or time.monotonic() < until:
-            if until is None and not concluding.under_way:
-                until = time.monotonic() + retry
-            left = _LOOK if until is None else max(until - time.monotonic(), 0.0)
+    while until is None or time.monotonic() < until:
+        if until is None and not concluding.under_way:
+            until = time.monotonic() + retry
+        left = _LOOK if until is None else max(until - time.monotonic(), 0.0)
+        session: Session[M] | None = None
+        try:
             greeted = _next(door, left, entrance, left)
             if greeted is None:
                 continue
-            with suppress(BrokenError, DeadlineExceeded), greeted.transport:
+            with greeted.transport:
                 session = make(greeted, replace(options, concluded=concluding.concluded))
                 door.entered(session)
                 drive(session.complete())
                 if session.concluded is None:
                     return
-                concluding.heed(session)
+        except EnchufeError as error:
+            if session is not None and session.crossed:  # he had begun anew, and not all of that is here
+                on_event(events.Failed.of(error))
+                until = None
+            if not isinstance(error, (BrokenError, DeadlineExceeded)):
+                return
+        finally:
+            concluding.heed(session)
 
 
 def _may_return(error: EnchufeError) -> bool:

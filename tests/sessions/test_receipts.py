@@ -28,7 +28,7 @@ from enchufe.transfer.message import Message, Role
 from enchufe.transfer.sender import Sender
 from enchufe.transports import TcpAddress
 from tests.beside import Beside
-from tests.sessions.relay import Relay
+from tests.sessions.relay import Bend, Relay, Way, cut_at
 from tests.sessions.transfers import Side
 from tests.until import until
 
@@ -574,3 +574,40 @@ def test_who_interrupts_a_receiver_while_all_is_put_on_disk_has_its_sender_hear_
         sender, _, _ = transfer(tree, inbox, relay, sends=sends, plain=True, told=lambda _: None)
     assert isinstance(sender, events.Receipt)
     assert os.listdir(inbox) == ["tree"]
+
+
+def test_what_is_sent_anew_after_an_unheard_receipt_and_is_cut_is_told_and_waited_for(
+    tree: Path, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    heard = Side()
+
+    def told(event: events.Event) -> None:
+        heard.tell(event)
+        if isinstance(event, events.Listening):
+            relay.to = event.address
+        elif isinstance(event, events.Landed) and not heard.of(events.Failed):
+            relay.cut()
+
+    def choose(way: Way) -> Bend | None:
+        return cut_at(2_000_000) if (way.attempt, way.stream, way.there) == (1, 0, True) else None
+
+    def send() -> events.Receipt:
+        return enchufe.send_files([tree], to=relay.address, plain=True, streams=1, compress="never", retry=0)
+
+    with Relay(choose) as relay:
+        receiver = Beside(lambda: enchufe.receive_files(inbox, listen="127.0.0.1:0", plain=True, on_event=told))
+        until(lambda: relay.to)
+        with pytest.raises(enchufe.errors.BrokenError):
+            send()
+        until(lambda: len(heard.of(events.Failed)) == 1)
+        (tree / "more").write_bytes(os.urandom(3_000_000))
+        with pytest.raises(enchufe.errors.BrokenError):
+            send()
+        until(lambda: len(heard.of(events.Failed)) == 2)
+        last = send()
+        assert (last.files, last.skipped) == (1, 1)
+        assert last.sent_bytes < 3_000_000
+        receiver.result()
+    assert os.listdir(inbox) == ["tree"]
+    assert sorted(os.listdir(inbox / "tree")) == ["file", "more"]

@@ -60,7 +60,7 @@ from enchufe.store.pipe import PipeSource
 from enchufe.transfer import going, patches, receiver, sender
 from enchufe.transfer.machine import Machine
 from enchufe.transfer.message import Role
-from enchufe.transfer.messages import Hello, frame
+from enchufe.transfer.messages import HEARD, Hello, frame
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
 from enchufe.transports import Transport, parse_address, stream, tcp
@@ -443,7 +443,8 @@ def _knock(case: Case, address: str) -> None:
     with suppress(EnchufeError):
         admitted = encrypted.dial(address) if case.encrypted else None
         with encrypted.dial_plain(address) if admitted is None else admitted.transport as transport:
-            hello = Hello(Role.SENDER if case.sender_dials else Role.RECEIVER, window=1)
+            # Whoever says that he can do nothing has come to look, and ends nothing.
+            hello = Hello(Role.SENDER if case.sender_dials else Role.RECEIVER, window=1, features=HEARD)
             drive(transport.send(frame(hello), transport.waiter.now() + LONG))
 
 

@@ -182,6 +182,35 @@ def test_an_attempt_that_is_cut_in_between_forgets_nothing(inbox: Path) -> None:
     assert not (inbox / ".enchufe").exists()
 
 
+def test_a_note_of_folders_alone_outlasts_an_attempt_that_is_cut(inbox: Path) -> None:
+    def begin(size: int) -> Delivery:
+        begun = LocalStore(inbox).begin(ORIGIN)
+        made = Offer(begun)
+        tree = made.folder("tree")
+        if size:
+            made.file("new", bytes(size), tree)
+        return begun
+
+    begun = begin(0)
+    begun.commit(remember=True)
+    begin(10).suspend()
+    begun = begin(0)
+    begun.commit(remember=True)
+    begun.heard()
+    assert seen(inbox) == {"tree": None}
+
+
+def test_a_folder_that_the_receiver_has_made_in_it_keeps_its_mode(inbox: Path) -> None:
+    send(inbox)
+    (inbox / "tree/private").mkdir(mode=0o700)
+    begun = LocalStore(inbox).begin(ORIGIN)
+    made = Offer(begun)
+    made.folder("private", made.folder("tree"), mode=0o755)
+    begun.commit(remember=True)
+    begun.heard()
+    assert stat.S_IMODE((inbox / "tree/private").stat().st_mode) == 0o700
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped", "gone"])
 def test_a_damaged_note_costs_what_it_tells_of(inbox: Path, damage: str) -> None:
     send(inbox)

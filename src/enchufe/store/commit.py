@@ -184,7 +184,13 @@ class Commit:
             self.bare.append((self._folders.path(folder.id), refused))
 
     def _is_dressed(self, folder: Folder) -> bool:
-        return folder.id != TOP and (self._plan.dresses_live or folder.id in self._plan.own)
+        """Whether a live directory gets the mode and time of the offer.
+
+        Of what an attempt before has put in place only a root may lack them: it was killed before it gave it those.
+        What is in one had them by then, or is the receiver's.
+        """
+        own = folder.id in self._plan.own and folder.depth == 1
+        return folder.id != TOP and (self._plan.dresses_live or own)
 
     def _unsynced(self, error: OSError) -> StoreError:
         return store_error(error, "get everything on disk in", self._path)

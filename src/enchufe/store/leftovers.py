@@ -143,7 +143,8 @@ class Leftovers:
             left = self._left.pop()
             left.close()
             done = delivered and (left.touched or has_expired(left.area.changed))
-            used = done or (kept and left.offered >= len(left.records))
+            # What it notes as arrived is in another area as soon as that is delivered, and not before.
+            used = done or (kept and not left.arrived and left.offered >= len(left.records))
             if used and left.area.lock():
                 left.area.remove()
             else:

@@ -82,8 +82,9 @@ class LocalStore:
             folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise store_error(error, "open the folder", self._path) from error
-        another = not os.path.samestat(os.fstat(folder), self._made)
+        another = False
         try:
+            another = not os.path.samestat(os.fstat(folder), self._made)
             staging = Staging(folder, self._path, origin)
             try:
                 if self._rules is None:

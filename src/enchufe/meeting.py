@@ -159,6 +159,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                 on_event(events.Retrying(str(error), round(pause, 3)))
                 time.sleep(pause)
             except EnchufeError:
+                concluding.heed(session)
                 if (done := concluding.result()) is not None:
                     return done
                 raise

@@ -21,6 +21,7 @@ from enchufe import events
 from enchufe.access.certificate import lasting
 from enchufe.access.links import Link
 from enchufe.access.tokens import Tokens
+from enchufe.session import SendingSession
 from enchufe.session.receiving import ReceivingSession
 from enchufe.store import Delivery
 from enchufe.transfer import messages as m
@@ -405,6 +406,43 @@ def test_a_link_that_is_cut_while_all_is_put_on_disk_is_made_again_meanwhile(
         assert isinstance(sender, events.Receipt)
         assert sender.digest == receiver.digest
         assert os.listdir(tmp_path / "inbox") == ["tree"]
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_a_sender_that_is_ended_while_all_is_put_on_disk_ends_nothing_of_it(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool
+) -> None:
+    commit = Delivery.commit
+    committing = threading.Event()
+    failed = threading.Event()
+    landed = threading.Event()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        committing.set()
+        assert failed.wait(PATIENCE)
+        commit(delivery, remember=remember)
+
+    monkeypatch.setattr(Delivery, "commit", slow)
+    exchange = SendingSession.say_posted
+
+    def end(session: SendingSession) -> None:
+        exchange(session)
+        if committing.is_set() and not failed.is_set():
+            failed.set()
+            raise enchufe.errors.Refused("somebody here wants no more of it")
+
+    monkeypatch.setattr(SendingSession, "say_posted", end)
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, events.Landed):
+            landed.set()
+
+    with Relay() as relay:
+        sender, receiver, _ = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=told, retry=1.0)
+    assert isinstance(sender, enchufe.errors.Refused)
+    assert isinstance(receiver, events.Receipt)
+    assert landed.is_set()
+    assert sorted(os.listdir(tmp_path / "inbox")) == [".enchufe", "tree"]  # he may not know
 
 
 def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path, tmp_path: Path) -> None:

@@ -671,7 +671,7 @@ class ReceivingSession(Session[Receiver]):
                 self.say_posted()
                 await self.link.exchange()
         except EnchufeError:
-            if not committing.wait(_MOMENT):
+            if self.machine.state is State.FAILED or not committing.wait(_MOMENT):
                 raise
         except BaseException:  # whoever ends is not told that it is over before it is, nor is the other side
             with suppress(Exception):

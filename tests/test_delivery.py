@@ -272,6 +272,30 @@ def test_umask_changes_nothing(inbox: Path, umask: int) -> None:
     assert stat.S_IMODE((inbox / "tree").stat().st_mode) == 0o777
 
 
+@pytest.mark.parametrize(("year", "nearest"), [(2060, 2**31), (1890, -(2**31))])
+def test_a_time_that_does_not_fit_into_32_bits(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, year: int, nearest: int
+) -> None:
+    """What `os.utime` does here is what it does where a C library's time_t has 32 bits: on i386, say."""
+    real = os.utime
+
+    def utime(path: Any, *, ns: tuple[int, int], **more: Any) -> None:
+        if not -(2**31) <= ns[0] // 10**9 < 2**31:
+            raise OverflowError("timestamp out of range for platform time_t")
+        real(path, ns=ns, **more)
+
+    monkeypatch.setattr(os, "utime", utime)
+    monkeypatch.setitem(globals(), "T", (year - 1970) * 365 * 86400 * 10**9)
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        tree = offer.folder("tree")
+        offer.file("small", parent=tree)
+        offer.file("in pieces", parent=tree, piece=1)
+        begun.commit()
+    for name in ("tree", "tree/small", "tree/in pieces"):
+        assert (inbox / name).stat().st_mtime_ns == nearest * 10**9 - (nearest > 0)
+
+
 def test_setgid_of_the_destination_is_inherited(inbox: Path) -> None:
     """A folder that a group shares stays shared below; that is its owner's wish, not the sender's."""
     inbox.chmod(0o2775)

@@ -42,6 +42,8 @@ BODY: Final = struct.Struct(">16sII32sI")  # a record of the journal (docs/proto
 CRC: Final = struct.Struct(">I")
 _EARLIEST: Final = -1 << 63
 _LATEST: Final = (1 << 63) - 1
+_SECONDS_32: Final = 1 << 31  # from 1970 to 2038, where a time_t has 32 bits
+_SECOND: Final = 1_000_000_000  # nanoseconds
 _LENGTH: Final = struct.Struct(">H")
 _DESCRIPTOR: Final = struct.Struct("=i")  # as one crosses a socket: SCM_RIGHTS
 _VERSION: Final = struct.Struct(">Qq")
@@ -54,6 +56,22 @@ def told_time(mtime_ns: int) -> int:
     if _EARLIEST <= mtime_ns <= _LATEST:
         return mtime_ns
     return _LATEST if mtime_ns > 0 else _EARLIEST
+
+
+def set_time(file: int | bytes, mtime_ns: int, *, directory: int | None = None, follow_symlinks: bool = True) -> None:
+    """Give a file its time, or the nearest that the system can tell: nothing after 2038 where a time_t has 32 bits.
+
+    Args:
+        file: its descriptor, or its name in `directory`, which is one.
+
+    Raises:
+        OSError: it was refused.
+    """
+    try:
+        os.utime(file, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=follow_symlinks)
+    except OverflowError:
+        mtime_ns = _SECONDS_32 * _SECOND - 1 if mtime_ns > 0 else -_SECONDS_32 * _SECOND
+        os.utime(file, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=follow_symlinks)
 
 
 def read_small(descriptor: int, size: int, mtime_ns: int) -> bytes | None:
@@ -83,7 +101,7 @@ def write_small(directory: int, name: bytes, mode: int, mtime_ns: int, data: byt
         written = os.write(descriptor, data)
         while written < len(data):
             written += os.write(descriptor, data[written:])
-        os.utime(descriptor, ns=(mtime_ns, mtime_ns))
+        set_time(descriptor, mtime_ns)
     except BaseException:
         os.close(descriptor)
         raise

@@ -8,6 +8,7 @@ import stat
 
 from enchufe.entry import Entry
 from enchufe.store.attributes import set_attributes
+from enchufe.store.hand import set_time
 from enchufe.store.plan import Folder
 
 
@@ -25,7 +26,7 @@ def dress_file(descriptor: int, entry: Entry) -> list[bytes]:
         os.fchmod(descriptor, entry.mode & 0o777)
     except PermissionError:
         pass
-    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    set_time(descriptor, entry.mtime_ns)
     return refused
 
 
@@ -58,5 +59,5 @@ def dress_directory(descriptor: int, folder: Folder) -> list[bytes]:
     with contextlib.suppress(PermissionError):
         os.fchmod(descriptor, special | folder.mode & 0o777)
     with contextlib.suppress(PermissionError):
-        os.utime(descriptor, ns=(folder.mtime_ns, folder.mtime_ns))
+        set_time(descriptor, folder.mtime_ns)
     return refused

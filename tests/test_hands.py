@@ -616,7 +616,7 @@ def test_none_before_it_pays(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     source.close()
 
 
-@pytest.mark.parametrize("lack", ["permission", "python", "processors", "wish", "processes"])
+@pytest.mark.parametrize("lack", ["permission", "python", "processors", "affinity", "wish", "processes"])
 def test_none_to_be_had(tree: Path, monkeypatch: pytest.MonkeyPatch, lack: str) -> None:
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError
@@ -627,6 +627,8 @@ def test_none_to_be_had(tree: Path, monkeypatch: pytest.MonkeyPatch, lack: str) 
         monkeypatch.setattr(sys, "executable", "/usr/sbin/a-server")
     elif lack == "processors":
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    elif lack == "affinity":
+        monkeypatch.setattr(os, "sched_getaffinity", refuse)
     elif lack == "wish":
         monkeypatch.setattr(hands, "use_hands", False)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import ssl
 import stat
@@ -11,6 +12,7 @@ import tempfile
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from cryptography import x509
@@ -58,10 +60,12 @@ def test_a_fresh_certificate_is_a_new_one_with_no_end() -> None:
     assert repr(one.pem) not in repr(one)
 
 
-@pytest.mark.parametrize("memory", ["memory", "a path that is not there", "no memory files"])
+@pytest.mark.parametrize("memory", ["memory", "a path that is not there", "no memory files", "forbidden"])
 def test_both_sides_know_the_certificate_and_the_protocol(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if memory == "no memory files":
         monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif memory == "forbidden":
+        monkeypatch.setattr(os, "memfd_create", Mock(side_effect=PermissionError(errno.EPERM, "a sandbox")))
     elif memory != "memory":
         monkeypatch.setattr(os.path, "exists", lambda _path: False)
     locked: list[bytes] = []
@@ -100,6 +104,14 @@ def test_where_there_are_no_files_in_memory_the_key_lies_nowhere_unlocked(
     assert b"ENCRYPTED PRIVATE KEY" in content
     assert b"BEGIN PRIVATE KEY" not in content
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StoreError, match="temporary file") as caught:
+        listening_context(listener_certificate())
+    assert "TMPDIR" in caught.value.hint
 
 
 def test_nothing_older_than_tls_1_3() -> None:

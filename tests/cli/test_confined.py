@@ -332,6 +332,44 @@ def test_a_key_that_is_not_there_is_made_for_who_dials_a_machine(tmp_path: Path,
     assert (tmp_path / "state/enchufe/identity.key").exists()
 
 
+@pytest.mark.parametrize("output", ["inbox", "-"])
+def test_without_files_in_memory_the_key_is_read_from_where_we_may_write(tmp_path: Path, output: str) -> None:
+    """As a sandbox has it that refuses memfd_create, or has no /proc."""
+    code = "import os, enchufe.cli.main as main; del os.memfd_create; main.main()"
+    options = [
+        "receive",
+        "--listen",
+        "127.0.0.1:0",
+        "--no-announce",
+        "--yes",
+        "-o",
+        output,
+        *(["--json"] if output != "-" else []),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+    )
+    with process:
+        assert process.stdout is not None
+        line = ""
+        if output != "-":
+            line = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    if output == "-":
+        assert process.returncode == 6, err
+        assert "no place for a temporary file" in err
+    else:
+        assert json.loads(line)["event"] == "listening", err
+        assert process.returncode == 130
+        assert not os.listdir(tmp_path / "inbox")
+
+
 def test_the_library_confines_nobody(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("good")
     code = """

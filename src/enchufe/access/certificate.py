@@ -109,7 +109,11 @@ def _read(pem: bytes, path: str) -> Certificate:
 
 
 def listening_context(certificate: Certificate) -> ssl.SSLContext:
-    """TLS for a listener that shows this certificate."""
+    """TLS for a listener that shows this certificate.
+
+    Raises:
+        StoreError: there is neither memory nor a folder for the file that OpenSSL wants to read it from.
+    """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     # As for messages (transports/certificates.py): a dialer that never reads would reset by closing over a ticket.
     context.num_tickets = 0
@@ -122,10 +126,18 @@ def listening_context(certificate: Certificate) -> ssl.SSLContext:
     import tempfile  # noqa: PLC0415 (hardly ever)
 
     password = secrets.token_bytes(32).hex()
-    with tempfile.NamedTemporaryFile(prefix="enchufe-") as file:
-        file.write(_locked(certificate.pem, password.encode()))
-        file.flush()
-        context.load_cert_chain(file.name, password=password)
+    try:
+        with tempfile.NamedTemporaryFile(prefix="enchufe-") as file:
+            file.write(_locked(certificate.pem, password.encode()))
+            file.flush()
+            context.load_cert_chain(file.name, password=password)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"there is no place for a temporary file, which TLS takes its key from: {error.strerror}",
+            hint="Mount /proc and allow memfd_create; or set TMPDIR to a folder that we may write to.",
+        ) from error
     return context
 
 
@@ -146,10 +158,12 @@ def _context(side: int) -> ssl.SSLContext:
 @contextlib.contextmanager
 def _in_memory(data: bytes) -> Iterator[str | None]:
     """The path of a file in memory with `data`; None where there is no such thing."""
-    if not hasattr(os, "memfd_create"):
+    try:
+        descriptor = os.memfd_create("enchufe")
+    except (AttributeError, OSError):  # another system, or a sandbox that forbids it
         yield None
         return
-    with open(os.memfd_create("enchufe"), "wb") as file:
+    with open(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         path = f"/proc/self/fd/{file.fileno()}"

@@ -35,6 +35,9 @@ def confined(output: str, listen: str | None = None, state: str | None = None) -
     address = None if listen is None else to_listen_on(listen)
     sockets = [os.path.dirname(address.path) or "."] if isinstance(address, UnixAddress) else []
     try:
-        return confine(folders, sockets=[folder for folder in sockets if os.path.isdir(folder)])
+        held = confine(folders, sockets=[folder for folder in sockets if os.path.isdir(folder)])
     except OSError as error:
         raise store_error(error, "write into", output) from error
+    if held and folders:
+        os.environ["TMPDIR"] = os.path.abspath(folders[0])  # nowhere else, should a temporary file be needed
+    return held

@@ -387,7 +387,10 @@ class Hiring:
 
 def begin(count: int) -> Hands | None:
     """So many hands, or as many as this machine has use for; None where there are none to be had."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    try:
+        processors = len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # another system, or a sandbox that does not tell
+        processors = 1
     count = min(count, processors - 1)
     # Another program that Python runs in would not be one.
     runs_python = os.path.basename(sys.executable or "").startswith("python") and os.path.isfile(hand.__file__)

@@ -475,6 +475,12 @@ def test_what_is_re_exported_is_there() -> None:
         enchufe.nothing_of_that_name  # noqa: B018
 
 
+@pytest.mark.parametrize(("module", "name"), [("aio", "connect"), ("events", "Receipt"), ("framing", "Lines")])
+def test_modules_are_there_once_they_are_named(module: str, name: str) -> None:
+    code = f"import sys, enchufe; assert 'enchufe.{module}' not in sys.modules; enchufe.{module}.{name}"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_who_comes_while_there_is_no_thread_left_waits_for_one(caplog: pytest.LogCaptureFixture) -> None:
     with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, engine="threads") as server:
         before = threading.stack_size(1 << 46)  # for which no machine has room

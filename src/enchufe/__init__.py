@@ -9,6 +9,7 @@ from enchufe.lazy import lazily
 
 TYPE_CHECKING = False  # as in `lazy`
 if TYPE_CHECKING:
+    from enchufe import aio, events, framing
     from enchufe.blocking import BlockingConnection, Server, connect, serve
     from enchufe.connection import Connection
     from enchufe.errors import (
@@ -43,7 +44,10 @@ __all__ = [
     "Server",
     "StoreError",
     "VerificationError",
+    "aio",
     "connect",
+    "events",
+    "framing",
     "list_files",
     "receive_files",
     "send_files",
@@ -63,4 +67,5 @@ __getattr__ = lazily(
         "send_files": "files",
         "serve": "blocking",
     },
+    modules=("aio", "events", "framing"),
 )

@@ -53,6 +53,21 @@ def test_it_prints_what_stands_below_it(example: Example, tmp_path: Path) -> Non
     assert (done.stdout, done.stderr, done.returncode) == (example.prints, "", 0)
 
 
+def test_a_type_checker_finds_nothing_in_them(tmp_path: Path) -> None:
+    """In those of one page: the other has the same programs."""
+    for example in examples(PAGES[0]):
+        (tmp_path / f"line_{example.line}.py").write_text(example.code, encoding="utf-8")
+    options = ["--config-file=", f"--cache-dir={tmp_path / 'cache'}", "--check-untyped-defs"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *sorted(tmp_path.glob("*.py"))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def shape(code: str) -> str:
     """A program without what is said in it: its text, its bytes and its comments."""
     tree = ast.parse(code)

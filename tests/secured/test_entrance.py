@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from enchufe import entrance as module
 from enchufe import events
-from enchufe.access import Admitted, ByCode, ByPass, ByToken, LiveCode
+from enchufe.access import Admitted, ByCode, ByPass, ByToken, LiveCode, dialing, gate, messages
 from enchufe.access.identity import Identity
 from enchufe.access.known import ChangedKey, KnownMachines
 from enchufe.access.links import Link
@@ -18,6 +19,7 @@ from enchufe.access.tokens import Tokens
 from enchufe.errors import DeadlineExceeded, Refused, StoreError
 from enchufe.session import Options
 from enchufe.testing import ManualClock
+from enchufe.transfer.machine import VersionError
 from enchufe.waiting import drive
 from tests.access.meeting import Key, soon
 from tests.secured.entrances import Place
@@ -95,6 +97,29 @@ def test_three_wrong_guesses_end_it(places: list[Place]) -> None:
     with pytest.raises(Refused, match="three wrong codes"):
         place.entrance.check()
     assert all(isinstance(error, CodeGone) for error in place.meet(ByCode(place.code)))
+
+
+@pytest.mark.parametrize(("later", "older"), [(dialing, "this"), (gate, "the other")])
+def test_somebody_of_another_version_is_told_of_once(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch, later: ModuleType, older: str
+) -> None:
+    place = begun(places)
+    with monkeypatch.context() as patched:
+        patched.setattr(later, "m", SimpleNamespace(**{**vars(messages), "VERSION": messages.VERSION + 1}))
+        for _ in range(2):
+            _, far = place.meet(ByCode(place.code))
+            assert isinstance(far, VersionError), far
+    (told,) = [event for event in place.told if isinstance(event, events.Failed)]
+    assert told.kind == "version"
+    assert told.hint == f"Update enchufe on {older} machine."
+    assert isinstance(place.meet(ByCode(place.code))[0], Admitted)
+
+
+def test_only_so_many_of_another_version_are_told_of(places: list[Place]) -> None:
+    place = begun(places)
+    for host in range(100):
+        place.entrance._tell_stranger(f"10.0.0.{host}:1", VersionError("another"))
+    assert len([event for event in place.told if isinstance(event, events.Failed)]) == module._STRANGERS
 
 
 def test_not_while_somebody_is_at_the_last_guess(places: list[Place]) -> None:

@@ -18,7 +18,8 @@ from enchufe.access.exchange import Exchange
 from enchufe.access.pairing import ListenerPairing
 from enchufe.access.refusals import AnotherMachine, CodeGone, Denial, TokenRefused, UnknownMachine, WrongCode
 from enchufe.dataclass import dataclass
-from enchufe.errors import EnchufeError, RemoteProtocolError
+from enchufe.errors import EnchufeError
+from enchufe.transfer.machine import VersionError
 from enchufe.transports.tls import TlsTransport
 
 PASSES: Final = 16  # connections that may come again; older ones prove themselves anew
@@ -88,7 +89,7 @@ class Gate:
 
         Raises:
             WrongCode, CodeGone, AnotherMachine, UnknownMachine, TokenRefused: he has been denied, and told so.
-            RemoteProtocolError: he broke the protocol, and was told nothing.
+            RemoteProtocolError: he broke the protocol, and was told nothing; VersionError: he speaks another version.
             BrokenError: the connection was cut or ended.
             DeadlineExceeded: he was not done in time.
             EnchufeError: what `knows` and `tokens` raise; he was told nothing.
@@ -112,7 +113,12 @@ class Gate:
         nonce = m.Nonce(m.VERSION, secrets.token_bytes(32))
         await talk.say(nonce)
         if not knock.lowest <= m.VERSION <= knock.highest:
-            raise RemoteProtocolError(f"{talk.transport.peer} speaks versions from {knock.lowest} only")
+            older = "this" if knock.lowest > m.VERSION else "the other"
+            spoken = f"{knock.lowest} to {knock.highest}"
+            raise VersionError(
+                f"{talk.transport.peer} speaks versions {spoken} of access, this is {m.VERSION}",
+                hint=f"Update enchufe on {older} machine.",
+            )
         binding = Binding.of(self._certificate, knock, nonce)
         answer: list[m.Message] = []
         match await talk.hear(m.Code, m.Whom, m.Token, m.Again):

@@ -26,6 +26,8 @@ from enchufe.transfer.message import CONTROL_SIZE, Message, Role, Type
 from enchufe.transfer.messages import VERSION, Code, Error, Hello, frame, next_message
 from enchufe.transfer.states import State, Way, step
 
+_NO_PIPE: Final = ", unless a pipe was read or written."
+
 
 class Machine(ABC):
     """One side of one transfer.
@@ -107,7 +109,7 @@ class Machine(ABC):
         if self.state is not State.DONE or len(self.buffer):
             raise BrokenError(
                 "the other side went away before the transfer was done",
-                hint="What had arrived is kept there: send it again, and it goes on.",
+                hint=f"Send it again: what had arrived is kept{_NO_PIPE}",
             )
 
     def _greet(self, hello: Hello) -> None:
@@ -131,7 +133,7 @@ class Machine(ABC):
 class InterruptedThere(BrokenError):
     """Whoever ran the other side ended it: a cut, but one that nobody should try to mend at once."""
 
-    hint = "What had arrived is kept: run it again on both sides, and it goes on."
+    hint = f"Run it again on both sides: what had arrived is kept{_NO_PIPE}"
 
     @property
     def kind(self) -> str:
@@ -195,7 +197,7 @@ def told_by_peer(error: Error) -> EnchufeError:
         case Code.NO_SPACE:
             return Refused(
                 "the other side's disk is full",
-                hint="What had arrived is kept there: make room on it, send again, and it goes on.",
+                hint=f"Make room on it, and send again: what had arrived is kept{_NO_PIPE}",
             )
         case Code.STORE:
             return Refused(f"the other side could not use its disk{words}", hint="Its own message says why.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, TextIO, TypeVar
 
 from enchufe import events, meeting
 from enchufe.dataclass import dataclass
-from enchufe.errors import LocalProtocolError
+from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.events import OnEvent
 from enchufe.meeting import Aim, Make
 from enchufe.pace import LEAST_LIMIT
@@ -236,7 +236,7 @@ def receive_files(
     into_pipe = _is_pipe([folder])
     compares = if_exists == "update" and not checksum
     if into_pipe:
-        begin = partial(_into_pipe, _standard(sys.stdout, "output"))
+        begin = _into_pipe(_standard(sys.stdout, "output"))
         retry = 0.0
         streams = 1  # what comes on several is in no order
     else:
@@ -309,10 +309,23 @@ def list_files(
     return offered
 
 
-def _into_pipe(descriptor: int, _origin: bytes) -> Receiving:
+def _into_pipe(descriptor: int) -> Callable[[bytes], Receiving]:
+    """What begins each attempt's delivery; none begins behind what a cut one has written."""
     from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
-    return PipeDelivery(descriptor)
+    delivery = PipeDelivery(descriptor)
+
+    def begin(_origin: bytes) -> Receiving:
+        nonlocal delivery
+        if delivery.written:
+            raise StoreError(
+                f"{delivery.written:,} bytes of a transfer that was cut are in the output already",
+                hint="Discard them, and receive it again.",
+            )
+        delivery = PipeDelivery(descriptor)
+        return delivery
+
+    return begin
 
 
 def _meet(

@@ -141,6 +141,34 @@ def test_a_receipt_that_is_lost_is_said_again(
     assert len(heard.of(events.Connected)) == times + 1
 
 
+def test_what_was_cut_on_its_way_to_standard_output_is_not_begun_again_behind_it(tmp_path: Path) -> None:
+    content = os.urandom(2_000_000)
+    (tmp_path / "file").write_bytes(content)
+    most = threading.Event()
+
+    def cut_at_the_end(offset: int, piece: bytes) -> bytes:
+        """Before FINISH, once."""
+        if most.is_set() or offset + len(piece) < len(content):
+            return piece
+        most.set()
+        return b""
+
+    command = [sys.executable, "-m", "enchufe", "receive", "--listen", "127.0.0.1:0", "-o", "-", "--plain"]
+    with (
+        Relay(lambda way: cut_at_the_end if way.there and not way.stream else None) as relay,
+        (tmp_path / "out").open("wb") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as receiver,
+    ):
+        assert receiver.stderr is not None
+        relay.to = receiver.stderr.readline().split()[2].strip(",")
+        with pytest.raises(enchufe.EnchufeError):
+            enchufe.send_files([tmp_path / "file"], to=relay.address, plain=True, streams=1, retry=5.0)
+        _, err = receiver.communicate(timeout=PATIENCE)
+    assert receiver.returncode == 6, err
+    assert "are in the output already" in err
+    assert content.startswith((tmp_path / "out").read_bytes())
+
+
 @pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
 def test_a_receiver_whose_receipt_nobody_hears_has_it_all_the_same(tree: Path, tmp_path: Path, *, sends: bool) -> None:
     gone = threading.Event()

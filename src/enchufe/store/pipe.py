@@ -120,6 +120,11 @@ class PipeDelivery:
         self._taken: Entry | None = None
         self._offset = 0
 
+    @property
+    def written(self) -> int:
+        """Bytes that are out."""
+        return self._offset
+
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The name, for people."""
         return (entry.name,)

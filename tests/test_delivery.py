@@ -291,9 +291,10 @@ def test_a_time_that_does_not_fit_into_32_bits(
         tree = offer.folder("tree")
         offer.file("small", parent=tree)
         offer.file("in pieces", parent=tree, piece=1)
+        offer.link("link", b"small", tree)
         begun.commit()
-    for name in ("tree", "tree/small", "tree/in pieces"):
-        assert (inbox / name).stat().st_mtime_ns == nearest * 10**9 - (nearest > 0)
+    for name in ("tree", "tree/small", "tree/in pieces", "tree/link"):
+        assert (inbox / name).lstat().st_mtime_ns == nearest * 10**9 - (nearest > 0)
 
 
 def test_setgid_of_the_destination_is_inherited(inbox: Path) -> None:

@@ -19,7 +19,7 @@ from enchufe.store import delta, linux
 from enchufe.store.commit import Commit
 from enchufe.store.durable import Written
 from enchufe.store.faults import damaged, store_error
-from enchufe.store.hand import NEW, write_small
+from enchufe.store.hand import NEW, set_time, write_small
 from enchufe.store.handed import Handed
 from enchufe.store.hands import Hands, Hiring
 from enchufe.store.hardlinks import HardLinks
@@ -556,7 +556,7 @@ def _closed() -> ClosedError:
 def _make_symlink(entry: Entry, name: bytes, directory: int) -> None:
     os.symlink(entry.target, name, dir_fd=directory)
     try:
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+        set_time(name, entry.mtime_ns, directory=directory, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _CANNOT_HOLD:  # a file system whose symlinks have no times
             raise

@@ -15,6 +15,7 @@ from enchufe.session import Greeted, Options, ReceivingSession, SendingSession, 
 from enchufe.session.base import HELLO_TIMEOUT
 from enchufe.session.carrier import Plain
 from enchufe.store.memory import MemoryStore
+from enchufe.transfer import sender
 from enchufe.transfer.message import Message, Role
 from enchufe.transfer.messages import Hello, Lost, Ping, frame, next_message
 from enchufe.transfer.offers import Offer
@@ -98,6 +99,36 @@ def test_what_fills_the_window_and_never_came_is_sent_again(monkeypatch: pytest.
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert inbox.contents() == store.contents()
     assert came == [(1, False)]
+
+
+def test_what_is_all_that_the_sender_remembers_and_never_came_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It offers no more until all is settled, and so the window is not full."""
+    monkeypatch.setattr(tcp, "NEAR", 0.0)
+    monkeypatch.setattr(receiving, "_MISSING_EARLY", 0.0)
+    monkeypatch.setattr(sender, "_REMEMBERED", 0)
+    monkeypatch.setattr(sender, "MAX_WINDOW", WINDOW)
+    store, inbox = MemoryStore(), MemoryStore()
+    for number in range(5 * WINDOW):
+        store.add(f"d/{number}", b"%d" % number)
+
+    class Sends(SendingSession):
+        def _take_work(self) -> Work | None:
+            return super()._take_work() if hole.lost.is_set() else None
+
+        def _heed(self, message: Message) -> None:
+            super()._heed(message)
+            if isinstance(message, Lost):
+                hole.lost.set()
+                assert hole.over.wait(PATIENCE)
+
+    class Receives(ReceivingSession):
+        def _lose_missing(self) -> float | None:
+            return super()._lose_missing() if hole.eaten.is_set() else self.waiter.now() + 0.01
+
+    with Hole() as hole:
+        ends = transfer(store.source, inbox.begin, relay=hole, streams=2, sending=Sends, receiving=Receives)
+    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
+    assert inbox.contents() == store.contents()
 
 
 class Clock(BlockingWaiter):

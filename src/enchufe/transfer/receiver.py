@@ -418,9 +418,8 @@ class Receiver(Machine):
 
     @property
     def lacks_data(self) -> bool:
-        """Whether the sender waits, and for what has not come: all was said, or fills the window."""
-        full = self.offered - self._settled >= self._window
-        return bool(self._arriving) and (full or self._finish is not None)
+        """Whether the sender may wait for what has not come: all was said, fills the window, or is all it remembers."""
+        return bool(self._arriving)
 
     @property
     def finished(self) -> bool:

@@ -227,7 +227,7 @@ def listening(
     context, admit = (None, None) if entrance is None else (entrance.context, entrance.admit)
     with (
         _handed_over() if where is None else Listener(where) as listener,
-        Door(listener, machine, options.timeout, context=context, admit=admit) as door,
+        Door(listener, machine, options.timeout, context=context, admit=admit, on_event=on_event) as door,
         _Concluding() as concluding,
     ):
         for address in listener.addresses:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from enchufe import events
 from enchufe.session import Door
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role
@@ -49,3 +50,25 @@ HELLO = b"".join(m.frame(m.Hello(Role.SENDER, b"s" * 16, 1)))
 def test_everybody_hears_the_same(machine: type[Any], said: bytes) -> None:
     assert answer(machine, said) == answer(Receiver, HELLO)
     assert b"leave out --plain" in answer(machine, said)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (HELLO.replace(b"enchufe\1\1", b"enchufe\7\7"), "version"),
+        (HELLO.replace(b"enchufe", b"enchufa"), "remote_protocol"),
+        (b"GET / HTTP/1.1\r\n\r\n" * 9, None),
+    ],
+    ids=["another version", "another HELLO", "no HELLO"],
+)
+def test_who_says_a_hello_that_is_not_understood_is_told_of_once(said: bytes, kind: str | None) -> None:
+    told: list[events.Event] = []
+    listener = Listener(HERE)
+    with listener, Door(listener, Receiver, PATIENCE, on_event=told.append):
+        host, _, port = listener.addresses[0].rpartition(":")
+        for _ in range(2):
+            with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+                sock.sendall(said)
+                while sock.recv(4096):
+                    pass
+    assert [event.kind for event in told if isinstance(event, events.Failed)] == ([] if kind is None else [kind])

@@ -26,10 +26,12 @@ from enchufe.errors import (
     Refused,
     RemoteProtocolError,
 )
+from enchufe.events import Failed, OnEvent
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
 from enchufe.session.crowd import Crowd, Place
-from enchufe.transfer.machine import Machine, told_to_peer
+from enchufe.transfer.machine import Machine, VersionError, told_to_peer
+from enchufe.transfer.message import Type
 from enchufe.transfer.states import State
 from enchufe.transports import Listener, Transport
 from enchufe.waiting import READ, BlockingWaiter, Doorbell, Interest, drive, start
@@ -51,11 +53,13 @@ M = TypeVar("M", bound=Machine)
 # What a connection can begin with: docs/access.md, "The first byte".
 _TLS: Final = b"\x16"
 _STREAM: Final = b"\x40"
+_HELLO: Final = bytes([Type.HELLO])
 
 # Connections that may be saying who they are at once; more are dropped (crowd.py). No more than this part of the
 # descriptors that this process may have: whoever is inside needs the others.
 _GUESTS: Final = 64
 _GUESTS_PART: Final = 4
+_STRANGERS: Final = 16  # that are told of: anybody can come, and nobody is to fill a terminal
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 _OVERTIME: Final = 0.5  # seconds of that at the most beyond the deadline that he had
 _PAUSE: Final = 0.2  # seconds to wait where this process has no descriptor left
@@ -87,6 +91,7 @@ class Door(Generic[M]):
         timeout: seconds until whoever comes must have said HELLO, HELLO_TIMEOUT at the most.
         context: to speak TLS with; None: this side takes plain text, and nothing else.
         admit: lets in whoever proves by the deadline who it is, and says for itself why not; with `context`.
+        on_event: is told, from any thread, of who begins with what is no HELLO that we understand: once for each host.
     """
 
     def __init__(
@@ -97,10 +102,13 @@ class Door(Generic[M]):
         *,
         context: ssl.SSLContext | None = None,
         admit: Callable[[TlsTransport, float], Awaitable[Admitted]] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         assert (context is None) == (admit is None)
         self._context = context
         self._prove = admit
+        self._on_event = on_event
+        self._strangers: set[str] = set()  # hosts that were told of
         self._listener = listener
         self._machine = machine
         self._timeout = min(timeout, HELLO_TIMEOUT)
@@ -339,6 +347,9 @@ class Door(Generic[M]):
 
     def _turn_away(self, guest: _Guest[M], error: EnchufeError) -> None:
         transport, machine = guest.transport, guest.machine
+        greeted = isinstance(error, VersionError) or machine.buffer.peek(1) == _HELLO  # no browser that lost its way
+        if guest.told and greeted and machine.peer is None and isinstance(error, RemoteProtocolError):
+            self._tell_of(transport.peer, error)
         if isinstance(error, ClosedError) or machine.state in (State.FAILED, State.DONE):
             return
         deadline = min(self._waiter.now() + _FAREWELL, guest.deadline + _OVERTIME)
@@ -349,6 +360,17 @@ class Door(Generic[M]):
                 return  # it has had its time, or nothing was said that it must be able to read
             drive(transport.end(deadline))
             drive(transport.drop(_FAREWELL, deadline))
+
+    def _tell_of(self, peer: str, error: RemoteProtocolError) -> None:
+        """Whoever comes in vain may be an enchufe of another version, which nobody here would know else."""
+        host = peer.rpartition(":")[0]
+        with self._lock:
+            new = host not in self._strangers and len(self._strangers) < _STRANGERS
+            if new:
+                self._strangers.add(host)
+        if new and self._on_event is not None:
+            with suppress(Exception):  # what cannot be told here cannot be told of what counts either
+                self._on_event(Failed(error.kind, f"somebody at {peer} came in vain: {error}", error.hint))
 
 
 def _most_guests() -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 import pytest
 
 from enchufe import BlockingConnection, framing
+from enchufe.buffer import ReceiveBuffer
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, ClosedError
+from enchufe.file import BlockingFile
 from enchufe.transports import Transport, advance, unix
 from enchufe.transports.ring import Rings
 from enchufe.transports.shared_memory import SharedMemoryTransport
@@ -32,12 +36,14 @@ OUT = {"unix": socket.socket.sendmsg, "tls": socket.socket.sendmsg, "shm": Rings
 
 
 @contextmanager
-def interrupted_behind(function: Any, error: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
-    """`error` comes as soon as the first call of `function`, in C or ours, has returned."""
+def interrupted_behind(
+    function: Any, error: type[BaseException] = KeyboardInterrupt, before: bool = False
+) -> Iterator[None]:
+    """`error` comes as soon as the first call of `function`, in C or ours, has returned; or when ours is called."""
     code = getattr(function, "__code__", None)
 
     def look(frame: FrameType, event: str, arg: Any) -> None:
-        ours = event == "return" and frame.f_code is code
+        ours = event == ("call" if before else "return") and frame.f_code is code
         if ours or (event == "c_return" and code is None and arg.__qualname__ == function.__qualname__):
             sys.setprofile(None)
             raise error
@@ -173,3 +179,54 @@ def test_who_goes_on_behind_an_interrupted_receive_has_all_or_is_told(
     except ClosedError as error:
         assert "interrupted" in str(error)
     assert got == messages[: len(got)]
+
+
+@pytest.mark.parametrize("read", [BlockingFile.readline, lambda file: file.read(10), lambda file: readinto(file, 10)])
+@pytest.mark.parametrize(
+    ("ends", "function", "before"),
+    [
+        ("unix", ReceiveBuffer.received, True),
+        ("unix", ReceiveBuffer.skip, True),
+        ("tls", TlsTransport._arrived, True),
+        ("tls", TlsTransport._fetch, False),
+        ("shm", SharedMemoryTransport._skip, False),
+    ],
+    indirect=["ends"],
+)
+def test_nor_does_who_reads_a_file_miss_anything_without_a_word(
+    ends: tuple[str, Transport, Transport], function: Any, before: bool, read: Any
+) -> None:
+    _, near, far = ends
+    lines = [b"%09d\n" % number for number in range(20)]
+    drive(far.send(lines))
+    got = []
+    with BlockingConnection(Connection(near, PREFIXED, timeout=20)).file() as file:
+        with contextlib.suppress(KeyboardInterrupt), interrupted_behind(function, before=before):
+            for _ in lines:
+                got.append(read(file))
+        try:
+            while len(got) < len(lines):
+                got.append(read(file))
+        except ClosedError as error:
+            assert "interrupted" in str(error)
+    assert got == lines[: len(got)]
+
+
+def readinto(file: BlockingFile, size: int) -> bytes:
+    data = bytearray(size)
+    assert file.readinto(data) == size
+    return bytes(data)
+
+
+def test_what_was_written_into_a_file_goes_once_though_its_flush_is_interrupted() -> None:
+    near, far = socket.socketpair()
+    with (
+        far,
+        BlockingConnection(Connection(unix.transport(near, BlockingWaiter()), PREFIXED, timeout=20)).file() as file,
+    ):
+        file.write(b"held ")
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(threading.RLock().__exit__):
+            file.flush()
+        file.write(b"back")
+        file.flush()
+        assert far.recv(100) == b"held back"

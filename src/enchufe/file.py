@@ -16,6 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from enchufe.buffer import Buffer, ReceiveBuffer
 from enchufe.errors import EnchufeError, LocalProtocolError
 from enchufe.transports import Transport
+from enchufe.transports.stream import LOST
 from enchufe.waiting import READ, WRITE, Ticket, Turnstile, drive
 
 T = TypeVar("T")
@@ -71,6 +72,15 @@ class ConnectionFile:
         while (size < 0 or len(self._buffer) < size) and await self._more():
             pass
         return self._buffer.take(len(self._buffer) if size < 0 else min(size, len(self._buffer)))
+
+    async def readinto(self, view: memoryview) -> int:
+        """As `read`, into `view`, which is of single bytes: how many came."""
+        while len(self._buffer) < len(view) and await self._more():
+            pass
+        count = min(len(view), len(self._buffer))
+        view[:count] = self._buffer.view(0, count)
+        self._buffer.skip(count)
+        return count
 
     async def read_some(self, size: int) -> bytes:
         """What is there, at least one byte and `size` (0 gives none) at the most; b"" at the end. Raises as `read`."""
@@ -165,12 +175,12 @@ class ConnectionFile:
 
     async def _send_now(self, more: Sequence[Buffer], deadline: float | None) -> None:
         """As `_send`, for who has entered."""
-        with self._changing:
-            held, self._held = self._held, bytearray()
-        if not (held or more):
-            return
+        held = bytearray()
         try:
-            await self.transport.send([held, *more], deadline)
+            with self._changing:
+                held, self._held = self._held, held
+            if held or more:
+                await self.transport.send([held, *more], deadline)
         except BaseException:
             # Nothing of it went, so it can go later; or some did, and the transport sends no more.
             with self._changing:
@@ -197,14 +207,22 @@ class ConnectionFile:
     async def _more(self) -> bool:
         """Have more bytes in hand: False at the end."""
         if not self.at_end:
-            view = self._buffer.space(_CHUNK)
-            count = self.transport.try_receive_into(view)
-            if count is None:
-                # Not behind another who sends: the other side may take it only when we have read.
-                if self._held:
-                    await self._send_until_heard()
-                count = await self.transport.receive_into(view, self._deadline())
-            self._buffer.received(count)
+            transport, view = self.transport, self._buffer.space(_CHUNK)
+            noted = transport.bytes_received
+            try:
+                count = transport.try_receive_into(view)
+                if count is None:
+                    # Not behind another who sends: the other side may take it only when we have read.
+                    if self._held:
+                        await self._send_until_heard()
+                    count = await transport.receive_into(view, self._deadline())
+                self._buffer.received(count)
+            except EnchufeError:
+                raise
+            except BaseException:  # a signal handler's, or it is cancelled
+                if transport.has_taken(noted):
+                    transport.cut_off(LOST)
+                raise
             self.at_end = not count
         return not self.at_end
 
@@ -246,10 +264,7 @@ class BlockingFile(io.BufferedIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         """Fill `buffer`; less only at the end: how many bytes."""
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self._do(self._file.readinto(memoryview(buffer).cast("B")))
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """As `ConnectionFile.readline`."""

@@ -450,13 +450,14 @@ class TlsTransport(Transport):
         if self._kernel_waits and not self._stopped and self._has_time(deadline):
             asked = min(_asked(size), SLICE * RECORD)
             try:
-                data = self._sock.recv(asked)
+                (self._fresh,) = map(self._sock.recv, (asked,))  # as in Transport.receive
             except (BlockingIOError, InterruptedError):
                 pass  # nothing came in so short a time
             except OSError as error:
                 raise self._translated(error) from error
             else:
-                self._arrived(data, asked, len(data))
+                self._arrived(self._fresh, asked, len(self._fresh))
+                self._fresh = b""
                 return
         await self.wait(READ, deadline)
 

@@ -245,15 +245,16 @@ class Transport:
         try:
             if self._interruptible:
                 (self._fresh,) = map(self._sock.recv, (size,), (_NOW,))
+                data = self._fresh
             else:
-                self._fresh = self._sock.recv(size, _NOW)
+                data = self._sock.recv(size, _NOW)
         except (BlockingIOError, InterruptedError):
             self._drained = False
             return b"" if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
-        data = self._fresh
-        self.bytes_received += (count := len(data))
+        count = len(data)
+        self.bytes_received += count
         self._fresh = b""
         if not data and (self._closed or self._late):
             raise self._closed_error()
@@ -353,14 +354,16 @@ class Transport:
             and ((deadline is None and not self.waiter.unsettled) or self._has_time(deadline))
         ):
             try:
-                if self._interruptible:
-                    (self._fresh,) = map(self._sock.recv, (size,))
+                if not self._interruptible:
+                    if got := self._sock.recv(size):
+                        self.bytes_received += len(got)
+                        return got
                 else:
-                    self._fresh = self._sock.recv(size)
-                if got := self._fresh:
-                    self.bytes_received += len(got)
-                    self._fresh = b""
-                    return got
+                    (self._fresh,) = map(self._sock.recv, (size,))
+                    if got := self._fresh:
+                        self.bytes_received += len(got)
+                        self._fresh = b""
+                        return got
             except (BlockingIOError, InterruptedError):
                 pass  # nothing came in so short a time
             except OSError as error:

@@ -596,6 +596,16 @@ def test_nobody_waits_for_what_one_who_cut_the_connection_did_not_take() -> None
             assert WAITER.now() < deadline
 
 
+def test_nor_for_one_of_the_same_machine_to_read_it(tmp_path: Path) -> None:
+    with connected(f"unix:{tmp_path}/s", tmp_path) as (near, far), near, far:
+        drive(near.send([b"answer"]))
+        deadline = WAITER.now() + 20
+        drive(near.until_taken(deadline))
+        assert WAITER.now() < deadline
+        near.abort()
+        assert drive(far.receive(100)) == b"answer"
+
+
 def test_an_answer_that_comes_before_its_deadline_costs_one_poll_and_one_receive() -> None:
     ours, theirs = socket.socketpair()
     waiter = BlockingWaiter()

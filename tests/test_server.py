@@ -356,6 +356,39 @@ def test_those_that_no_descriptor_is_left_for_memory_for_wait_in_the_queue(engin
     assert process.returncode == 0
 
 
+NO_MEMORY = """
+import resource, sys
+import enchufe
+from enchufe import framing
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+async def echo(connection):
+    async for message in connection:
+        await connection.send(message)
+told = []
+engine, address = sys.argv[1:]
+lines = framing.Lines()
+with enchufe.Server(echo, address, "127.0.0.1:0", engine=engine, framing=lines, on_event=told.append) as server:
+    for address in server.addresses:
+        try:
+            with enchufe.connect(address, framing=lines, timeout=20) as connection:
+                print(connection.ask(b"served"))
+        except enchufe.BrokenError:
+            print("cut")
+print([event.error for event in told if type(event).__name__ == "Finished"])
+"""
+
+
+@pytest.mark.parametrize("engine", ["events", "threads"])
+def test_a_system_that_makes_no_memory_to_share_serves_the_others(engine: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NO_MEMORY, engine, f"shm:{tmp_path}/s"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        "cut",
+        "b'served'",
+        "['BrokenError: cannot make memory to share: File too large', None]",
+    ]
+
+
 def test_running_out_of_descriptors_is_survived_without_spinning() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", STARVED],

@@ -344,18 +344,16 @@ class Acceptor:
 
     def try_take(self, waiter: Waiter) -> Transport | None:
         """As `try_accept`, for whoever serves it in this process: with all that it needs of the system."""
-        while (transport := self.try_accept(waiter)) is not None:
+        transport = self.try_accept(waiter)
+        if transport is not None:
             try:
                 transport.prepare()
             except BusyError as error:
                 self.put_back(transport, error)
                 return None
-            except BrokenError:  # it left while it was queued
-                transport.abort()
-                self.release(transport)
-            else:
-                return transport
-        return None
+            except BrokenError:  # its handshake says so, to whoever is to know
+                pass
+        return transport
 
     def put_back(self, transport: Transport, why: BusyError) -> None:
         """A connection that came in cannot be served yet: it is the next that `try_accept` gives, some time later."""

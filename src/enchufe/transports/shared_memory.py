@@ -31,7 +31,7 @@ from enchufe.transports import ring, unix
 from enchufe.transports.addresses import SharedMemoryAddress
 from enchufe.transports.ring import Rings
 from enchufe.transports.stream import _SHARE, INTERRUPTED, Process, Transport
-from enchufe.waiting import READ, WRITE, Interest, Waiter, no_room
+from enchufe.waiting import NO_ROOM, READ, WRITE, Interest, Waiter, no_room
 
 fcntl: Any
 try:
@@ -49,6 +49,7 @@ SPIN: Final = 50e-6
 # Sleeps without a look before the next try, at the most, where looks are in vain.
 _VAIN: Final = 63
 
+_INSTEAD: Final = "Use a unix: address instead."
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 # Bytes of a frame from which on it is received by itself, not with others in one piece.
 _LARGE: Final = 16 * 1024
@@ -104,7 +105,7 @@ def written(sock: socket.socket) -> str:
 def _check_system() -> None:
     ring.check_processor()
     if not hasattr(os, "memfd_create"):
-        raise LocalProtocolError("shared memory needs Linux", hint="Use a unix: address instead.")
+        raise LocalProtocolError("shared memory needs Linux", hint=_INSTEAD)
 
 
 def _over(plain: Transport, *, listening: bool) -> SharedMemoryTransport:
@@ -176,7 +177,7 @@ class SharedMemoryTransport(Transport):
 
         Raises:
             BusyError: there is no descriptor for it.
-            BrokenError: the peer went away.
+            BrokenError: the peer went away, or this system makes no such memory.
             DeadlineExceeded: nothing came until `deadline`.
             RemoteProtocolError: what came is no memory that can be trusted.
         """
@@ -539,6 +540,8 @@ class SharedMemoryTransport(Transport):
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
                 rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
             except OSError as error:
+                if error.errno not in NO_ROOM:  # as where files are limited to fewer bytes: it stays so
+                    raise BrokenError(f"cannot make memory to share: {error.strerror}", hint=_INSTEAD) from error
                 raise no_room("cannot make memory to share", error) from error
             fds = array.array("i", [descriptor, far.fileno()])
             try:

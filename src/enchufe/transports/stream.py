@@ -187,7 +187,7 @@ class Transport:
 
         Raises:
             BusyError: there is no descriptor for it; to be tried again.
-            BrokenError: the other side has left.
+            BrokenError: the other side has left, or there will never be one.
         """
 
     def has_taken(self, since: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from enchufe import BlockingConnection, framing
+from enchufe import BlockingConnection, aio, framing
 from enchufe.buffer import ReceiveBuffer
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, ClosedError
@@ -230,3 +231,20 @@ def test_what_was_written_into_a_file_goes_once_though_its_flush_is_interrupted(
         file.write(b"back")
         file.flush()
         assert far.recv(100) == b"held back"
+
+
+def test_nor_does_a_task_that_a_signal_handler_interrupts() -> None:
+    async def receive() -> None:
+        near, far = socket.socketpair()
+        transport = unix.transport(near, aio.host())
+        with far, closing(Connection(transport, PREFIXED, timeout=20)) as connection:
+            far.sendall(framed(b"1", b"2"))
+            with pytest.raises(TimeoutError, match="handler"), interrupted_behind(socket.socket.recv, handled):
+                await connection.receive()
+            with contextlib.suppress(BrokenPipeError):
+                far.sendall(framed(b"3"))
+            with pytest.raises(ClosedError, match="interrupted"):
+                await connection.receive()
+
+    handled: Any = TimeoutError("handler")
+    asyncio.run(receive())

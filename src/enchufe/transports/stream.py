@@ -53,6 +53,10 @@ LOST: Final = "an earlier receive was interrupted, and what had just come is los
 """Why nothing more can be received where a signal handler raised something just behind it."""
 
 
+SOME: Final = b"?"
+"""What stands for bytes that may have come, or been lost on the way from the kernel."""
+
+
 class Process:
     """Which process this is: a fork has copies of what its parent has, and ends nothing of that."""
 
@@ -150,8 +154,9 @@ class Transport:
         self._drained = False
         # Calls until the others have their turn, however fast the other side is.
         self._turn = _TURN
-        # What came just now, until it is counted. A signal is handled behind a call, in the main thread: there what
-        # is none puts it here, which costs more.
+        # What came just now, or what stands for it, until it is counted: a signal is handled behind a call. A receive
+        # that waits in the kernel, where nothing may have come, puts it here by what is no call; this costs more, and
+        # is for the thread that handles signals.
         self._fresh = b""
         self._interruptible = waiter.blocks and threading.get_ident() == threading.main_thread().ident
         self._kernel_waits = waiter.blocks and _KERNEL_WAITS
@@ -242,13 +247,11 @@ class Transport:
         """
         if stopped := self._stopped:
             size = min(size, self._left)
+        self._fresh = SOME
         try:
-            if self._interruptible:
-                (self._fresh,) = map(self._sock.recv, (size,), (_NOW,))
-                data = self._fresh
-            else:
-                data = self._sock.recv(size, _NOW)
+            data = self._sock.recv(size, _NOW)
         except (BlockingIOError, InterruptedError):
+            self._fresh = b""
             self._drained = False
             return b"" if self._stopped else None
         except OSError as error:
@@ -267,14 +270,17 @@ class Transport:
         """As `try_receive`, into `view`: how many bytes, 0 at the end, None where it would block."""
         if stopped := self._stopped:
             view = memoryview(view)[: self._left]
+        self._fresh = SOME
         try:
-            (count,) = map(self._sock.recv_into, (view,), (0,), (_NOW,))
-            self.bytes_received += count
+            count = self._sock.recv_into(view, 0, _NOW)
         except (BlockingIOError, InterruptedError):
+            self._fresh = b""
             self._drained = False
             return 0 if self._stopped else None
         except OSError as error:
             raise self._translated(error) from error
+        self.bytes_received += count
+        self._fresh = b""
         if not count and (self._closed or self._late):
             raise self._closed_error()
         if stopped:

@@ -28,7 +28,7 @@ from enchufe.errors import (
 from enchufe.transports import tcp, unix
 from enchufe.transports.addresses import Address, TcpAddress, UnixAddress
 from enchufe.transports.certificates import client_context, server_context
-from enchufe.transports.stream import _NOW, _SHARE, _TURN, INTERRUPTED, Transport, advance
+from enchufe.transports.stream import _NOW, _SHARE, _TURN, INTERRUPTED, SOME, Transport, advance
 from enchufe.transports.tls_machine import PLAIN, RECORD, SLICE, TlsMachine
 from enchufe.waiting import READ, Waiter
 
@@ -49,9 +49,6 @@ _MEMINFO: Final = struct.Struct("@9I")
 # Bytes of kernel memory that a call of send() costs beside twice its data, which is what tiny packets take.
 _CALL: Final = 2048
 _LEAST: Final = 256  # bytes that fit wherever anything does
-
-# What stands for bytes that may have been decrypted, or lost on the way there.
-_SOME: Final = b"?"
 
 # Memory to receive into, for whoever just does; an idle connection has none.
 _SCRATCH: Final[list[memoryview]] = []
@@ -281,7 +278,7 @@ class TlsTransport(Transport):
         if not self._shaken:
             raise _too_early()
         size, room, machine = len(view), memoryview(view), self._machine
-        self._fresh = _SOME
+        self._fresh = SOME
         try:
             filled = machine.decrypt(room)
             while filled < size and not (machine.over or machine.failure or (filled and self._drained)):

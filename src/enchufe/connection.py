@@ -456,7 +456,7 @@ class Connection:
                 await transport.waiter.pause()
             self._hand_out(_TURN)
             return True
-        idle = transport.waiter.idle() if self.gathers and self._batch >= _HALVED else None
+        idle = transport.waiter.idle() if self._batch >= _HALVED and self.gathers else None
         deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
         self._ready = _NONE
         fast, self._data = self._data, b""
@@ -487,7 +487,11 @@ class Connection:
                         self._behind = True
                     if messages:
                         self._data = data
-                        if idle is None or len(messages) < _HALVED or transport.waiter.idle() - idle <= _IDLE:
+                        if len(messages) == 1:  # as in a conversation
+                            self._ready = messages
+                            self._batch = 1
+                            self.received += 1
+                        elif idle is None or len(messages) < _HALVED or transport.waiter.idle() - idle <= _IDLE:
                             self._take(messages, _TURN)
                         else:
                             self._take(messages, min(len(messages) // 2, _TURN))

@@ -146,7 +146,7 @@ class Loop:
     def wait_one(self, thing: Waitable, interest: int, deadline: float | None = None) -> Generator[object, None, None]:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
         slot = self._by_descriptor.get(thing.fileno())
-        task = self._running()
+        task = self._current or self._running()
         if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
             slot.reader = task  # what nearly every wait is
         else:

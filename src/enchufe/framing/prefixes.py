@@ -102,6 +102,7 @@ class Binary(Prefix):
     def splitter(self, adjustment: int, limit: int) -> Split:
         """What takes the bodies at the front of some bytes: see `Prefix.splitter`."""
         unpack, width, code = self._struct.unpack_from, self._struct.size, self._struct.format
+        beyond, longest = width + adjustment, width + limit  # of a frame: what its length does not count, and the most
 
         def alike(data: bytes, length: int, size: int) -> list[bytes]:
             """All the bodies of `data`, where all are of `size` bytes, as in many a flood; else none."""
@@ -128,9 +129,9 @@ class Binary(Prefix):
             end = len(data)
             if end >= width:
                 (length,) = unpack(data)
-                size = length + adjustment
-                if width + size == end and 0 <= size <= limit:
+                if length + beyond == end <= longest:
                     return [data[width:]], end  # one alone, as in a conversation
+                size = length + adjustment
                 bodies = alike(data, length, size) if 0 <= size <= limit else []
                 start = len(bodies) * (width + size)
             else:

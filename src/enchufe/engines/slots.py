@@ -111,6 +111,10 @@ class Slots(Generic[W]):
             slot = slots.get(descriptor)
             if slot is None:
                 continue
+            if not bits & writable and (who := slot.reader) is not None:  # what nearly all of them are
+                slot.reader = None
+                resume(who)
+                continue
             # Where nobody waits it would be told again and again: watch it no longer. Before anybody goes on, who may
             # wait for just that next.
             idle = READ if bits & readable and slot.reader is None else 0

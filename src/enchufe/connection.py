@@ -118,6 +118,7 @@ class Connection:
         "_sent",
         "_split",
         "_thread",
+        "_unhurried",
         "deadline",
         "framing",
         "gathers",
@@ -140,6 +141,7 @@ class Connection:
         self.deadline = deadline
         self.gathers = gathers
         self.received = 0
+        self._unhurried = not self._beats
         self._sent = 0
         self._buffer = ReceiveBuffer()
         self._at_end = False
@@ -451,22 +453,24 @@ class Connection:
         if (self._kept or self._rest) and not self._aside:
             await self.flush()
         transport = self.transport
-        if self._later:
-            if self._batch > _TURN:
-                await transport.waiter.pause()
-            self._hand_out(_TURN)
-            return True
-        idle = transport.waiter.idle() if self._batch >= _HALVED and self.gathers else None
-        deadline = self.deadline if self.timeout is None and not self._beats else self._patience()
+        idle: float | None = None
+        if self._batch >= _HALVED:
+            if self._later:
+                if self._batch > _TURN:
+                    await transport.waiter.pause()
+                self._hand_out(_TURN)
+                return True
+            idle = transport.waiter.idle() if self.gathers else None
+        deadline = self.deadline if self._unhurried and self.timeout is None else self._patience()
         self._ready = _NONE
-        fast, self._data = self._data, b""
+        if self._data:
+            self._data = b""
+        elif not self._behind:
+            self._buffer.release()
         noted = -1  # bytes that had come when all that had come was put away
         try:
-            if self._behind:
-                if self._decode():
-                    return True
-            elif not fast:
-                self._buffer.release()
+            if self._behind and self._decode():
+                return True
             while not self._at_end:
                 noted = transport.bytes_received
                 if self._behind:

@@ -147,7 +147,7 @@ class Loop:
         """As `Waiter.wait_one`; `interest` is READ or WRITE, not both."""
         slot = self._by_descriptor.get(thing.fileno())
         task = self._current or self._running()
-        if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+        if slot is not None and slot.watched == READ == interest and slot.reader is None:
             slot.reader = task  # what nearly every wait is
         else:
             self._slots.park(thing.fileno(), interest, task)

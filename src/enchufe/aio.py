@@ -128,7 +128,7 @@ class Host(ABC):
         slots = self._slots or self._open()
         slot = slots.by_descriptor.get(thing.fileno())
         parked = self._parked()
-        if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+        if slot is not None and slot.watched == READ == interest and slot.reader is None:
             slot.reader = parked  # what nearly every wait is
         else:
             slots.park(thing.fileno(), interest, parked)
@@ -253,7 +253,7 @@ class AsyncioHost(Host):
         slots = self._slots or self._open()
         slot = slots.by_descriptor.get(thing.fileno())
         parked = self._loop.create_future()
-        if slot is not None and interest == READ and slot.reader is None and slot.watched & READ:
+        if slot is not None and slot.watched == READ == interest and slot.reader is None:
             slot.reader = parked
         else:
             slots.park(thing.fileno(), interest, parked)
@@ -273,8 +273,10 @@ class AsyncioHost(Host):
             slot = by_descriptor.get(descriptor)
             if not bits & writable and slot is not None and (parked := slot.reader) is not None:
                 slot.reader = None
-                if not parked.done():
+                try:  # asking first costs more
                     parked.set_result(None)
+                except asyncio.InvalidStateError:
+                    continue  # it was cancelled
             else:
                 unusual = True
         if unusual:

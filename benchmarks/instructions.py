@@ -7,6 +7,7 @@ as are told beside it.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -19,13 +20,19 @@ from pathlib import Path
 from typing import Final
 
 import enchufe
-from enchufe import framing
+from benchmarks.servers import loops
+from benchmarks.servers.asyncio_streams import receive
+from benchmarks.servers.known import SERVERS
+from benchmarks.servers.wire import framed
+from enchufe import aio, framing
 from enchufe.connection import Connection
 from enchufe.engines.loop import Loop
 from enchufe.transports import unix
 from enchufe.waiting import BlockingWaiter, drive
 
 FRAME: Final = framing.LengthPrefixed(4).encode_plain([b"x" * 64])
+HOSTS: Final = {f"aio on {loop}": loop for loop in ("asyncio", "uvloop")}
+STREAMS: Final = {f"{loop} streams": loop for loop in ("asyncio", "uvloop")}
 FEW: Final = 100
 MANY: Final = 400
 ENVIRONMENT: Final = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""}
@@ -39,7 +46,8 @@ def answer(engine: str, turns: int, count: int) -> None:
     loop = Loop() if engine == "events" else None
 
     async def echo() -> None:
-        with unix.transport(near, loop or BlockingWaiter()) as transport:
+        waiter = aio.host() if engine in HOSTS else loop or BlockingWaiter()
+        with unix.transport(near, waiter) as transport:
             connection = Connection(transport, framing.LengthPrefixed(4), gathers=True)
             messages = aiter(connection)
             for _ in range(turns):
@@ -49,12 +57,26 @@ def answer(engine: str, turns: int, count: int) -> None:
                 await connection.flush()
                 far.recv(1 << 20)
 
-    if loop is None:  # as the engine has it: in the main thread, where signals are handled, a receive takes more
+    async def echo_by_streams() -> None:
+        reader, writer = await asyncio.open_connection(sock=near)
+        for _ in range(turns):
+            far.send(FRAME * count)
+            for _ in range(count):
+                writer.write(framed(await receive(reader)))
+                await writer.drain()
+            far.recv(1 << 20)
+        writer.close()
+
+    if loop is not None:
+        loop.run(echo())
+    elif engine in HOSTS:
+        loops.run(HOSTS[engine], echo)
+    elif engine in STREAMS:
+        loops.run(STREAMS[engine], echo_by_streams)
+    else:  # as the engine has it: in the main thread, where signals are handled, a receive takes more
         thread = threading.Thread(target=lambda: drive(echo()))
         thread.start()
         thread.join()
-    else:
-        loop.run(echo())
 
 
 def counted(*command: str) -> int:
@@ -91,12 +113,12 @@ def main() -> None:
         return
     again = [sys.executable, "-m", "benchmarks.instructions"]
     subprocess.run([*again, "threads", "1", "1"], env=ENVIRONMENT, check=True)  # compiles what is imported
-    for engine in ("threads", "events"):
+    for engine in (name for name in ("threads", "events", *HOSTS, *STREAMS) if SERVERS[name].installed):
         for count in (1, 32):
             many, few = (
                 counted("-m", "benchmarks.instructions", engine, str(turns), str(count)) for turns in (MANY, FEW)
             )
-            print(f"{engine:8} {count:3} at a time: {(many - few) / (MANY - FEW) / count:9,.0f} a message")
+            print(f"{engine:15} {count:3} at a time: {(many - few) / (MANY - FEW) / count:9,.0f} a message")
     print(f"send --plain, one small file: {start() / 1e6:,.0f} million (enchufe {enchufe.__version__})")
 
 

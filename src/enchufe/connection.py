@@ -233,12 +233,13 @@ class Connection:
         ticket: Ticket = []
         count = 0
         try:
-            if flushing is not None and flushing.try_enter(ticket) is not ticket:
-                deadline = self._deadline()
-                await flushing.enter(ticket, self.transport.waiter, deadline)
-            if self._kept or self._rest:
-                deadline = self._deadline() if deadline is None else deadline
-                await self._send_kept(deadline)
+            if flushing is not None:  # else nothing was ever held back
+                if flushing.try_enter(ticket) is not ticket:
+                    deadline = self._deadline()
+                    await flushing.enter(ticket, self.transport.waiter, deadline)
+                if self._kept or self._rest:
+                    deadline = self._deadline() if deadline is None else deadline
+                    await self._send_kept(deadline)
             self._sent += len(messages)
             count = self.transport.try_send(pieces)
             if count != size:
@@ -255,7 +256,7 @@ class Connection:
             if flushing is not None:
                 flushing.leave(ticket)
             raise
-        if self._kept or self._rest:  # who receives left it to us
+        if flushing is not None and (self._kept or self._rest):  # who receives left it to us
             await self.flush(deadline)
         if self._sent % _TURN == 0 or (
             size >= _LEAST and (sent := self.transport.bytes_sent) // _PORTION != (sent - size) // _PORTION

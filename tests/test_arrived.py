@@ -172,6 +172,21 @@ def test_who_is_killed_behind_the_rename_gives_the_folder_its_mode(
     assert (inbox / "tree").stat().st_mtime_ns == T
 
 
+def test_what_an_attempt_before_that_has_left_goes_with_it(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was killed before anything was in place, the next one behind that."""
+    killed(inbox, lambda: monkeypatch.setattr(Graft, "put", lambda *_: os._exit(3)))
+    (left,) = (inbox / ".enchufe").iterdir()
+    (left / "arrived").unlink(missing_ok=True)
+    left.rename(tmp_path / left.name)
+    send(inbox)
+    (tmp_path / left.name).rename(left)
+    send(inbox, heard=True)
+    assert seen(inbox) == ALL
+    assert not (inbox / ".enchufe").exists()
+
+
 def test_an_attempt_that_is_cut_in_between_forgets_nothing(inbox: Path) -> None:
     send(inbox)
     begun = LocalStore(inbox).begin(ORIGIN)

@@ -140,6 +140,8 @@ class Delivery:
             with self._lock:
                 answer = self._plan.answer(entry)
                 if answer is not _ALL and answer is not _DELTA:
+                    if answer is Answer.SKIP and self._leftovers and entry.kind is _FILE:
+                        self._leftovers.pass_over(self._plan.identity(entry))
                     return answer
                 if not self._journal.root:
                     self._journal.root = entry.name  # a root comes before what is in it

@@ -84,6 +84,12 @@ class Leftovers:
                 known.append(identity)
         return known
 
+    def pass_over(self, file: bytes) -> None:
+        """The file of this identity is in the destination already: what is left of it is of no use."""
+        for left in self._left:
+            if file in left.records:
+                left.touched = True
+
     def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
         """Move what is there of a file to where the delivery wants it, from the area that has most of it.
 

@@ -252,9 +252,14 @@ print("drained", flush=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_drains_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "socket"
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(path)) == 0
+
     process = subprocess.Popen([sys.executable, "-c", SERVE, str(path)], stdout=subprocess.PIPE, text=True)
     try:
-        until(path.exists)
+        until(listens)  # its path is there before that
         with enchufe.connect(f"unix:{path}", framing=LINES, timeout=20) as connection:
             assert connection.ask(b"1") == b"got 1"
             connection.send(b"2")

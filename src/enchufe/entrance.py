@@ -23,6 +23,7 @@ from enchufe.dataclass import dataclass
 from enchufe.errors import DeadlineExceeded, EnchufeError, LocalProtocolError, Refused, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Options
+from enchufe.session.strangers import Strangers
 from enchufe.transfer.machine import VersionError, told_to_peer
 from enchufe.transfer.messages import frame
 from enchufe.transports import Address, TcpAddress, parse_address
@@ -30,7 +31,6 @@ from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
 
 _GUESTS: Final = 64  # that were let in and may not have said HELLO yet
-_STRANGERS: Final = 16  # that are told of: anybody can come, and nobody is to fill a terminal
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 # Bytes of a token that are taken before they cross: at first, then as many as were taken so far, and at the most.
 _AHEAD: Final = 4 << 20
@@ -102,7 +102,7 @@ class Entrance:
         self._announcement = ExitStack()
         self._announced = False
         self._closed = False
-        self._strangers: set[str] = set()  # hosts that speak other versions, and were told of
+        self._strangers = Strangers()  # who speak other versions
         self._guests: list[Admitted] = []  # that are not inside yet
         self._inside: object = None  # the party that was last said to be
         self._met: dict[object, Admitted] = {}  # by party, who said a code, and has not said HELLO
@@ -267,13 +267,7 @@ class Entrance:
         self._tell(events.Failed.of(TokenRefused(sentence, hint=UsedUp.hint)))
 
     def _tell_stranger(self, peer: str, error: VersionError) -> None:
-        """Whoever comes in vain is told of once, or he would try again and again, and nobody here know that."""
-        host = peer.rpartition(":")[0]
-        with self._lock:
-            new = host not in self._strangers and len(self._strangers) < _STRANGERS
-            if new:
-                self._strangers.add(host)
-        if new:
+        if self._strangers.is_new(peer):
             self._tell(events.Failed.of(error))
 
     def _tell_trouble(self, sentence: str) -> None:

@@ -119,7 +119,7 @@ def test_only_so_many_of_another_version_are_told_of(places: list[Place]) -> Non
     place = begun(places)
     for host in range(100):
         place.entrance._tell_stranger(f"10.0.0.{host}:1", VersionError("another"))
-    assert len([event for event in place.told if isinstance(event, events.Failed)]) == module._STRANGERS
+    assert len([event for event in place.told if isinstance(event, events.Failed)]) == 16
 
 
 def test_not_while_somebody_is_at_the_last_guess(places: list[Place]) -> None:

@@ -62,9 +62,16 @@ class Hole(Relay):
         self.over.set()
 
 
-def test_what_fills_the_window_and_never_came_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("full", ["window", "memory"])
+def test_what_keeps_more_from_being_offered_and_never_came_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    """It fills the receiver's window, or is all that the sender remembers before all is settled."""
     monkeypatch.setattr(tcp, "NEAR", 0.0)  # small files go on every stream
     monkeypatch.setattr(receiving, "_MISSING_EARLY", 0.0)
+    if full == "memory":
+        monkeypatch.setattr(sender, "_REMEMBERED", 0)
+        monkeypatch.setattr(sender, "MAX_WINDOW", WINDOW)
     store, inbox = MemoryStore(), MemoryStore()
     for number in range(5 * WINDOW):
         store.add(f"d/{number}", b"%d" % number)
@@ -85,7 +92,7 @@ def test_what_fills_the_window_and_never_came_is_sent_again(monkeypatch: pytest.
     class Receives(ReceivingSession):
         @property
         def window(self) -> int:
-            return WINDOW
+            return WINDOW if full == "window" else super().window
 
         def _lose_missing(self) -> float | None:
             return super()._lose_missing() if hole.eaten.is_set() else self.waiter.now() + 0.01
@@ -99,36 +106,6 @@ def test_what_fills_the_window_and_never_came_is_sent_again(monkeypatch: pytest.
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert inbox.contents() == store.contents()
     assert came == [(1, False)]
-
-
-def test_what_is_all_that_the_sender_remembers_and_never_came_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It offers no more until all is settled, and so the window is not full."""
-    monkeypatch.setattr(tcp, "NEAR", 0.0)
-    monkeypatch.setattr(receiving, "_MISSING_EARLY", 0.0)
-    monkeypatch.setattr(sender, "_REMEMBERED", 0)
-    monkeypatch.setattr(sender, "MAX_WINDOW", WINDOW)
-    store, inbox = MemoryStore(), MemoryStore()
-    for number in range(5 * WINDOW):
-        store.add(f"d/{number}", b"%d" % number)
-
-    class Sends(SendingSession):
-        def _take_work(self) -> Work | None:
-            return super()._take_work() if hole.lost.is_set() else None
-
-        def _heed(self, message: Message) -> None:
-            super()._heed(message)
-            if isinstance(message, Lost):
-                hole.lost.set()
-                assert hole.over.wait(PATIENCE)
-
-    class Receives(ReceivingSession):
-        def _lose_missing(self) -> float | None:
-            return super()._lose_missing() if hole.eaten.is_set() else self.waiter.now() + 0.01
-
-    with Hole() as hole:
-        ends = transfer(store.source, inbox.begin, relay=hole, streams=2, sending=Sends, receiving=Receives)
-    assert ends.sender.receipt.digest == ends.receiver.receipt.digest
-    assert inbox.contents() == store.contents()
 
 
 class Clock(BlockingWaiter):

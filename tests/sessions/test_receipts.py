@@ -49,6 +49,15 @@ def nothing(epoch: int = 1, features: int = m.HEARD) -> bytes:
     return said(m.Hello(Role.SENDER, b"s" * 16, epoch, 0, 1, features=features), m.OfferEnd(0, 0, 0), FINISH)
 
 
+def send_nothing(sock: socket.socket, epoch: int) -> None:
+    """To the end, and the word that the receipt was heard."""
+    sock.sendall(nothing(epoch))
+    heard = b""
+    while said(Sender().receipt()) not in heard:
+        heard += sock.recv(1 << 16)
+    sock.sendall(said(FINISH))
+
+
 def transfer(
     tree: Path,
     inbox: Path,
@@ -496,11 +505,7 @@ def test_others_who_come_while_a_receiver_stays_hear_that_it_is_busy(tree: Path,
         with pytest.raises(enchufe.errors.BusyError):
             enchufe.send_files([tree], to=address[0], plain=True, retry=0)
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:  # the same again, from the start
-        sock.sendall(nothing(epoch=2))
-        heard = b""
-        while said(Sender().receipt()) not in heard:
-            heard += sock.recv(1 << 16)
-        sock.sendall(said(FINISH))
+        send_nothing(sock, epoch=2)
         assert receiver.result().files == 0
 
 
@@ -566,11 +571,7 @@ def test_whoever_comes_again_before_his_old_link_is_known_to_be_dead_does_not_wa
         assert reached.wait(PATIENCE)
         new.settimeout(PATIENCE)
         new.connect(there)
-        new.sendall(nothing(epoch=2))
-        heard = b""
-        while said(Sender().receipt()) not in heard:
-            heard += new.recv(1 << 16)
-        new.sendall(said(FINISH))
+        send_nothing(new, epoch=2)
         assert receiver.result().files == 0
 
 

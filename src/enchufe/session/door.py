@@ -30,6 +30,7 @@ from enchufe.events import Failed, OnEvent
 from enchufe.session.base import HELLO_TIMEOUT, Greeted, Session, hello_of
 from enchufe.session.carrier import Plain
 from enchufe.session.crowd import Crowd, Place
+from enchufe.session.strangers import Strangers
 from enchufe.transfer.machine import Machine, VersionError, told_to_peer
 from enchufe.transfer.message import Type
 from enchufe.transfer.states import State
@@ -59,7 +60,6 @@ _HELLO: Final = bytes([Type.HELLO])
 # descriptors that this process may have: whoever is inside needs the others.
 _GUESTS: Final = 64
 _GUESTS_PART: Final = 4
-_STRANGERS: Final = 16  # that are told of: anybody can come, and nobody is to fill a terminal
 _FAREWELL: Final = 3.0  # seconds that whoever is turned away gets to hear why
 _OVERTIME: Final = 0.5  # seconds of that at the most beyond the deadline that he had
 _PAUSE: Final = 0.2  # seconds to wait where this process has no descriptor left
@@ -108,7 +108,7 @@ class Door(Generic[M]):
         self._context = context
         self._prove = admit
         self._on_event = on_event
-        self._strangers: set[str] = set()  # hosts that were told of
+        self._strangers = Strangers()
         self._listener = listener
         self._machine = machine
         self._timeout = min(timeout, HELLO_TIMEOUT)
@@ -363,12 +363,7 @@ class Door(Generic[M]):
 
     def _tell_of(self, peer: str, error: RemoteProtocolError) -> None:
         """Whoever comes in vain may be an enchufe of another version, which nobody here would know else."""
-        host = peer.rpartition(":")[0]
-        with self._lock:
-            new = host not in self._strangers and len(self._strangers) < _STRANGERS
-            if new:
-                self._strangers.add(host)
-        if new and self._on_event is not None:
+        if self._on_event is not None and self._strangers.is_new(peer):
             with suppress(Exception):  # what cannot be told here cannot be told of what counts either
                 self._on_event(Failed(error.kind, f"somebody at {peer} came in vain: {error}", error.hint))
 

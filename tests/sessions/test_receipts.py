@@ -234,10 +234,11 @@ def test_a_receiver_that_is_killed_over_its_receipt_gets_nothing_twice(
     inbox = tmp_path / "inbox"
     over = threading.Event()
 
-    def hold_back(_offset: int, piece: bytes) -> bytes:
-        if any(name != ".enchufe" for name in os.listdir(inbox)):
-            over.wait(PATIENCE)
-        return piece
+    def hold_back(_offset: int, piece: bytes) -> bytes | None:
+        if all(name == ".enchufe" for name in os.listdir(inbox)):
+            return piece
+        over.wait(PATIENCE)
+        return None
 
     def send(retry: float) -> events.Receipt:
         return enchufe.send_files([tree], to=relay.address, plain=True, retry=retry)

@@ -118,7 +118,7 @@ class Link:
                 neither stops it, and it is waited for.
         """
         done = Doorbell()
-        outcome = _Outcome(function)
+        outcome = Outcome(function)
         ending = threading.Lock()
         left = False
 
@@ -291,19 +291,21 @@ class Link:
                 self._said = now
 
 
-class _Outcome(Generic[T]):
+class Outcome(Generic[T]):
     """What came of a call in another thread. A Future would do; it takes 3 ms to import, and every command waits."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self.settled = False
-        self._function = function
+        self._function: Callable[[], T] | None = function
         self._results: list[T] = []
         self._error: BaseException | None = None
 
     def settle(self) -> None:
-        """Call it; raises nothing."""
+        """Call it, once, and let go of it; raises nothing."""
+        function, self._function = self._function, None
+        assert function is not None
         try:
-            self._results.append(self._function())
+            self._results.append(function())
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             self._error = error
         self.settled = True

@@ -18,6 +18,7 @@ from enchufe.dataclass import dataclass
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, EnchufeError, LocalProtocolError, StoreError
 from enchufe.events import OnEvent
 from enchufe.session.base import Concluded, Greeted, Options, Session
+from enchufe.session.committing import Committing
 from enchufe.session.consent import Declined
 from enchufe.transfer.machine import InterruptedThere, Looked, Machine, TakenOver
 from enchufe.transfer.message import Role
@@ -191,8 +192,7 @@ class _Concluding:
     @property
     def under_way(self) -> bool:
         """Whether what has come is still being put on the disk."""
-        committing = None if self.concluded is None else self.concluded.committing
-        return committing is not None and not committing.settled
+        return self._committing is not None and not self._committing.settled
 
     def result(self) -> events.Receipt | None:
         """What has come, once it is on disk; None: nothing has.
@@ -200,8 +200,11 @@ class _Concluding:
         Raises:
             EnchufeError: it could not be put there.
         """
-        committing = None if self.concluded is None else self.concluded.committing
-        return None if committing is None else committing.result()
+        return None if self._committing is None else self._committing.result()
+
+    @property
+    def _committing(self) -> Committing[events.Receipt] | None:
+        return None if self.concluded is None else self.concluded.committing
 
 
 def listening(

@@ -101,10 +101,9 @@ async def knock(
     await talk.say(hello)
     nonce = await talk.hear(m.Nonce)
     if nonce.version != m.VERSION:
-        older = "this" if nonce.version > m.VERSION else "the other"
         raise RemoteProtocolError(
             f"{transport.peer} lets in by version {nonce.version} only; this is {m.VERSION}",
-            hint=f"Update enchufe on {older} machine.",
+            hint=m.whom_to_update(nonce.version),
         )
     binding = Binding.of(shown, hello, nonce)
     match proof:

@@ -113,11 +113,10 @@ class Gate:
         nonce = m.Nonce(m.VERSION, secrets.token_bytes(32))
         await talk.say(nonce)
         if not knock.lowest <= m.VERSION <= knock.highest:
-            older = "this" if knock.lowest > m.VERSION else "the other"
             spoken = f"{knock.lowest} to {knock.highest}"
             raise VersionError(
                 f"{talk.transport.peer} speaks versions {spoken} of access, this is {m.VERSION}",
-                hint=f"Update enchufe on {older} machine.",
+                hint=m.whom_to_update(knock.lowest),
             )
         binding = Binding.of(self._certificate, knock, nonce)
         answer: list[m.Message] = []

@@ -22,6 +22,11 @@ _HEADER: Final = struct.Struct(">BI")
 HEADER_SIZE: Final = _HEADER.size
 
 
+def whom_to_update(theirs: int) -> str:
+    """What to do where the other side speaks that version, and not this one."""
+    return f"Update enchufe on {'this' if theirs > VERSION else 'the other'} machine."
+
+
 class Type(IntEnum):
     """The first byte of a frame."""
 

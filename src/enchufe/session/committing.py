@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from enchufe.errors import BusyError
+from enchufe.link import Outcome
 from enchufe.waiting import start
 
 T = TypeVar("T")
@@ -29,20 +30,16 @@ class Committing(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self.ring: Callable[[], None] = _nobody
         self._settled = threading.Event()  # to join a thread and be interrupted makes Python take it for ended
-        self._results: list[T] = []
-        self._error: BaseException | None = None
+        self._outcome = Outcome(work)
         # Whoever ends meanwhile waits for it; who insists on ending at once may, and has been killed as well as any.
-        thread = threading.Thread(target=self._run, args=(work,), name="enchufe commit", daemon=True)
+        thread = threading.Thread(target=self._run, name="enchufe commit", daemon=True)
         try:
             start(thread)
         except BusyError:  # better without the heartbeat than not at all
-            self._run(work)
+            self._run()
 
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._results.append(work())
-        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
-            self._error = error
+    def _run(self) -> None:
+        self._outcome.settle()
         self._settled.set()
         self.ring()
 
@@ -58,9 +55,7 @@ class Committing(Generic[T]):
     def result(self) -> T:
         """Wait for it, and return what it returned, or raise what it raised."""
         self._settled.wait()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+        return self._outcome.get()
 
 
 def _nobody() -> None:

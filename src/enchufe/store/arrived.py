@@ -15,13 +15,14 @@ from typing import Final
 from zlib import crc32
 
 from enchufe.store import linux
+from enchufe.store.hand import CRC
+from enchufe.store.writing import write_all
 
 NAME: Final = b"arrived"
 Identity = tuple[int, int, int]
 """Number of the inode; when it was made, in seconds and nanoseconds, or zeros where the system does not say."""
 
-_HEAD: Final = struct.Struct(">QQIH")  # an identity, bytes in the name, which follows
-_CRC: Final = struct.Struct(">I")  # of all before
+_HEAD: Final = struct.Struct(">QQIH")  # an identity, bytes in the name, which follows, and then a CRC of all before
 _MOST: Final = 64 << 20  # bytes that are read of it: some million roots
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -49,12 +50,10 @@ def write(area: int, roots: Mapping[bytes, Identity]) -> int:
     records = []
     for name, known in roots.items():
         record = _HEAD.pack(*known, len(name)) + name
-        records.append(record + _CRC.pack(crc32(record)))
-    data = memoryview(b"".join(records))
+        records.append(record + CRC.pack(crc32(record)))
     descriptor = os.open(NAME, _NEW, 0o600, dir_fd=area)
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
+        write_all(descriptor, memoryview(b"".join(records)), 0)
     except BaseException:
         os.close(descriptor)
         raise
@@ -73,8 +72,8 @@ def read(area: int) -> dict[bytes, Identity]:
     while at + _HEAD.size <= len(data):
         inode, seconds, nanoseconds, length = _HEAD.unpack_from(data, at)
         end = at + _HEAD.size + length
-        if end + _CRC.size > len(data) or _CRC.unpack_from(data, end)[0] != crc32(data[at:end]):
+        if end + CRC.size > len(data) or CRC.unpack_from(data, end)[0] != crc32(data[at:end]):
             break
         roots[data[end - length : end]] = inode, seconds, nanoseconds
-        at = end + _CRC.size
+        at = end + CRC.size
     return roots

@@ -128,6 +128,8 @@ class Commit:
             for graft in self._plan.grafts.values():
                 if graft.parent == TOP and (known := arrived.identity(area, graft.private)) is not None:
                     roots[graft.name] = known
+            if not roots:
+                return
             descriptor = arrived.write(area, roots)
         except OSError:  # the disk is full: all can be delivered nevertheless
             return
@@ -136,7 +138,7 @@ class Commit:
                 self._written.surely(os.fsync, descriptor)
         finally:
             os.close(descriptor)
-        self.noted = bool(roots)
+        self.noted = True
 
     def _staged(self) -> Iterator[int]:
         yield self._folders.descriptor(AREA)

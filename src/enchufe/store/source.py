@@ -121,8 +121,7 @@ class Source:
         """Every entry, numbered from 0: a folder, then its files and symlinks by name, then its folders by name.
 
         It looks at the disk as it goes, and holds the names along one path down the tree, never the tree; those of a
-        folder where they are many compressed. What cannot
-        be offered goes to `left_out`. Walk once only.
+        folder where they are many compressed. What cannot be offered goes to `left_out`. Walk once only.
 
         Raises:
             StoreError: no descriptors or memory left.

@@ -647,11 +647,10 @@ class _Thread:
     def is_alive(self) -> bool:
         return self._turn is not None and not self._turn.done
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self) -> None:
         turn = self._turn
         assert turn is not None, "a thread that was never started is waited for"
-        with suppress(DeadlineExceeded):
-            self._turns.until(lambda: turn.done, None if timeout is None else self._turns.now() + timeout)
+        self._turns.until(lambda: turn.done)
 
 
 class _Threading:

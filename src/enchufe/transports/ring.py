@@ -41,7 +41,7 @@ _FIRST: Final = 8  # the first ring's head
 _SECOND: Final = 64
 
 _PROCESSORS: Final = ("x86_64", "amd64")
-_INSTEAD: Final = "Use a unix: address instead."
+INSTEAD: Final = "Use a unix: address instead."
 
 _fence: Final = threading.Lock()
 
@@ -50,9 +50,9 @@ def check_processor() -> None:
     """Raise LocalProtocolError where this processor's stores may be seen out of their order, or in two steps."""
     machine = platform.machine().lower()
     if machine not in _PROCESSORS:
-        raise LocalProtocolError(f"shared memory needs x86-64's order of stores, and this is {machine}", hint=_INSTEAD)
+        raise LocalProtocolError(f"shared memory needs x86-64's order of stores, and this is {machine}", hint=INSTEAD)
     if sys.maxsize < 2**32:  # it stores 8 bytes in two steps, on whatever processor
-        raise LocalProtocolError("shared memory needs a Python of 64 bits, and this one is of 32", hint=_INSTEAD)
+        raise LocalProtocolError("shared memory needs a Python of 64 bits, and this one is of 32", hint=INSTEAD)
 
 
 def size_of(capacity: int) -> int:

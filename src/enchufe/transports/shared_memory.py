@@ -49,7 +49,6 @@ SPIN: Final = 50e-6
 # Sleeps without a look before the next try, at the most, where looks are in vain.
 _VAIN: Final = 63
 
-_INSTEAD: Final = "Use a unix: address instead."
 _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 # Bytes of a frame from which on it is received by itself, not with others in one piece.
 _LARGE: Final = 16 * 1024
@@ -105,7 +104,7 @@ def written(sock: socket.socket) -> str:
 def _check_system() -> None:
     ring.check_processor()
     if not hasattr(os, "memfd_create"):
-        raise LocalProtocolError("shared memory needs Linux", hint=_INSTEAD)
+        raise LocalProtocolError("shared memory needs Linux", hint=ring.INSTEAD)
 
 
 def _over(plain: Transport, *, listening: bool) -> SharedMemoryTransport:
@@ -541,7 +540,7 @@ class SharedMemoryTransport(Transport):
                 rings = Rings(mmap.mmap(descriptor, 0), self._capacity, first=True)
             except OSError as error:
                 if error.errno not in NO_ROOM:  # as where files are limited to fewer bytes: it stays so
-                    raise BrokenError(f"cannot make memory to share: {error.strerror}", hint=_INSTEAD) from error
+                    raise BrokenError(f"cannot make memory to share: {error.strerror}", hint=ring.INSTEAD) from error
                 raise no_room("cannot make memory to share", error) from error
             fds = array.array("i", [descriptor, far.fileno()])
             try:

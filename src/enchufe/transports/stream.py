@@ -52,7 +52,6 @@ INTERRUPTED: Final = "an earlier send was interrupted, and nobody knows how much
 LOST: Final = "an earlier receive was interrupted, and what had just come is lost"
 """Why nothing more can be received where a signal handler raised something just behind it."""
 
-
 SOME: Final = b"?"
 """What stands for bytes that may have come, or been lost on the way from the kernel."""
 

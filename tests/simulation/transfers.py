@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 
 from enchufe import events
 from enchufe.buffer import Buffer
@@ -22,6 +24,7 @@ from enchufe.testing.turns import Started, Turns
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.sender import Sender
+from enchufe.transfer.states import State
 from enchufe.transports import Transport, parse_address
 from tests.simulation.at_hand import SLOTS, ModelHands
 from tests.simulation.blocks import SMALL as BLOCK
@@ -112,6 +115,7 @@ class Delivery(ModelDelivery):
 
     slow: Turns | None = None
     in_vain = False
+    committed = False
     hands: ModelHands | None = None
 
     def write_together(self, files: Sequence[tuple[Entry, Buffer, bytes]], done: Callable[[], None]) -> bool:
@@ -136,6 +140,7 @@ class Delivery(ModelDelivery):
     def commit(self, *, remember: bool = False) -> None:
         self._end_hands()
         super().commit(remember=remember)
+        self.committed = True
 
     def suspend(self) -> None:
         self._end_hands()
@@ -411,6 +416,11 @@ class Transfer:
         # The worst power cut there is, now.
         self._check(self.store.durable(), whole=True)
         self._check_visible()
+        if not self.update:
+            # Whoever has heard that all is there, and dies before it can say so, sends it anew.
+            heard = sum(session.machine.state is State.DONE for _, session in self.sources)
+            copies = Counter(self._offered[path] for path in self.store.nodes() if len(path) == 1)
+            assert self.may_change or max(copies.values()) <= heard, f"{copies} are there, and {heard} were heard of"
         assert self.may_change or self.store.twice <= self.deaths * self.streams * BLOCK, (
             f"{self.store.twice} bytes came twice, after {self.deaths} deaths with {self.streams} streams"
         )
@@ -429,15 +439,16 @@ class Transfer:
         self.turns.until(lambda: receiver.done, self.turns.now() + PATIENCE)
         self._check_errors([receiver])
         assert receiver.result is not None, f"the sender has a receipt, the receiver has none: {receiver.error!r}"
-        delivery, faults = self.deliveries[-1]
+        committed = [(delivery, faults) for delivery, faults in self.deliveries if delivery.committed]
+        delivery, faults = committed[-1]
         missing = delivery.wanted - delivery.kept_bytes
         if not self.sparse and not self.before and not self.may_change and self.compress == "never":
-            sent = won[0].result.sent_bytes if won[0].result else 0
-            assert receiver.result.sent_bytes == missing + delivery.damaged, (
-                f"{receiver.result.sent_bytes} bytes came, {missing} were missing, {delivery.damaged} damaged"
-            )
+            # Whoever comes anew brings nothing: all of it is here.
+            brought = [one.wanted - one.kept_bytes + one.damaged for one, _ in committed]
+            assert receiver.result.sent_bytes in brought, f"{receiver.result.sent_bytes} bytes came, of {brought}"
             again = any(session.machine.concluded is not None for _, session in self.sources)  # only for its receipt
-            assert self.faults > faults or self.streams > 1 or sent == (0 if again else receiver.result.sent_bytes), (
+            sent = won[0].result.sent_bytes if won[0].result else 0
+            assert self.faults > faults or self.streams > 1 or sent in (*brought, *([0] if again else [])), (
                 "too much was sent"
             )
         assert not (delivery.in_vain and missing and self.faults == faults), "it reads again before it goes on"
@@ -458,22 +469,34 @@ class Transfer:
                     "the old one is there"
                 )
             return
-        roots = {path[0]: node for path, node in nodes.items() if len(path) == 1}
-        names = {name: root for root, node in roots.items() for name in self._names(root, node)}
+        offered = self._offered
         for path, node in there.items():
-            root = names.get(path[0])
-            assert root is not None, f"{path} was never sent"
-            assert as_told(node) in right.get((root, *path[1:]), ()), f"{path} is not what was sent"
-        assert not whole or all((root,) in there for root in roots), "not everything is there"
-        for name, root in names.items():
-            got = {path[1:] for path in there if path[0] == name}
-            want = {path[1:] for path in nodes if path[0] == root}
-            assert not got or got == want, f"{name!r} is there and not whole"
+            assert path in offered, f"{path} was never sent"
+            assert as_told(node) in right[offered[path]], f"{path} is not what was sent"
+        assert not whole or all(path in there for path in nodes if len(path) == 1), "not everything is there"
+        for name in {path[0] for path in there}:
+            got = {offered[path] for path in there if path[0] == name}
+            want = {path for path in nodes if path[0] == offered[name,][0]}
+            assert got == want, f"{name!r} is there and not whole"
 
-    @staticmethod
-    def _names(root: bytes, node: Node) -> list[bytes]:
-        found = free_names(root, directory=node.kind is Kind.DIRECTORY)
-        return [next(found) for _ in range(10)]
+    @cached_property
+    def _offered(self) -> dict[Path, Path]:
+        """By each path that something may have got the one it was offered with.
+
+        A root gets a number where something has its name; and what has changed, in what an attempt before has brought.
+        """
+
+        def names(path: Path, node: Node) -> list[bytes]:
+            found = free_names(path[-1], directory=node.kind is Kind.DIRECTORY)
+            return [next(found) for _ in range(10 if len(path) == 1 or self.may_change else 1)]
+
+        nodes = self.tree.nodes
+        offered = {path: path for path in nodes}
+        for path, node in nodes.items():
+            for last in names(path, node):
+                for first in names(path[:1], nodes[path[:1]]):
+                    offered.setdefault((first, *path[1:-1], last) if len(path) > 1 else (last,), path)
+        return offered
 
 
 ALLOWED = (BrokenError, DeadlineExceeded, BusyError)

@@ -77,14 +77,14 @@ class Crowd:
     Args:
         most: places.
         now: the time.
-        draw: a number from 0 to 1, 1 excluded, by chance.
+        draw: a number from 0 to 1, 1 excluded, by chance; None: `random.random`.
     """
 
-    def __init__(self, most: int, now: float, draw: Callable[[], float] = random.random) -> None:
+    def __init__(self, most: int, now: float, draw: Callable[[], float] | None = None) -> None:
         self._most = most
         self._of_one = max(1, most // _ADDRESS_PART)
         self._start = max(1, most // _START_PART)
-        self._draw = draw
+        self._draw = draw or random.random
         self._inside = b""
         self._here: Counter[bytes] = Counter()
         self._expected = 0

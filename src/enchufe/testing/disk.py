@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 from zlib import crc32
@@ -128,12 +128,17 @@ class ModelNode:
 
 @dataclass(slots=True)
 class _Area:
-    """What one delivery has staged."""
+    """What one delivery has staged.
+
+    Attributes:
+        arrived: the names that its commit gave its roots, by those they were offered with; the sender may not know.
+    """
 
     journal: ModelFile = field(default_factory=ModelFile)
     parts: _Names[bytes, ModelFile] = field(default_factory=_Names)  # by the identity of a file
     worked_in: bool = True
     origin: bytes = b""
+    arrived: dict[bytes, bytes] = field(default_factory=dict)
 
     def records(self) -> dict[bytes, dict[int, tuple[int, bytes]]]:
         """What the journal says, but for what is damaged: by file and number of a block its size and digest."""
@@ -214,13 +219,15 @@ class ModelStore:
             return files.setdefault(id(file), file.survived(chance))  # two names of one file share its fate
 
         visible = self._visible.survived(chance)
+        put = {id(model.file) for model in visible.values()}  # by a rename, which leaves nothing where it was
         self._visible = _Names({p: ModelNode(m.node, m.file and after(m.file)) for p, m in visible.items()})
         self._areas = [
             _Area(
                 area.journal.survived(chance),
-                _Names({key: after(file) for key, file in area.parts.survived(chance).items()}),
+                _Names({k: after(file) for k, file in area.parts.survived(chance).items() if id(file) not in put}),
                 False,
                 area.origin,
+                area.arrived,
             )
             for area in self._areas
         ]
@@ -262,6 +269,12 @@ def _model(node: Node) -> ModelNode:
     return ModelNode(node, file)
 
 
+def _is_same(there: ModelNode, entry: Entry) -> bool:
+    if entry.kind is Kind.SYMLINK:
+        return there.node.target == entry.target
+    return there.file is not None and (len(there.file.data), there.node.mtime_ns) == (entry.size, entry.mtime_ns)
+
+
 @dataclass(slots=True)
 class _Part:
     """A file that is arriving.
@@ -301,9 +314,11 @@ class ModelDelivery:
         self._records = [(area, area.records()) for area in before]
         self._names = OfferedNames()
         self._above: dict[int, bytes] = {NO_PARENT: b""}
-        self._nodes: dict[int, tuple[Path, Node]] = {}
+        self._nodes: dict[int, tuple[int, bytes, Node]] = {}  # by id its parent, its name, and itself
         self._parts: dict[int, _Part] = {}
         self._links: dict[int, int] = {}
+        self._own: dict[int, Path] = {}  # folders that an attempt before has put in place, and where
+        self._again: dict[bytes, bytes] = {}  # the roots of that, and their names there
         self._pending: list[bytes] = []
         self._weight = 0
         self._over = False
@@ -320,22 +335,38 @@ class ModelDelivery:
         path = self._names[entry.id]
         self._above[entry.id] = packed(self._above[entry.parent], entry.name)
         node = Node(entry.kind, bytearray(), entry.mode & 0o777, entry.mtime_ns, entry.target, entry.attributes)
+        if self._has_arrived(entry):
+            return Answer.SKIP
         there = self._store._visible.now.get(path) if self._store.update else None
         if there is not None and there.node.kind is not entry.kind:
             return Answer.IN_THE_WAY
+        if there is not None and _is_same(there, entry):
+            return Answer.SKIP
+        self._nodes[entry.id] = entry.parent, entry.name, node
         if entry.kind is not Kind.FILE:
-            if there is not None and entry.kind is Kind.SYMLINK and there.node.target == entry.target:
-                return Answer.SKIP
-            self._nodes[entry.id] = path, node
             return Answer.SAME if entry.listing is not None and entry.listing == self._listing(path) else Answer.ALL
-        if there is not None:
-            assert there.file is not None
-            if (len(there.file.data), there.node.mtime_ns) == (entry.size, entry.mtime_ns):
-                return Answer.SKIP
-        self._nodes[entry.id] = path, node
         if entry.linked in self._parts:
             return Answer.LINK
         return self._admit_file(entry, there)
+
+    def _has_arrived(self, entry: Entry) -> bool:
+        """Whether an attempt before has put in place just this; a folder is gone into, to see what of it it has."""
+        visible = self._store._visible.now
+        if entry.parent == NO_PARENT:
+            places: list[Path] = [(area.arrived[entry.name],) for area in self._before if entry.name in area.arrived]
+        else:
+            places = [(*self._own[entry.parent], entry.name)] if entry.parent in self._own else []
+        for place in places:
+            there = visible.get(place)
+            if there is None or there.node.kind is not entry.kind:
+                continue
+            is_same = _is_same(there, entry)
+            if entry.kind is Kind.DIRECTORY:
+                self._own[entry.id] = place
+            if entry.parent == NO_PARENT and (is_same or entry.kind is Kind.DIRECTORY):
+                self._again[entry.name] = place[0]
+            return is_same
+        return False
 
     def _listing(self, folder: Path) -> Listing | None:
         """Of a folder that is there, where what is in it would be kept."""
@@ -513,7 +544,7 @@ class ModelDelivery:
             self._area.parts.change({part.key: None})
             self._forget(part.key)
 
-    def commit(self, *, remember: bool = False) -> None:  # noqa: ARG002 (nothing is)
+    def commit(self, *, remember: bool = False) -> None:
         """As `Receiving.commit`: data, then names, each durable before the next."""
         self._check_open()
         if not all(part.whole for part in self._parts.values()):
@@ -524,7 +555,12 @@ class ModelDelivery:
             part.file.sync()
         self._over = True
         visible = self._store._visible
-        for change, keys in self._changes():
+        changes = self._changes()
+        if remember:
+            self._store.pause()
+            names = {self._nodes[number][1]: name for number, name in self.landed.items()}
+            self._area.arrived = {**self._again, **names}
+        for change, keys in changes:
             self._store.pause()
             visible.change(change)
             self._area.parts.change(dict.fromkeys(keys))
@@ -536,30 +572,31 @@ class ModelDelivery:
         for area in self._before:
             for key in area.parts.now:
                 self._forget(key)
-        self._remove()
+        self._area.worked_in = False
+        self._remove(*self._before, *(() if remember else (self._area,)))
         self._store.receipts += 1
 
-    def _changes(self) -> Iterator[tuple[dict[Path, ModelNode | None], list[bytes]]]:
+    def _changes(self) -> Iterable[tuple[dict[Path, ModelNode | None], list[bytes]]]:
         """What becomes visible with one rename each, and which parts that takes."""
         visible = self._store._visible.now
-        models = {number: self._landing(number, node) for number, (_, node) in sorted(self._nodes.items())}
         changes: dict[Path, dict[Path, ModelNode | None]] = {}
         keys: dict[Path, list[bytes]] = {}
-        names: dict[bytes, bytes] = {}
-        for number, (path, node) in sorted(self._nodes.items()):
-            if len(path) == 1:
-                free = free_names(path[0], directory=node.kind is Kind.DIRECTORY)
-                is_free = path[0] if self._store.update else next(name for name in free if (name,) not in visible)
-                self.landed[number] = names[path[0]] = is_free
-            place = (names.get(path[0], path[0]), *path[1:])
+        places: dict[int, Path] = {NO_PARENT: ()}
+        for number, (parent, name, node) in sorted(self._nodes.items()):
+            place = self._own.get(number, (*places[parent], name))
+            if not self._store.update and number not in self._own and (parent == NO_PARENT or parent in self._own):
+                free = free_names(name, directory=node.kind is Kind.DIRECTORY)
+                place = next((*place[:-1], one) for one in free if (*place[:-1], one) not in visible)
+            places[number] = place
+            if parent == NO_PARENT:
+                self.landed[number] = place[0]
             # With the topmost folder that is new.
             above = (place[:depth] for depth in range(1, len(place)))
             top = next((one for one in above if one not in visible), place)
-            changes.setdefault(top, {})[place] = models[number]
+            changes.setdefault(top, {})[place] = self._landing(number, node)
             if number in self._parts:
                 keys.setdefault(top, []).append(self._parts[number].key)
-        for top, change in list(changes.items()):
-            yield change, keys.get(top, [])
+        return [(change, keys.get(top, [])) for top, change in changes.items()]
 
     def _landing(self, number: int, node: Node) -> ModelNode:
         part = self._parts.get(self._links.get(number, number))
@@ -567,6 +604,7 @@ class ModelDelivery:
 
     def heard(self) -> None:
         """As `Receiving.heard`."""
+        self._remove(self._area)
 
     def suspend(self) -> None:
         """As `Receiving.suspend`."""
@@ -580,10 +618,9 @@ class ModelDelivery:
         """As `Receiving.abandon`."""
         if not self._over:
             self._over = True
-            self._remove()
+            self._remove(self._area, *self._before)
 
-    def _remove(self) -> None:
-        gone = (self._area, *self._before)
+    def _remove(self, *gone: _Area) -> None:
         self._store._areas = [area for area in self._store._areas if not any(area is one for one in gone)]
 
     def _forget(self, key: bytes) -> None:

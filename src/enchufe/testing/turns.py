@@ -2,7 +2,7 @@
 
     network = SimNetwork(seed)
     turns = Turns(network)
-    with turns.in_place(): # of threads, locks, queues, bells and clocks, wherever enchufe uses them
+    with turns.in_place(): # of threads, locks, queues, bells, clocks and chance, wherever enchufe uses them
         turns.run(script)
 
 Each simulated thread has a real one, but only one of them runs at a time. Where one would block it hands on, to one
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import random
 import sys
 import threading
 import time
@@ -308,6 +309,7 @@ class Turns:
         stands_in: dict[str, tuple[object, Any]] = {
             "threading": (threading, _Threading(self)),
             "queue": (queue, _Queues(self)),
+            "random": (random, network.random),
             "time": (time, _Time(self)),
             "Doorbell": (waiting.Doorbell, lambda: SimDoorbell(turns)),
             "BlockingWaiter": (waiting.BlockingWaiter, lambda: SimWaiter(turns)),

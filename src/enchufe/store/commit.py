@@ -61,11 +61,10 @@ class Commit:
         self.noted = False
         self._remember = remember
         self._first: list[bytes] = []  # their paths, for an error: of few, as one may have 64 KB
-        self._parents = {graft.parent for graft in plan.grafts.values()}
+        self._parents, directories = plan.grafts.parents()
         # Of what an attempt before has put in place nobody knows whether that is on disk.
         touched = self._parents | ({TOP} if plan.again else set())
         self._live = [folder for folder in plan.live() if folder.id in touched or self._is_dressed(folder)]
-        directories = sum(graft.kind is Kind.DIRECTORY for graft in plan.grafts.values())
         self._few = len(self._live) + directories <= ONE_BY_ONE or not written.syncfs
 
     def sync_files(self) -> None:
@@ -91,7 +90,7 @@ class Commit:
                 self._folders.descriptor(parent)  # one that is not there any more is found before anything shows
         except OSError as error:
             raise self._unsynced(error) from error
-        for graft in self._plan.grafts.values():
+        for graft in self._plan.grafts:
             try:
                 self._put(graft)
             except OSError as error:
@@ -114,7 +113,7 @@ class Commit:
             self._written.sync(self._staged())
         for folder in self._plan.staged():
             descriptor = self._folders.descriptor(folder.id)
-            if folder.id not in self._plan.grafts:
+            if not folder.grafted:
                 self._dress(descriptor, folder)
             if not at_once:
                 self._written.surely(sync_directory, descriptor)
@@ -125,7 +124,7 @@ class Commit:
         area = self._folders.descriptor(AREA)
         roots = dict(self._plan.again)
         try:
-            for graft in self._plan.grafts.values():
+            for graft in self._plan.grafts if TOP in self._parents else ():
                 if graft.parent == TOP and (known := arrived.identity(area, graft.private)) is not None:
                     roots[graft.name] = known
             if not roots:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import errno
 import itertools
+import marshal
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from blake3 import blake3
+
 from enchufe.dataclass import dataclass
-from enchufe.entry import Kind
+from enchufe.entry import Entry, Kind
 from enchufe.store import linux
+from enchufe.store.hand import packed
 from enchufe.store.names import NAME_MAX
+
+_AT_ONCE: Final = 1000  # of those that are put away together
+_GRAFT: Final = 1
+_REPLACES: Final = 2
+_DIRECTORY: Final = 4
 
 _LAST_NUMBER: Final = 100_000
 _SUFFIX_MAX: Final = 16  # bytes: what is longer after a dot is no suffix
@@ -61,6 +71,73 @@ class Graft:
                 continue
             return name
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+
+class Grafts:
+    """Those of a delivery, in the order they were added, in little memory however many they are.
+
+    A private name is made when it is asked for: a million of them would take 100 MB.
+
+    Args:
+        path: gives the packed path of a folder.
+    """
+
+    def __init__(self, path: Callable[[int], bytes]) -> None:
+        self._path = path
+        self._count = 0
+        self._how = bytearray()  # by id
+        self._latest: list[tuple[int, int, bytes]] = []  # id, parent, name
+        self._packed: list[bytes] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, id_: int) -> bool:
+        return id_ < len(self._how) and bool(self._how[id_])
+
+    def __iter__(self) -> Iterator[Graft]:
+        for id_, parent, name in self._rows():
+            how = self._how[id_]
+            kind = Kind.DIRECTORY if how & _DIRECTORY else Kind.FILE
+            yield Graft(id_, parent, name, kind, bool(how & _REPLACES), self.private(parent, name))
+
+    def add(self, entry: Entry, parent: int, *, replaces: bool) -> None:
+        """One more, into the live directory `parent`."""
+        id_ = entry.id
+        if len(self._how) <= id_:
+            self._how.extend(bytes(id_ + 1024 - len(self._how)))
+        self._how[id_] = _GRAFT | (_REPLACES if replaces else 0) | (_DIRECTORY if entry.kind is Kind.DIRECTORY else 0)
+        self._count += 1
+        self._latest.append((id_, parent, entry.name))
+        if len(self._latest) == _AT_ONCE:
+            self._packed.append(zlib.compress(marshal.dumps(tuple(zip(*self._latest, strict=True))), 1))
+            self._latest.clear()
+
+    def discard(self, id_: int) -> None:
+        """It is none after all, if it was one."""
+        if id_ in self:
+            self._how[id_] = 0
+            self._count -= 1
+
+    def replaces(self, id_: int) -> bool:
+        """Whether an entry is one, and takes the place of a file or symlink."""
+        return id_ in self and bool(self._how[id_] & _REPLACES)
+
+    def private(self, parent: int, name: bytes) -> bytes:
+        """The name in the staging area of what goes into `parent` as `name`."""
+        return blake3(packed(self._path(parent), name)).digest(length=16).hex().encode()
+
+    def parents(self) -> tuple[set[int], int]:
+        """The directories they go into, and how many are directories themselves."""
+        parents = {parent for _, parent, _ in self._rows()}
+        return parents, sum(bool(how & _DIRECTORY) for how in self._how)
+
+    def _rows(self) -> Iterator[tuple[int, int, bytes]]:
+        for put_away in self._packed:
+            for row in zip(*marshal.loads(zlib.decompress(put_away)), strict=True):  # noqa: S302 (our own memory)
+                if self._how[row[0]]:
+                    yield row
+        yield from (row for row in self._latest if self._how[row[0]])
 
 
 def free_names(name: bytes, *, directory: bool) -> Iterator[bytes]:

@@ -13,11 +13,8 @@ import itertools
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import field
 from enum import Enum
 from typing import Final, Literal
-
-from blake3 import blake3
 
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
@@ -28,10 +25,11 @@ from enchufe.store.arrived import Identity
 from enchufe.store.attributes import Attributes
 from enchufe.store.faults import store_error
 from enchufe.store.folders import Folders, is_apart, scan
-from enchufe.store.grafts import Graft, free_names
+from enchufe.store.grafts import Grafts, free_names
 from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
+from enchufe.store.seen import Seen
 from enchufe.store.shared_folders import SharedFolders
 
 IfExists = Literal["rename", "skip", "overwrite", "update", "fail"]
@@ -65,7 +63,8 @@ class Folder:
         standing: how it stands.
         depth: directories above what is in it, inside its root.
         mode, mtime_ns, attributes: as offered, for the end.
-        seen: names offered in it by what makes them equal; None where the file system finds out.
+        counted: whether names that are offered twice in it have to be found here; else the file system finds out.
+        grafted: whether it is staged as a graft.
         plain: whether any file with a safe name may go in, without another look.
     """
 
@@ -75,7 +74,8 @@ class Folder:
     mode: int = 0o755
     mtime_ns: int = 0
     attributes: Attributes = ()
-    seen: dict[bytes | str, bytes] | None = field(default=None, repr=False)
+    counted: bool = False
+    grafted: bool = False
     plain: bool = False
 
 
@@ -91,7 +91,7 @@ class Plan:
         before: what may have been put in place of roots of a name, and their sender has not heard of.
 
     Attributes:
-        grafts: what the commit renames, by id.
+        grafts: what the commit renames.
         folders: the directories offered, by id.
         dresses_live: whether directories that are merged into get the mode and time of the offer.
         own: directories that an attempt before has put in place, by id: the name each has there. They are merged into,
@@ -119,12 +119,13 @@ class Plan:
         # Where names may be taken for others each has to be looked at.
         self._skips = if_exists == "update" and not checksum and rules.none
         self._device = os.fstat(folders.descriptor(TOP)).st_dev
-        self._top = Folder(TOP, _LIVE, 0, seen={})
+        self._top = Folder(TOP, _LIVE, 0, counted=True)
+        self._seen = Seen()
         self._latest = (TOP, b"")  # a folder whose path was wanted, and that
         self._writable = {TOP}  # the staging area could be made in it
         self._unfixed: set[int] = set()
         self.folders: dict[int, Folder] = {}
-        self.grafts: dict[int, Graft] = {}
+        self.grafts = Grafts(self.path)
         self.dresses_live = if_exists in ("overwrite", "update")
         self._before = before
         self.own: dict[int, bytes] = {}
@@ -177,10 +178,11 @@ class Plan:
 
     def refuse(self, entry: Entry) -> None:
         """Take back what was decided: the entry is not taken after all, and another may have its name."""
-        self.grafts.pop(entry.id, None)
+        self.grafts.discard(entry.id)
         above = self._top if entry.parent == NO_PARENT else self.folders[entry.parent]
-        if above.seen is not None:
-            above.seen.pop(folded(entry.name) if self._folds else entry.name, None)
+        if above.counted:
+            for key in self._keys(entry.name):
+                self._seen.discard(above.id, key)
         folder = self.folders.get(entry.id)
         if folder is not None:
             folder.standing = _REFUSED
@@ -200,10 +202,10 @@ class Plan:
         folder = self.folders.get(entry.parent)
         if folder is not None and folder.standing is _STAGED:
             return (folders or self._descriptors).descriptor(folder.id), entry.name
-        graft = self.grafts.get(entry.id)
-        if graft is None:
+        if entry.id not in self.grafts:
             raise LocalProtocolError(f"'{printable(entry.name)}' was not wanted")
-        return (folders or self._descriptors).descriptor(AREA), graft.private
+        private = self.grafts.private(TOP if folder is None else folder.id, entry.name)
+        return (folders or self._descriptors).descriptor(AREA), private
 
     def identity(self, entry: Entry) -> bytes:
         """Which version of which file an entry is, for the journal."""
@@ -235,10 +237,9 @@ class Plan:
             OSError: the directory cannot be opened.
             LocalProtocolError: there is none.
         """
-        graft = self.grafts.get(entry.id)
-        if graft is None or not graft.replaces:
+        if not self.grafts.replaces(entry.id):
             raise LocalProtocolError(f"'{printable(entry.name)}' has no other version there")
-        return self._descriptors.descriptor(graft.parent), graft.name
+        return self._descriptors.descriptor(TOP if entry.parent == NO_PARENT else entry.parent), entry.name
 
     def staged(self) -> Iterator[Folder]:
         """The staged directories, what is deeper first."""
@@ -275,17 +276,22 @@ class Plan:
 
     def _is_twin(self, name: bytes, folder: Folder) -> bool:
         """Whether the file system would take the name for another that was offered in the same directory."""
-        seen = folder.seen
-        if seen is None:
+        if not folder.counted:
             return False
-        key = folded(name) if self._folds else name
-        first = seen.get(key)
-        if first is None:
-            seen[key] = name
+        key, *itself = self._keys(name)
+        if self._seen.add(folder.id, key):
+            for one in itself:
+                self._seen.add(folder.id, one)
             return False
-        if first == name:
+        if all((folder.id, one) in self._seen for one in itself):
             raise RemoteProtocolError(f"'{printable(name)}' was offered twice in the same folder")
         return True
+
+    def _keys(self, name: bytes) -> tuple[bytes, ...]:
+        """What a name is seen by: by what makes it another's equal and, where that is not the name, by itself too."""
+        if self._folds:
+            return folded(name).encode("utf-8", "surrogatepass"), b"\0" + name
+        return (name,)
 
     def _link_refusal(self, target: bytes, depth: int) -> Answer | None:
         if self._links == "none":
@@ -368,8 +374,7 @@ class Plan:
         if folder.id not in self._writable:
             self._check_writable(folder.id)  # told now, not when all has been received
             self._writable.add(folder.id)
-        private = blake3(packed(self.path(folder.id), entry.name)).digest(length=16).hex().encode()
-        self.grafts[entry.id] = Graft(entry.id, folder.id, entry.name, entry.kind, replaces, private)
+        self.grafts.add(entry, folder.id, replaces=replaces)
         return _ALL, _STAGED
 
     def _check_replaceable(self, entry: Entry, folder: Folder, descriptor: int) -> None:
@@ -398,10 +403,12 @@ class Plan:
 
     def _remember(self, entry: Entry, folder: Folder, standing: Standing) -> None:
         place = None
+        grafted = entry.id in self.grafts
         if folder.standing is _LIVE:
-            graft = self.grafts.get(entry.id)
-            name = self.own.get(entry.id, entry.name)
-            place = (AREA, graft.private) if graft is not None else (folder.id, name)
+            if grafted:
+                place = AREA, self.grafts.private(folder.id, entry.name)
+            else:
+                place = folder.id, self.own.get(entry.id, entry.name)
         self._descriptors.add(entry.id, entry.parent, entry.name, place=place)
         counted = standing is _LIVE or self._rules.folds
         depth = folder.depth + 1
@@ -412,7 +419,8 @@ class Plan:
             entry.mode,
             entry.mtime_ns,
             entry.attributes,
-            seen={} if counted else None,
+            counted=counted,
+            grafted=grafted,
             plain=standing is _STAGED and self._rules.none and depth <= MAX_DEPTH,
         )
 

@@ -1,0 +1,112 @@
+"""Many entries received: little memory each, and nothing forgotten of what was put away."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enchufe.entry import Answer, Entry, Kind
+from enchufe.errors import RemoteProtocolError
+from enchufe.store import Delivery
+from enchufe.store.names import NameRules
+from enchufe.store.seen import Seen
+from tests.test_delivery import Offer, contents, delivery, forced
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
+
+COUNT = 20_000
+
+
+@contextlib.contextmanager
+def at_most(each: int, count: int = COUNT) -> Iterator[None]:
+    """What is kept of so many things takes so many bytes each, at the most."""
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        yield
+        kept, _ = tracemalloc.get_traced_memory()
+        assert kept - before < each * count
+    finally:
+        tracemalloc.stop()
+
+
+@contextlib.contextmanager
+def abandoned(begun: Delivery) -> Iterator[Delivery]:
+    try:
+        yield begun
+    finally:
+        begun.abandon()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_files_into_a_folder_that_exists(inbox: Path, folds: bool) -> None:
+    (inbox / "live").mkdir()
+    with abandoned(forced(inbox, NameRules(folds=folds), "update")) as begun:
+        offer = Offer(begun)
+        live = offer.folder("live")
+        with at_most(80 if folds else 60):
+            for number in range(COUNT):
+                begun.admit(Entry(1 + number, live.id, b"File-%05d.jpg" % number, Kind.FILE))
+        for number in (0, 999, 1000, 1001, COUNT - 1):
+            with pytest.raises(RemoteProtocolError, match="offered twice in the same folder"):
+                begun.admit(Entry(COUNT + 1, live.id, b"File-%05d.jpg" % number, Kind.FILE))
+        answer = begun.admit(Entry(COUNT + 1, live.id, b"fILE-00000.jpg", Kind.FILE))
+        assert answer is (Answer.CANNOT_STORE if folds else Answer.ALL)
+
+
+def test_files_that_were_put_away_are_put_in_place(inbox: Path) -> None:
+    """Some are dropped, offered again, replace others, or are folders."""
+    existing = inbox / "live" / "inner"
+    existing.mkdir(parents=True)
+    expected: dict[str, str | None] = {"live": None, "live/inner": None}
+    for number in range(0, 2500, 100):
+        (existing / f"{number}").write_text("old")
+    with delivery(inbox, "overwrite") as begun:
+        offer = Offer(begun)
+        live = offer.folder("live")
+        inner = offer.folder("inner", live)
+        for number in range(2500):
+            parent, path = (inner, "live/inner") if number % 3 else (live, "live")
+            if number % 50 == 7:
+                folder = offer.folder(f"{number}", parent)
+                offer.file("in it", b"x", folder)
+                expected |= {f"{path}/{number}": None, f"{path}/{number}/in it": "x"}
+                continue
+            offer.file(f"{number}", b"new", parent)
+            expected[f"{path}/{number}"] = "new"
+        left = [offer.add(Kind.FILE, f"left out {number}", inner, size=3) for number in range(1500)]
+        for entry in left:
+            begun.drop(entry)
+        again = offer.file("left out 7", b"2nd", inner)
+        assert again.id > left[-1].id
+        expected["live/inner/left out 7"] = "2nd"
+        for number in range(0, 2500, 100):
+            expected.setdefault(f"live/inner/{number}", "old")
+        begun.commit()
+    assert contents(inbox) == expected
+
+
+def test_seen_is_a_set_of_names_by_folder() -> None:
+    chance = random.Random(7)
+    seen, model = Seen(), set[tuple[int, bytes]]()
+    for _ in range(30_000):
+        name = chance.randrange(-1, 4), b"%d" % chance.randrange(4000)
+        if chance.random() < 0.3:
+            seen.discard(*name)
+            model.discard(name)
+        else:
+            assert seen.add(*name) is (name not in model)
+            model.add(name)
+        assert (name in seen) is (name in model)
+
+
+def test_seen_takes_little() -> None:
+    with at_most(30, 100_000):
+        seen = Seen()
+        for number in range(100_000):
+            seen.add(0, b"%d" % number)

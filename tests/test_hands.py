@@ -642,7 +642,7 @@ def test_none_to_be_had(tree: Path, monkeypatch: pytest.MonkeyPatch, lack: str) 
 def test_one_that_does_not_begin(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no Python that it is run by, say."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    monkeypatch.setattr(os.path, "basename", lambda _: "python")
+    monkeypatch.setattr(os.path, "basename", lambda path: "python" if isinstance(path, str) else b"python")
     source = Source([tree])
     assert not source.read_together(files_of(source), lambda _: None)
     source.close()

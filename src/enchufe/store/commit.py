@@ -6,6 +6,7 @@ either absent or whole.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -61,11 +62,10 @@ class Commit:
         self.noted = False
         self._remember = remember
         self._first: list[bytes] = []  # their paths, for an error: of few, as one may have 64 KB
-        self._parents, directories = plan.grafts.parents()
+        self._parents = plan.grafts.parents()
         # Of what an attempt before has put in place nobody knows whether that is on disk.
-        touched = self._parents | ({TOP} if plan.again else set())
-        self._live = [folder for folder in plan.live() if folder.id in touched or self._is_dressed(folder)]
-        self._few = len(self._live) + directories <= ONE_BY_ONE or not written.syncfs
+        self._touched = self._parents | {TOP} if plan.again else self._parents
+        self._few = not written.syncfs or plan.grafts.directories + self._changed_live() <= ONE_BY_ONE
 
     def sync_files(self) -> None:
         """Have the files on disk before `run()`, which then finds little left to do.
@@ -153,7 +153,8 @@ class Commit:
         directory = os.open(graft.private, DIRECTORY, dir_fd=area)
         try:
             self._note(graft, graft.put(area, parent))
-            self._dress(directory, self._plan.folders[graft.id])
+            if (folder := self._plan.folder(graft.id)) is not None:
+                self._dress(directory, folder)
             if self._few:
                 self._written.surely(sync_directory, directory)
         finally:
@@ -168,17 +169,25 @@ class Commit:
 
     def _finish_live(self) -> None:
         """The directories that were merged into: mode and time where the offer's are wanted, and all on disk."""
-        for folder in self._live:
-            descriptor = self._folders.descriptor(folder.id)
-            if self._is_dressed(folder):
-                self._dress(descriptor, folder)
-            if self._few:
-                self._written.surely(sync_directory, descriptor)
         for folder in self._plan.live():
+            if self._is_changed(folder):
+                descriptor = self._folders.descriptor(folder.id)
+                if self._is_dressed(folder):
+                    self._dress(descriptor, folder)
+                if self._few:
+                    self._written.surely(sync_directory, descriptor)
             if folder.depth == 1:
                 self._landed[folder.id] = self._plan.own.get(folder.id) or self._folders.path(folder.id)[0]
         if not self._few:
             self._written.surely(linux.syncfs, self._folders.descriptor(AREA))
+
+    def _is_changed(self, folder: Folder) -> bool:
+        """Whether the commit changes a live directory."""
+        return folder.id in self._touched or self._is_dressed(folder)
+
+    def _changed_live(self) -> int:
+        """How many it changes; of many only that they are."""
+        return sum(1 for _ in itertools.islice(filter(self._is_changed, self._plan.live()), ONE_BY_ONE + 1))
 
     def _dress(self, descriptor: int, folder: Folder) -> None:
         if refused := dress_directory(descriptor, folder):

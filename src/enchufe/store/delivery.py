@@ -29,7 +29,7 @@ from enchufe.store.leftovers import Leftovers
 from enchufe.store.metadata import dress_file, granted_mode
 from enchufe.store.names import NameRules
 from enchufe.store.part_files import PartFiles
-from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan, Standing
+from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
 from enchufe.store.staging import Staging
@@ -42,7 +42,6 @@ _CANNOT_HOLD: Final = frozenset(
 )
 
 _ALL, _DELTA, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.DELTA, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
-_STAGED = Standing.STAGED
 
 
 class Delivery:
@@ -173,7 +172,7 @@ class Delivery:
         return answer
 
     def _make(self, entry: Entry) -> Answer:
-        if entry.kind is _DIRECTORY and self._plan.folders[entry.id].standing is not _STAGED:
+        if entry.kind is _DIRECTORY and not self._plan.is_staged(entry.id):
             return _ALL
         directory, name = self._plan.place(entry)
         try:

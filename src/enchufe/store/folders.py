@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
 from collections.abc import Iterator
 from typing import Final
 
-from enchufe.entry import NO_PARENT, path_of
+from enchufe.entry import NO_PARENT
+from enchufe.store.rows import Rows
 
 OPEN_LIMIT: Final = 32
 
 # Never through a symlink: whoever swaps a directory for one meets ELOOP or ENOTDIR.
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_PARENT: Final = struct.Struct(">q")  # NO_PARENT, and what is pinned under a number below zero
 
 _NOTHING: Final = b"nothing"  # what no staging area has
 
@@ -48,8 +52,8 @@ class Folders:
 
     def __init__(self, limit: int = OPEN_LIMIT) -> None:
         self._limit = max(limit, 2)  # a child is opened while its parent is held
-        self._offered: dict[int, tuple[int, bytes]] = {}
-        self._places: dict[int, tuple[int, bytes]] = {}
+        self._offered = Rows()
+        self._places = Rows()
         self._pinned: dict[int, int] = {}
         self._open: dict[int, int] = {}  # in order of use, the last used last
         self._latest = (0, -1)
@@ -66,19 +70,22 @@ class Folders:
         self._pinned[id_] = descriptor
 
     def add(self, id_: int, parent: int, name: bytes, *, place: tuple[int, bytes] | None = None) -> None:
-        """Directory `id_` is offered as `name` in `parent`; on disk it is there too, or at `place` (parent, name)."""
-        self._offered[id_] = (parent, name)
-        if place is not None:
-            self._places[id_] = place
+        """Directory `id_` is offered as `name` in `parent`; on disk it is there too, or at `place` (parent, name).
+
+        Each has a greater id than those before.
+        """
+        self._offered.add(id_, _PARENT.pack(parent) + name)
+        if place is not None and place != (parent, name):
+            self._places.add(id_, _PARENT.pack(place[0]) + place[1])
 
     def add_top(self, id_: int, name: bytes, path: bytes) -> None:
         """Directory `id_` is a root that the user named: `path` is opened whole, as only what users name may be."""
-        self._offered[id_] = (NO_PARENT, name)
+        self._offered.add(id_, _PARENT.pack(NO_PARENT) + name)
         self._tops[id_] = path
 
     def forget(self, id_: int) -> None:
-        """The directory will not be offered after all; its id may be another's."""
-        del self._offered[id_]
+        """The directory that was added last will not be offered after all; its id may be another's."""
+        self._offered.pop()
         self._tops.pop(id_, None)
         self._latest = (0, -1)
         descriptor = self._open.pop(id_, None)
@@ -109,7 +116,11 @@ class Folders:
 
     def path(self, id_: int) -> tuple[bytes, ...]:
         """The directory's names as they were offered, from its root on."""
-        return path_of(id_, self._offered)
+        names = []
+        while (row := self._offered.get(id_)) is not None:
+            id_, name = _split(row)
+            names.append(name)
+        return tuple(reversed(names))
 
     def close(self) -> None:
         """Close all that is open here, and hand out no more; the pinned are their owners'."""
@@ -129,7 +140,10 @@ class Folders:
         return descriptor
 
     def _place(self, id_: int) -> tuple[int, bytes]:
-        return self._places.get(id_) or self._offered[id_]
+        row = self._places.get(id_) or self._offered.get(id_)
+        if row is None:
+            raise KeyError(id_)
+        return _split(row)
 
     def _opened(self, id_: int, parent: int) -> int:
         if len(self._open) >= self._limit:
@@ -143,3 +157,8 @@ class Folders:
             descriptor = os.open(self._place(id_)[1], DIRECTORY, dir_fd=parent)
         self._open[id_] = descriptor
         return descriptor
+
+
+def _split(row: bytes) -> tuple[int, bytes]:
+    """The parent and the name of a row."""
+    return _PARENT.unpack_from(row)[0], row[_PARENT.size :]

@@ -80,10 +80,14 @@ class Grafts:
 
     Args:
         path: gives the packed path of a folder.
+
+    Attributes:
+        directories: how many of them are directories.
     """
 
     def __init__(self, path: Callable[[int], bytes]) -> None:
         self._path = path
+        self.directories = 0
         self._count = 0
         self._how = bytearray()  # by id
         self._latest: list[tuple[int, int, bytes]] = []  # id, parent, name
@@ -106,8 +110,10 @@ class Grafts:
         id_ = entry.id
         if len(self._how) <= id_:
             self._how.extend(bytes(id_ + 1024 - len(self._how)))
-        self._how[id_] = _GRAFT | (_REPLACES if replaces else 0) | (_DIRECTORY if entry.kind is Kind.DIRECTORY else 0)
+        directory = entry.kind is Kind.DIRECTORY
+        self._how[id_] = _GRAFT | (_REPLACES if replaces else 0) | (_DIRECTORY if directory else 0)
         self._count += 1
+        self.directories += directory
         self._latest.append((id_, parent, entry.name))
         if len(self._latest) == _AT_ONCE:
             self._packed.append(zlib.compress(marshal.dumps(tuple(zip(*self._latest, strict=True))), 1))
@@ -116,6 +122,7 @@ class Grafts:
     def discard(self, id_: int) -> None:
         """It is none after all, if it was one."""
         if id_ in self:
+            self.directories -= bool(self._how[id_] & _DIRECTORY)
             self._how[id_] = 0
             self._count -= 1
 
@@ -127,10 +134,9 @@ class Grafts:
         """The name in the staging area of what goes into `parent` as `name`."""
         return blake3(packed(self._path(parent), name)).digest(length=16).hex().encode()
 
-    def parents(self) -> tuple[set[int], int]:
-        """The directories they go into, and how many are directories themselves."""
-        parents = {parent for _, parent, _ in self._rows()}
-        return parents, sum(bool(how & _DIRECTORY) for how in self._how)
+    def parents(self) -> set[int]:
+        """The directories they go into."""
+        return {parent for _, parent, _ in self._rows()}
 
     def _rows(self) -> Iterator[tuple[int, int, bytes]]:
         for put_away in self._packed:

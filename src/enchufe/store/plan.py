@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import errno
 import itertools
+import marshal
 import os
 import stat
+import struct
 from collections.abc import Callable, Collection, Iterator
 from enum import Enum
 from typing import Final, Literal
@@ -29,6 +31,7 @@ from enchufe.store.grafts import Grafts, free_names
 from enchufe.store.hand import identity, packed, told_time
 from enchufe.store.listing import in_order, listed
 from enchufe.store.names import TARGET_MAX, NameRules, folded, is_staging, safe_link, safe_name
+from enchufe.store.rows import Rows
 from enchufe.store.seen import Seen
 from enchufe.store.shared_folders import SharedFolders
 
@@ -52,6 +55,9 @@ class Standing(Enum):
 # Looking an enum's member up costs more than the rest of the fast path.
 _ALL, _SKIP, _FILE, _DIRECTORY, _SYMLINK = Answer.ALL, Answer.SKIP, Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 _LIVE, _STAGED, _REFUSED = Standing.LIVE, Standing.STAGED, Standing.REFUSED
+
+_STANDINGS: Final = tuple(Standing)
+_FOLDER: Final = struct.Struct(">BHHq")
 
 
 @dataclass(slots=True)
@@ -78,6 +84,20 @@ class Folder:
     grafted: bool = False
     plain: bool = False
 
+    def packed(self) -> bytes:
+        """It, without its id: 13 bytes, where it has no attributes."""
+        flags = self.counted | self.grafted << 1 | self.plain << 2 | _STANDINGS.index(self.standing) << 3
+        head = _FOLDER.pack(flags, self.depth, self.mode, self.mtime_ns)
+        return head + marshal.dumps(self.attributes) if self.attributes else head
+
+    @classmethod
+    def unpacked(cls, id_: int, row: bytes) -> Folder:
+        """That of this id which was packed."""
+        flags, depth, mode, mtime_ns = _FOLDER.unpack_from(row)
+        attributes = marshal.loads(row[_FOLDER.size :]) if len(row) > _FOLDER.size else ()  # noqa: S302 (our own)
+        own = flags & 1 > 0, flags & 2 > 0, flags & 4 > 0
+        return cls(id_, _STANDINGS[flags >> 3], depth, mode, mtime_ns, attributes, *own)
+
 
 class Plan:
     """Answers entries by the rules of the destination and the wishes of its owner.
@@ -92,7 +112,6 @@ class Plan:
 
     Attributes:
         grafts: what the commit renames.
-        folders: the directories offered, by id.
         dresses_live: whether directories that are merged into get the mode and time of the offer.
         own: directories that an attempt before has put in place, by id: the name each has there. They are merged into,
             whatever was chosen.
@@ -124,7 +143,8 @@ class Plan:
         self._latest = (TOP, b"")  # a folder whose path was wanted, and that
         self._writable = {TOP}  # the staging area could be made in it
         self._unfixed: set[int] = set()
-        self.folders: dict[int, Folder] = {}
+        self._folders = Rows()
+        self._here = self._top  # the folder that was asked for last: most entries are in that of the one before
         self.grafts = Grafts(self.path)
         self.dresses_live = if_exists in ("overwrite", "update")
         self._before = before
@@ -141,9 +161,12 @@ class Plan:
         """
         safe_name(entry.name)
         parent = entry.parent
-        folder = self._top if parent == NO_PARENT else self.folders.get(parent)
-        if folder is None:
-            raise RemoteProtocolError(f"'{printable(entry.name)}' was offered in a folder that was never offered")
+        folder = self._here
+        if folder.id != parent:
+            found = self._top if parent == NO_PARENT else self.folder(parent)
+            if found is None:
+                raise RemoteProtocolError(f"'{printable(entry.name)}' was offered in a folder that was never offered")
+            folder = found
         if folder.plain and entry.kind is _FILE:
             return _ALL
         answer, standing = self._decide(entry, folder)
@@ -151,13 +174,28 @@ class Plan:
             self._remember(entry, folder, standing)
         return answer
 
+    def folder(self, id_: int) -> Folder | None:
+        """The directory of this id; None where none was offered."""
+        here = self._here
+        if here.id != id_:
+            row = self._folders.get(id_)
+            if row is None:
+                return None
+            here = self._here = Folder.unpacked(id_, row)
+        return here
+
+    def is_staged(self, id_: int) -> bool:
+        """Whether the directory of this id was offered, and is staged."""
+        row = self._folders.get(id_)
+        return row is not None and _STANDINGS[row[0] >> 3] is _STAGED
+
     def has_same(self, entry: Entry) -> bool:
         """Whether a listed directory that was answered ALL holds just what it lists, and SKIP would answer all of it.
 
         It takes as long as its own directory is long, and no longer than the listing is.
         """
-        folder = self.folders[entry.id]
-        if entry.listing is None or not self._skips or folder.standing is not _LIVE:
+        folder = self.folder(entry.id)
+        if folder is None or entry.listing is None or not self._skips or folder.standing is not _LIVE:
             return False
         try:
             descriptor = self._descriptors.dup(entry.id)
@@ -179,14 +217,15 @@ class Plan:
     def refuse(self, entry: Entry) -> None:
         """Take back what was decided: the entry is not taken after all, and another may have its name."""
         self.grafts.discard(entry.id)
-        above = self._top if entry.parent == NO_PARENT else self.folders[entry.parent]
-        if above.counted:
+        above = self._top if entry.parent == NO_PARENT else self.folder(entry.parent)
+        if above is not None and above.counted:
             for key in self._keys(entry.name):
                 self._seen.discard(above.id, key)
-        folder = self.folders.get(entry.id)
+        folder = self.folder(entry.id)
         if folder is not None:
             folder.standing = _REFUSED
             folder.plain = False
+            self._folders.change(folder.id, folder.packed())
 
     def place(self, entry: Entry, folders: Folders | None = None) -> tuple[int, bytes]:
         """Where a wanted entry is staged: a descriptor, good until the next call, and a name in it.
@@ -199,7 +238,9 @@ class Plan:
             OSError: the directory cannot be opened.
             LocalProtocolError: the entry was not wanted.
         """
-        folder = self.folders.get(entry.parent)
+        folder: Folder | None = self._here
+        if self._here.id != entry.parent:
+            folder = self._top if entry.parent == NO_PARENT else self.folder(entry.parent)
         if folder is not None and folder.standing is _STAGED:
             return (folders or self._descriptors).descriptor(folder.id), entry.name
         if entry.id not in self.grafts:
@@ -243,12 +284,17 @@ class Plan:
 
     def staged(self) -> Iterator[Folder]:
         """The staged directories, what is deeper first."""
-        return (folder for folder in reversed(self.folders.values()) if folder.standing is _STAGED)
+        return self._standing(_STAGED)
 
     def live(self) -> Iterator[Folder]:
         """The directories that are merged into, what is deeper first and the destination last."""
-        yield from (folder for folder in reversed(self.folders.values()) if folder.standing is _LIVE)
+        yield from self._standing(_LIVE)
         yield self._top
+
+    def _standing(self, standing: Standing) -> Iterator[Folder]:
+        for id_, row in reversed(self._folders):
+            if _STANDINGS[row[0] >> 3] is standing:
+                yield Folder.unpacked(id_, row)
 
     def _decide(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing]:
         """The answer, and how the entry stands then."""
@@ -412,7 +458,7 @@ class Plan:
         self._descriptors.add(entry.id, entry.parent, entry.name, place=place)
         counted = standing is _LIVE or self._rules.folds
         depth = folder.depth + 1
-        self.folders[entry.id] = Folder(
+        offered = Folder(
             entry.id,
             standing,
             depth,
@@ -423,6 +469,7 @@ class Plan:
             grafted=grafted,
             plain=standing is _STAGED and self._rules.none and depth <= MAX_DEPTH,
         )
+        self._folders.add(entry.id, offered.packed())
 
 
 def _names(directory: int, most: int) -> list[bytes]:

@@ -69,7 +69,7 @@ class SharedFolders(Folders):
             return os.dup(super().descriptor(id_))
 
     def forget(self, id_: int) -> None:
-        """The directory will not be offered after all; no thread was told of it."""
+        """The directory that was added last will not be offered after all; no thread was told of it."""
         with self._lock:
             super().forget(id_)
 

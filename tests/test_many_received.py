@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from enchufe.entry import Answer, Entry, Kind
+from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import RemoteProtocolError
 from enchufe.store import Delivery
 from enchufe.store.names import NameRules
 from enchufe.store.seen import Seen
+from enchufe.transfer.offers import Offer as Offered
+from enchufe.transfer.receiver import Receiver
 from tests.test_delivery import Offer, contents, delivery, forced
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_stays")
@@ -110,3 +112,30 @@ def test_seen_takes_little() -> None:
         seen = Seen()
         for number in range(100_000):
             seen.add(0, b"%d" % number)
+
+
+@pytest.mark.parametrize("exist", [False, True])
+def test_folders(inbox: Path, exist: bool) -> None:
+    count = 10_000
+    top = inbox / "live"
+    top.mkdir()
+    if exist:
+        for number in range(count):
+            (top / f"{number}").mkdir()
+    with delivery(inbox, "update") as begun:
+        live = Offer(begun).folder("live")
+        with at_most(250, count):
+            for number in range(count):
+                begun.admit(Entry(1 + number, live.id, b"%d" % number, Kind.DIRECTORY, mtime_ns=number << 20))
+        begun.commit()
+    assert len(list(top.iterdir())) == count
+
+
+def test_the_machine_keeps_little_of_folders() -> None:
+    receiver = Receiver()
+    with at_most(20):
+        for number in range(COUNT):
+            parent = number - 1 if number % 9 else NO_PARENT
+            receiver._got(Offered([Entry(number, parent, b"x", Kind.DIRECTORY)]))
+            receiver._sent(receiver.answer([(receiver._unanswered[number], Answer.ALL)]))
+    assert receiver.offered == COUNT

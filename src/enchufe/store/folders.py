@@ -105,12 +105,14 @@ class Folders:
         missing = []
         at = id_
         while (descriptor := self._held(at)) < 0:
-            missing.append(at)
-            if at in self._tops:
+            if (top := self._tops.get(at)) is not None:
+                missing.append((at, top))
                 break
-            at = self._place(at)[0]
-        for wanted in reversed(missing):
-            descriptor = self._opened(wanted, descriptor)
+            above, name = self._place(at)
+            missing.append((at, name))
+            at = above
+        for wanted, name in reversed(missing):
+            descriptor = self._opened(wanted, name, descriptor)
         self._latest = (id_, descriptor)
         return descriptor
 
@@ -145,16 +147,13 @@ class Folders:
             raise KeyError(id_)
         return _split(row)
 
-    def _opened(self, id_: int, parent: int) -> int:
+    def _opened(self, id_: int, name: bytes, parent: int) -> int:
+        """Open a directory by its name in `parent`, or one that the user named by its path: no parent was open."""
         if len(self._open) >= self._limit:
             oldest = next(iter(self._open))  # never the parent, which was used just now
             self._latest = (0, -1)
             os.close(self._open.pop(oldest))
-        top = self._tops.get(id_)
-        if top is not None:
-            descriptor = os.open(top, DIRECTORY)
-        else:
-            descriptor = os.open(self._place(id_)[1], DIRECTORY, dir_fd=parent)
+        descriptor = os.open(name, DIRECTORY, dir_fd=None if parent < 0 else parent)
         self._open[id_] = descriptor
         return descriptor
 

@@ -29,8 +29,10 @@ class Rows:
 
     def get(self, number: int) -> bytes | None:
         """The row of a number; None where there is none."""
-        place = self._place(number)
-        return None if place is None else self._row(place)
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers) or self._numbers[place] != number:
+            return None
+        return bytes(self._bytes[self._ends[place] : self._ends[place + 1]])
 
     def change(self, number: int, row: bytes) -> None:
         """Put another row of the same length in place of the one that is there.
@@ -38,8 +40,8 @@ class Rows:
         Raises:
             KeyError: there is none.
         """
-        place = self._place(number)
-        if place is None:
+        place = bisect_left(self._numbers, number)
+        if place == len(self._numbers) or self._numbers[place] != number:
             raise KeyError(number)
         self._bytes[self._ends[place] : self._ends[place + 1]] = row
 
@@ -51,11 +53,4 @@ class Rows:
 
     def __reversed__(self) -> Iterator[tuple[int, bytes]]:
         for place in reversed(range(len(self._numbers))):
-            yield self._numbers[place], self._row(place)
-
-    def _place(self, number: int) -> int | None:
-        place = bisect_left(self._numbers, number)
-        return place if place < len(self._numbers) and self._numbers[place] == number else None
-
-    def _row(self, place: int) -> bytes:
-        return bytes(self._bytes[self._ends[place] : self._ends[place + 1]])
+            yield self._numbers[place], bytes(self._bytes[self._ends[place] : self._ends[place + 1]])

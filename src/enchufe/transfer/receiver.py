@@ -5,6 +5,7 @@ Where streams work in threads, every call comes under one lock, which is the cal
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -69,6 +70,8 @@ _ARRIVED, _SKIPPED = Outcome.ARRIVED, Outcome.SKIPPED
 class TreeMismatch(VerificationError):
     """What arrived is not what was sent, though every block of it was: nothing of it is to be used again."""
 
+
+_CLOSED: Final = 1 << 15  # beside the depth of a listed folder, which nothing but folders may be offered in
 
 # Of all files that come in a batch, to which nothing is ever added: one each would cost more than the rest of it.
 _NONE: Final = FileDigest()
@@ -170,9 +173,8 @@ class Receiver(Machine):
         self.dropping = 0
         self._max_entries = max_entries
         self._window = WINDOW
-        self._depths: dict[int, int] = {NO_PARENT: 0}
+        self._depths = array("H")  # by id, up to the last directory: of what is in it, 0 where it is none
         self._unanswered: dict[int, Entry] = {}
-        self._closed: set[int] = set()  # listed folders, which nothing but folders may be offered in
         self._arriving: dict[int, Arriving] = {}
         self._left_out: set[int] = set()
         self._to_come_again: dict[tuple[int, bytes], int] = {}
@@ -469,7 +471,7 @@ class Receiver(Machine):
             if answer is _SAME:
                 self._have_same(entry, entry.listing)
                 return
-            self._closed.discard(number)
+            self._depths[number] &= ~_CLOSED
         if answer is _ALL or answer is _REST or answer is _DELTA or answer is _LINK:
             if entry.kind is not _FILE:
                 self._settle(entry, _ARRIVED)
@@ -502,7 +504,7 @@ class Receiver(Machine):
             case OfferEnd(entries, size, _):
                 if (entries, size) != (self.offered + self.same_entries, self.offered_bytes + self.same_bytes):
                     raise RemoteProtocolError("the peer's offer does not add up")
-                if not self._closed.isdisjoint(self._unanswered):
+                if any(entry.listing is not None for entry in self._unanswered.values()):
                     raise RemoteProtocolError("the peer ended its offer before all listed folders were answered")
                 self.total = message
             case FileEnd():
@@ -517,6 +519,7 @@ class Receiver(Machine):
                 self._finish = digest
 
     def _offer(self, entries: Iterable[Entry]) -> None:
+        depths = self._depths
         for entry in entries:
             if entry.id != self.offered:
                 raise RemoteProtocolError(f"the peer offered entry {entry.id} in place of {self.offered}")
@@ -524,9 +527,12 @@ class Receiver(Machine):
                 raise RemoteProtocolError(f"the peer offered more than {self._window} entries at once")
             if self.offered + self.same_entries >= self._max_entries:
                 raise self._too_many()
-            depth = self._depths.get(entry.parent)
-            if depth is None:
-                raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
+            depth = closed = 0
+            if entry.parent != NO_PARENT:
+                told = depths[entry.parent] if entry.parent < len(depths) else 0
+                if not told:
+                    raise RemoteProtocolError(f"entry {entry.id} is in a directory that was not offered")
+                depth, closed = told & ~_CLOSED, told & _CLOSED
             if depth > MAX_DEPTH:
                 raise RemoteProtocolError(f"entry {entry.id} is more than {MAX_DEPTH} directories deep")
             before = self._to_come_again.pop((entry.parent, entry.name), None) if self._to_come_again else None
@@ -543,10 +549,11 @@ class Receiver(Machine):
                     raise Refused(f"more than {MAX_SHARED} files with several names", hint="Send it in parts.")
                 self._shared.add(entry.id)
             if entry.kind is _DIRECTORY:
-                self._depths[entry.id] = depth + 1
+                depths.extend(bytes(entry.id - len(depths)))
+                depths.append(depth + 1)
                 if entry.listing is not None:
                     self._list(entry, entry.listing)
-            elif self._closed and entry.parent in self._closed:
+            elif closed:
                 raise RemoteProtocolError(f"entry {entry.id} is in a folder that was listed, and not asked for")
             if entry.size != UNKNOWN_SIZE:
                 self.offered_bytes += entry.size
@@ -558,7 +565,7 @@ class Receiver(Machine):
             raise RemoteProtocolError(f"entry {entry.id} is listed, and must not be")
         if self.offered + self.same_entries + listing.entries >= self._max_entries:
             raise self._too_many()
-        self._closed.add(entry.id)
+        self._depths[entry.id] |= _CLOSED
 
     def _too_many(self) -> Refused:
         return Refused(f"more than {self._max_entries} entries", hint="Send it in parts.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import RemoteProtocolError
@@ -112,6 +113,21 @@ def test_seen_takes_little() -> None:
         seen = Seen()
         for number in range(100_000):
             seen.add(0, b"%d" % number)
+
+
+def test_hard_links(inbox: Path) -> None:
+    with delivery(inbox) as begun:
+        offer = Offer(begun)
+        tree = offer.folder("tree")
+        first = offer.add(Kind.FILE, "first", tree, size=5, shared=True)
+        begun.write_whole(first, b"first", blake3(b"first").digest())
+        with at_most(60):
+            for number in range(2, 2 + COUNT):
+                link = Entry(number, tree.id, b"%d" % number, Kind.FILE, size=5, linked=first.id)
+                assert begun.admit(link) is Answer.LINK
+                begun.link(link, first)
+        begun.commit()
+    assert (inbox / "tree" / "first").stat().st_nlink == 1 + COUNT
 
 
 @pytest.mark.parametrize("exist", [False, True])

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-import marshal
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -17,8 +15,8 @@ from enchufe.entry import Entry, Kind
 from enchufe.store import linux
 from enchufe.store.hand import packed
 from enchufe.store.names import NAME_MAX
+from enchufe.store.put_away import PutAway
 
-_AT_ONCE: Final = 1000  # of those that are put away together
 _GRAFT: Final = 1
 _REPLACES: Final = 2
 _DIRECTORY: Final = 4
@@ -90,8 +88,7 @@ class Grafts:
         self.directories = 0
         self._count = 0
         self._how = bytearray()  # by id
-        self._latest: list[tuple[int, int, bytes]] = []  # id, parent, name
-        self._packed: list[bytes] = []
+        self._added = PutAway()  # id, parent, name of each
 
     def __len__(self) -> int:
         return self._count
@@ -114,10 +111,7 @@ class Grafts:
         self._how[id_] = _GRAFT | (_REPLACES if replaces else 0) | (_DIRECTORY if directory else 0)
         self._count += 1
         self.directories += directory
-        self._latest.append((id_, parent, entry.name))
-        if len(self._latest) == _AT_ONCE:
-            self._packed.append(zlib.compress(marshal.dumps(tuple(zip(*self._latest, strict=True))), 1))
-            self._latest.clear()
+        self._added.append((id_, parent, entry.name))
 
     def discard(self, id_: int) -> None:
         """It is none after all, if it was one."""
@@ -139,11 +133,7 @@ class Grafts:
         return {parent for _, parent, _ in self._rows()}
 
     def _rows(self) -> Iterator[tuple[int, int, bytes]]:
-        for put_away in self._packed:
-            for row in zip(*marshal.loads(zlib.decompress(put_away)), strict=True):  # noqa: S302 (our own memory)
-                if self._how[row[0]]:
-                    yield row
-        yield from (row for row in self._latest if self._how[row[0]])
+        return ((id_, parent, name) for id_, parent, name in self._added if self._how[id_])
 
 
 def free_names(name: bytes, *, directory: bool) -> Iterator[bytes]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 from typing import Final
 
-from enchufe.entry import Entry
+from enchufe.entry import Entry, Kind
 from enchufe.store.durable import Written
 from enchufe.store.plan import Plan
+from enchufe.store.put_away import PutAway
 
 # Not on this file system; or not this often.
 _NO_LINKS: Final = frozenset(
@@ -33,7 +35,7 @@ class HardLinks:
     def __init__(self, plan: Plan, written: Written) -> None:
         self._plan = plan
         self._written = written
-        self._wanted: list[tuple[Entry, Entry]] = []
+        self._wanted = PutAway()  # id, parent, name of each, and of what it is to be the same as
         self._begun = 0
 
     def __bool__(self) -> bool:
@@ -41,7 +43,7 @@ class HardLinks:
 
     def add(self, entry: Entry, to: Entry) -> None:
         """`entry` is to be the same file as `to`."""
-        self._wanted.append((entry, to))
+        self._wanted.append((entry.id, entry.parent, entry.name, to.id, to.parent, to.name))
 
     def make(self) -> None:
         """Make them, in the order they were added.
@@ -49,12 +51,12 @@ class HardLinks:
         Raises:
             OSError: one could not be made, nor a copy.
         """
-        for entry, to in self._wanted:
+        for id_, parent, own_name, to, to_parent, to_name in self._wanted:
             self._begun += 1
-            directory, source = self._plan.place(to)
+            directory, source = self._plan.place(Entry(to, to_parent, to_name, Kind.FILE))
             source_dir = os.dup(directory)  # the other place may cost us the descriptor
             try:
-                directory, name = self._plan.place(entry)
+                directory, name = self._plan.place(Entry(id_, parent, own_name, Kind.FILE))
                 try:
                     os.link(source, name, src_dir_fd=source_dir, dst_dir_fd=directory, follow_symlinks=False)
                 except OSError as error:
@@ -66,9 +68,9 @@ class HardLinks:
 
     def unmake(self) -> None:
         """Take back what was made, as long as all is staged: the next delivery takes over files of one name only."""
-        for entry, _ in self._wanted[: self._begun]:
+        for id_, parent, own_name, *_ in itertools.islice(self._wanted, self._begun):
             with contextlib.suppress(OSError):  # never made; or it stays, and costs that the file is sent again
-                directory, name = self._plan.place(entry)
+                directory, name = self._plan.place(Entry(id_, parent, own_name, Kind.FILE))
                 os.unlink(name, dir_fd=directory)
 
     def _copy(self, source: bytes, source_dir: int, name: bytes, directory: int) -> None:

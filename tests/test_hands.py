@@ -364,8 +364,6 @@ def test_what_was_dropped_goes_nowhere(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hand says so, by its errno; what it wrote before is noted."""
-    delivery = begun(tmp_path)
-    files = offered(delivery)
     spawn = hands._spawn
     limit = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); "
     limit += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -382,6 +380,8 @@ def test_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setattr(os, "posix_spawn", real)
 
     monkeypatch.setattr(hands, "_spawn", limited)
+    delivery = begun(tmp_path)
+    files = offered(delivery)
     with pytest.raises(StoreError, match=r"cannot write .*File too large"):
         write(delivery, files)
     delivery.suspend()
@@ -613,6 +613,29 @@ def test_none_before_it_pays(tree: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert not delivery.write_together([], lambda: None)
     assert source.hands is delivery.hands is None
     delivery.abandon()
+    source.close()
+
+
+@pytest.mark.parametrize("from_files", [40, 41])
+def test_they_begin_as_soon_as_so_many_are_known_of(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, from_files: int
+) -> None:
+    """Before the first of them is read or written."""
+    monkeypatch.setattr(hands, "from_files", from_files)
+    source = Source([tree])
+    delivery = begun(tmp_path / "into")
+    for entry in source.walk():
+        delivery.admit(entry)
+    assert (source.hands is not None) is (delivery.hands is not None) is (from_files == 40)
+    delivery.abandon()
+    source.close()
+
+
+def test_that_there_are_many_tells_nothing_where_most_may_be_there_already(tree: Path) -> None:
+    source = Source([tree])
+    source.lists = True
+    assert list(source.walk())
+    assert source.hands is None
     source.close()
 
 

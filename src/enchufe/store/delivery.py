@@ -169,6 +169,8 @@ class Delivery:
             if entry.size >= BLOCK_SIZE and self._leftovers.has_other(entry, file, self._plan):
                 self.restarted.append(self.path(entry))
         self._space.want(needed(entry))
+        if entry.size < BLOCK_SIZE:
+            self._hiring.expect(1, able=self._written.syncfs)
         return answer
 
     def _make(self, entry: Entry) -> Answer:

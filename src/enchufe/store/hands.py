@@ -34,8 +34,9 @@ from enchufe.store.shared_folders import SharedFolders
 
 # Tests turn them off to see that nothing depends on them, and have them from the first file on.
 use_hands = True
-# Small files after which some are taken on: each costs a fiftieth of a second of a processor, once. Of 5,000 they
-# take off a sixth of the time if nothing else runs, and nothing if all processors are busy; 2,500 they make slower.
+# Small files that are known of, or done, when some are taken on: each costs a fiftieth of a second of a processor,
+# once. Of 5,000 they take off a quarter of the time if nothing else runs (a sixth if they begin when 3,000 are done),
+# and nothing if all processors are busy; 2,500 they make slower.
 from_files = 3_000
 # And have less of these, in seconds: for one file, which is a block at the most, however slow the disk is; and for what
 # one is at when it is to end.
@@ -364,8 +365,18 @@ class Hiring:
 
     def __init__(self) -> None:
         self.hands: Hands | None = None
-        self._files = 0
+        self._expected = self._files = 0
         self._sought = False
+
+    def expect(self, count: int, *, able: bool = True) -> None:
+        """So many more files will come, most of them small: where they will pay they begin now, which takes a moment.
+
+        Args:
+            able: whether they could do what is to be done.
+        """
+        self._expected += count
+        if able and not self._sought and self._expected >= from_files:
+            self._begin()
 
     def with_files(self, count: int, *, able: bool = True) -> Hands | None:
         """So many more small files are to be read or written: those that are there for them, if they may by now.
@@ -375,9 +386,12 @@ class Hiring:
         """
         self._files += count
         if able and not self._sought and self._files >= from_files:
-            self._sought = True
-            self.hands = begin(_COUNT)
+            self._begin()
         return self.hands if self.hands is not None and self.hands.ready else None
+
+    def _begin(self) -> None:
+        self._sought = True
+        self.hands = begin(_COUNT)
 
     def close(self) -> None:
         """End them after what they are at."""

@@ -312,6 +312,8 @@ class Source:
                     listing = listed(leaves, descriptor, alone=True)
                 if listing is not None and folders:
                     self._walked[self._count] = tuple(folders)
+                if not self.lists:  # else most of it may be there already
+                    self._hiring.expect(len(leaves))
             finally:
                 os.close(descriptor)
         except OSError as error:

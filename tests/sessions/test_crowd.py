@@ -51,6 +51,13 @@ def test_one_address_never_has_all_places() -> None:
     assert made.enter("10.0.0.2:1") is not None
 
 
+@pytest.mark.parametrize("most", [2, 3, 4, 7])
+def test_one_address_never_has_all_of_few_places(most: int) -> None:
+    made = crowd(most, draw=0.999999)
+    assert [made.enter("10.0.0.1:1") is not None for _ in range(3)] == [True, False, False]
+    assert made.enter("10.0.0.2:1") is not None
+
+
 def test_without_addresses_only_the_whole_counts() -> None:
     made = crowd(draw=0.999)
     assert sum(made.enter("unix:") is not None for _ in range(100)) == MOST
@@ -124,6 +131,7 @@ def test_streams_of_what_goes_on_have_places_of_their_own() -> None:
     assert streams[0] is not None
     made.leave(streams[0])
     assert made.enter("192.168.0.7:1") is not None
+    assert made.enter("192.168.0.7:1") is None
     made.expect(None)
     assert made.enter("192.168.0.7:1") is None
 
@@ -133,6 +141,13 @@ def test_streams_take_nobodys_place() -> None:
     made.expect("192.168.0.7:99")
     assert all(made.enter("192.168.0.7:1") for _ in range(STREAMS))
     assert all(fill(made, MOST // 2))
+
+
+def test_where_there_are_few_places_streams_have_no_more_of_their_own() -> None:
+    made = crowd(3)
+    made.expect("192.168.0.7:99")
+    places = [made.enter("192.168.0.7:1") for _ in range(STREAMS)]
+    assert sum(place is not None and place.expected for place in places) == 3
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4, 16])

@@ -182,7 +182,7 @@ def without_threads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", start_some)
 
 
-@pytest.mark.parametrize("name", ["enchufe stream 1", "enchufe beside"])
+@pytest.mark.parametrize("name", ["enchufe stream 1", "enchufe beside", "enchufe commit"])
 @pytest.mark.parametrize("sender_dials", [True, False])
 def test_threads_that_a_transfer_can_do_without(
     big: Path, tmp_path: Path, sender_dials: bool, monkeypatch: pytest.MonkeyPatch, name: str

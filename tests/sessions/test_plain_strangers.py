@@ -9,6 +9,7 @@ import pytest
 
 from enchufe import events
 from enchufe.session import Door
+from enchufe.session.strangers import Strangers
 from enchufe.transfer import messages as m
 from enchufe.transfer.message import Role
 from enchufe.transfer.receiver import Receiver
@@ -72,3 +73,9 @@ def test_who_says_a_hello_that_is_not_understood_is_told_of_once(said: bytes, ki
                 while sock.recv(4096):
                     pass
     assert [event.kind for event in told if isinstance(event, events.Failed)] == ([] if kind is None else [kind])
+
+
+def test_strangers_from_everywhere_fill_no_terminal() -> None:
+    strangers = Strangers()
+    told = [strangers.is_new(f"10.0.0.{host}:{port}") for port in (1, 2) for host in range(100)]
+    assert told == [True] * 16 + [False] * 184

@@ -27,7 +27,7 @@ _START_RATE: Final = 0.3
 # a second of each, and so many at once: a transfer that goes on keeps its speed.
 _COMING: Final = (500.0, 200.0)
 _HEARING: Final = (50.0, 64.0)
-_REST: Final = 0.05  # seconds to leave them waiting then, so that they are many at a time
+_REST: Final = 0.05  # seconds to leave them waiting then, so that they are many at a time; long enough for one at least
 
 _NETWORK: Final = 8  # bytes of a v6 address that one subscriber has: a /64 (RFC 6177)
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # a v4 address in v6
@@ -59,11 +59,11 @@ class _Bucket:
         self._filled = now
 
     def take(self, now: float) -> float:
-        """Take one: 0 where there is one, else seconds until there is."""
+        """Take one: 0 where there is one, else seconds to wait."""
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
         self._filled = now
         if self._tokens < 1:
-            return max(_REST, (1 - self._tokens) / self._rate)
+            return _REST
         self._tokens -= 1
         return 0.0
 

@@ -98,23 +98,28 @@ def test_too_many(tree: Path) -> None:
 
 
 def test_faults_of_reading(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(number: int) -> None:
+    def failing(call: str, number: int) -> None:
         def fail(*_: object) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(os, "getxattr", fail)
+        monkeypatch.setattr(os, call, fail)
 
-    failing(errno.ENODATA)  # removed after it was listed
+    failing("getxattr", errno.ENODATA)  # removed after it was listed
     found, left_out = walked(tree)
     assert found[b"t/file"].attributes == ()
     assert left_out == []
-    failing(errno.EIO)
+    failing("getxattr", errno.EIO)
     found, left_out = walked(tree)
     assert found[b"t/file"].attributes == ()
-    assert left_out == [((b"t", b"file"), "its extended attributes: Input/output error")]
-    failing(errno.ENOMEM)
+    told = "its extended attributes: Input/output error"
+    assert left_out == [((b"t", b"file"), told)]
+    failing("getxattr", errno.ENOMEM)
     with pytest.raises(StoreError, match="memory"):
         walked(tree)
+    failing("listxattr", errno.EIO)
+    found, left_out = walked(tree)
+    assert found[b"t/file"].attributes == ()
+    assert left_out == [((b"t",), told), ((b"t", b"file"), told)]
 
 
 def test_file_system_without(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,32 @@ def test_a_damaged_note_costs_what_it_tells_of(inbox: Path, damage: str) -> None
     assert sorted(os.listdir(inbox)) == sorted(["file", "other", "tree", *doubled])
 
 
+def test_a_note_is_believed_as_far_as_it_is_whole(tmp_path: Path) -> None:
+    roots = {b"tree": (1, 2, 3), b"file": (2**63, 0, 999_999_999), b"n" * 255: (4, 5, 6)}
+    area = os.open(tmp_path, os.O_RDONLY)
+    try:
+        os.close(arrived.write(area, roots))
+        data = (tmp_path / "arrived").read_bytes()
+        ends = [22 + 4 + 4, 2 * (22 + 4 + 4), len(data)]
+        for size in range(len(data), -1, -1):
+            os.truncate(tmp_path / "arrived", size)
+            whole = sum(end <= size for end in ends)
+            assert list(arrived.read(area).items()) == list(roots.items())[:whole]
+    finally:
+        os.close(area)
+
+
+def test_a_link_by_itself_is_known_when_it_comes_again(inbox: Path) -> None:
+    for heard in (False, True):
+        begun = LocalStore(inbox, links="any").begin(ORIGIN)
+        Offer(begun).link("link", b"nowhere")
+        begun.commit(remember=True)
+        if heard:
+            begun.heard()
+        begun.suspend()
+    assert os.listdir(inbox) == ["link"]
+
+
 def test_it_is_listed_and_cleaned(inbox: Path) -> None:
     send(inbox)
     (partial,) = partials(inbox)
@@ -257,10 +283,11 @@ def test_it_is_listed_and_cleaned(inbox: Path) -> None:
 
 
 def test_a_full_disk_forgets(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
+    def full(descriptor: int, data: memoryview, _offset: int) -> None:
+        os.write(descriptor, data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrived, "write", full)
+    monkeypatch.setattr(arrived, "write_all", full)
     send(inbox)
     assert seen(inbox) == ALL
     assert not (inbox / ".enchufe").exists()

@@ -35,6 +35,8 @@ def test_all_of_them_come_in_order(count: int) -> None:
     names = gathered(count).all()
     assert len(names) == count
     assert list(names) == [b"file-%07d.jpg" % number for number in range(count)]
+    assert (b"file-0000000.jpg" in names) == (count > 0)
+    assert b"file-0000000" not in names
 
 
 def test_many_take_little_memory() -> None:

@@ -644,6 +644,46 @@ def test_who_interrupts_a_receiver_while_all_is_put_on_disk_has_its_sender_hear_
     assert os.listdir(inbox) == ["tree"]
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["all is well", "the disk fails"])
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_who_interrupts_a_receiver_that_waits_for_its_sender_leaves_nothing_half_done(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sends: bool, fails: bool
+) -> None:
+    """The link is cut while all is put on disk, and nobody comes again."""
+    commit = Delivery.commit
+    interrupted = threading.Event()
+    ended: list[bool] = []
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        relay.cut()
+        relay.to = "127.0.0.1:9"
+        assert interrupted.wait(PATIENCE)
+        threading.Event().wait(0.5)  # in which the receiver would end, if it did not wait
+        commit(delivery, remember=remember)
+        ended.append(True)
+        if fails:
+            raise enchufe.errors.StoreError("the disk is gone")
+
+    def told(event: events.Event) -> None:
+        if isinstance(event, (events.Failed, events.Retrying)):
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    def receive(*arguments: Any, **more: Any) -> End:
+        with pytest.raises(KeyboardInterrupt):
+            receive_files(*arguments, **more)
+        assert ended
+        return enchufe.EnchufeError("interrupted")
+
+    receive_files = enchufe.receive_files
+    monkeypatch.setattr(Delivery, "commit", slow)
+    monkeypatch.setattr(enchufe, "receive_files", receive)
+    with Relay() as relay:
+        _, receiver, _ = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=told, retry=1.0)
+    assert str(receiver) == "interrupted"
+    assert (tmp_path / "inbox" / "tree").exists()
+
+
 def test_what_is_sent_anew_after_an_unheard_receipt_and_is_cut_is_told_and_waited_for(
     tree: Path, tmp_path: Path
 ) -> None:

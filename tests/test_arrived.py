@@ -112,6 +112,30 @@ def test_it_is_known_by_the_name_that_was_free(inbox: Path) -> None:
     assert seen(inbox) == landed
 
 
+def test_it_is_known_by_the_name_that_was_free_before_its_suffix(inbox: Path) -> None:
+    (inbox / "photo.jpg").write_text("mine")
+    (inbox / "folder.d").mkdir()
+    for heard in (False, True):
+        begun = LocalStore(inbox).begin(ORIGIN)
+        made = Offer(begun)
+        made.folder("folder.d")
+        made.file("photo.jpg")
+        begun.commit(remember=True)
+        if heard:
+            begun.heard()
+        begun.suspend()
+        assert seen(inbox) == {"photo.jpg": "mine", "photo (1).jpg": "new", "folder.d": None, "folder.d (1)": None}
+
+
+def test_a_folder_whose_name_a_file_of_the_receiver_has_by_now_comes_beside_it(inbox: Path) -> None:
+    send(inbox)
+    shutil.rmtree(inbox / "tree/inner")
+    (inbox / "tree/inner").write_text("mine")
+    send(inbox, heard=True)
+    moved = {"tree/inner": "mine", "tree/inner (1)": None, "tree/inner (1)/deep": "deep"}
+    assert seen(inbox) == {path: what for path, what in ALL.items() if path != "tree/inner/deep"} | moved
+
+
 def test_what_has_changed_since_comes_beside_it(inbox: Path) -> None:
     """Neither what its sender has changed is lost, nor what its receiver has."""
     send(inbox)

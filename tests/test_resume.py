@@ -151,6 +151,29 @@ def test_abandoned_leaves_what_it_did_not_take(inbox: Path) -> None:
     assert sent + finish(inbox) == ALL
 
 
+def test_an_area_whose_journal_says_nothing_goes(inbox: Path) -> None:
+    begun = LocalStore(inbox).begin()
+    receive(begun, until=2 * BLOCK_SIZE)
+    begun.suspend()
+    (area,) = areas(inbox)
+    os.truncate(area / "journal", 0)
+    LocalStore(inbox).begin().abandon()
+    assert not areas(inbox)
+
+
+def test_abandoned_leaves_of_two_that_had_the_same_the_one_it_did_not_take(inbox: Path) -> None:
+    """Of a file that is in two areas only one is moved."""
+    first, second = LocalStore(inbox).begin(), LocalStore(inbox).begin()
+    sent = [receive(begun, until=until) for begun, until in ((first, BLOCK_SIZE), (second, 2 * BLOCK_SIZE))]
+    first.suspend()
+    second.suspend()
+    assert len(areas(inbox)) == 2
+    begun = LocalStore(inbox).begin()
+    receive(begun, until=0)
+    begun.abandon()
+    assert min(sent) + finish(inbox) == ALL
+
+
 # Killed, at any moment.
 
 KILLED = """

@@ -136,6 +136,33 @@ def test_a_folder_whose_name_a_file_of_the_receiver_has_by_now_comes_beside_it(i
     assert seen(inbox) == {path: what for path, what in ALL.items() if path != "tree/inner/deep"} | moved
 
 
+def test_a_root_is_known_though_something_in_a_folder_has_its_name(inbox: Path) -> None:
+    (inbox / "tree").mkdir(parents=True)
+    answers = []
+    for heard in (False, True):
+        begun = LocalStore(inbox, if_exists="overwrite").begin(ORIGIN)
+        made = Offer(begun)
+        made.file("file", b"root")
+        made.file("file", b"deep", made.folder("tree"))
+        begun.commit(remember=True)
+        if heard:
+            begun.heard()
+        begun.suspend()
+        answers.append(made.answers[0])
+    assert answers == [Answer.ALL, Answer.SKIP]
+    assert seen(inbox) == {"file": "root", "tree": None, "tree/file": "deep"}
+
+
+def test_where_nothing_new_got_a_name_of_its_own_nothing_is_noted(inbox: Path) -> None:
+    (inbox / "tree").mkdir(parents=True)
+    begun = LocalStore(inbox, if_exists="overwrite").begin(ORIGIN)
+    made = Offer(begun)
+    made.file("deep", b"deep", made.folder("tree"))
+    begun.commit(remember=True)
+    begun.suspend()
+    assert os.listdir(inbox) == ["tree"]
+
+
 def test_what_has_changed_since_comes_beside_it(inbox: Path) -> None:
     """Neither what its sender has changed is lost, nor what its receiver has."""
     send(inbox)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from enchufe.entry import Entry
+from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import StoreError
-from enchufe.store import Source
+from enchufe.store import LocalStore, Source
 from enchufe.store.attributes import LIMIT, get_attributes, set_attributes
+from tests.test_delivery import write, write_whole
 
 
 @pytest.fixture
@@ -182,3 +183,23 @@ def test_a_failing_disk_is_not_hidden(tree: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "setxattr", fail)
     with opened(tree / "file") as descriptor, pytest.raises(OSError, match="Input/output"):
         set_attributes(descriptor, [(b"user.a", b"1")])
+
+
+def test_what_arrived_without_some_is_told(tree: Path) -> None:
+    some, data = ((b"trusted.a", b"1"), (b"user.a", b"2")), b"four"
+    begun = LocalStore(tree / "inbox").begin()
+    try:
+        folder = Entry(0, NO_PARENT, b"folder", Kind.DIRECTORY, attributes=some)
+        whole = Entry(1, 0, b"whole", Kind.FILE, len(data), attributes=some)
+        pieces = Entry(2, 0, b"pieces", Kind.FILE, len(data), attributes=some)
+        assert [begun.admit(each) for each in (folder, whole, pieces)] == [Answer.ALL] * 3
+        write_whole(begun, whole, data)
+        write(begun, pieces, 0, data)
+        begun.complete(pieces, len(data))
+        begun.commit()
+    finally:
+        begun.suspend()
+    bare = [*[((b"folder", name), [b"trusted.a"]) for name in (b"whole", b"pieces")], ((b"folder",), [b"trusted.a"])]
+    assert sorted(begun.bare) == sorted(bare)
+    for name in ("folder", "folder/whole", "folder/pieces"):
+        assert os.getxattr(tree / "inbox" / name, b"user.a") == b"2"

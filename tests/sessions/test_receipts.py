@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -573,6 +574,25 @@ def test_whoever_comes_again_before_his_old_link_is_known_to_be_dead_does_not_wa
         new.settimeout(PATIENCE)
         new.connect(there)
         send_nothing(new, epoch=2)
+        assert receiver.result().files == 0
+
+
+def test_of_two_that_come_again_for_the_receipt_the_newer_does_not_wait_for_the_older(tmp_path: Path) -> None:
+    heard = Side()
+    receiver = Beside(
+        lambda: enchufe.receive_files(
+            tmp_path / "inbox", listen="127.0.0.1:0", plain=True, timeout=10 * PATIENCE, on_event=heard.tell
+        )
+    )
+    until(lambda: heard.of(events.Listening))
+    host, _, port = heard.of(events.Listening)[0].address.rpartition(":")
+    with ExitStack() as stack:
+        for epoch in (1, 2):  # their links are dead, and nobody knows yet
+            old = stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
+            old.sendall(nothing(epoch))
+            until(lambda: len(heard.of(events.Connected)) == epoch)  # noqa: B023 (at once)
+        new = stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
+        send_nothing(new, epoch=3)
         assert receiver.result().files == 0
 
 

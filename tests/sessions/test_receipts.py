@@ -739,3 +739,43 @@ def test_what_is_sent_anew_after_an_unheard_receipt_and_is_cut_is_told_and_waite
         receiver.result()
     assert os.listdir(inbox) == ["tree"]
     assert sorted(os.listdir(inbox / "tree")) == ["file", "more"]
+
+
+def test_what_is_sent_anew_after_an_unheard_receipt_is_waited_for_until_it_is_on_disk(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = Delivery.commit
+    inbox = tmp_path / "inbox"
+    heard = Side()
+    gone = threading.Event()
+
+    def told(event: events.Event) -> None:
+        heard.tell(event)
+        if isinstance(event, events.Listening):
+            relay.to = event.address
+        elif isinstance(event, events.Landed) and not heard.of(events.Failed):
+            relay.cut()
+
+    def slow(delivery: Delivery, *, remember: bool) -> None:
+        if heard.of(events.Failed):
+            relay.cut()
+            assert gone.wait(PATIENCE)
+        commit(delivery, remember=remember)
+
+    def send() -> None:
+        with pytest.raises(enchufe.errors.BrokenError):
+            enchufe.send_files([tree], to=relay.address, plain=True, retry=0)
+
+    monkeypatch.setattr(Delivery, "commit", slow)
+    with Relay() as relay:
+        receiver = Beside(
+            lambda: enchufe.receive_files(inbox, listen="127.0.0.1:0", plain=True, retry=5.0, on_event=told)
+        )
+        until(lambda: relay.to)
+        send()
+        until(lambda: heard.of(events.Failed))
+        (tree / "more").write_bytes(b"more")
+        send()
+        gone.set()
+        assert receiver.result().skipped == 1
+    assert sorted(os.listdir(inbox / "tree")) == ["file", "more"]

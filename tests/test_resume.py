@@ -255,6 +255,19 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert finish(inbox) == ALL - len(BIG)  # small files count once they make up a block
 
 
+def test_small_files_are_noted_when_they_make_up_a_block(inbox: Path) -> None:
+    """So what a death costs is a block, and not each of them."""
+    begun = LocalStore(inbox).begin()
+    data = bytes(BLOCK_SIZE // 8)
+    for number in range(20):
+        entry = Entry(number, NO_PARENT, b"%d" % number, Kind.FILE, len(data))
+        assert begun.admit(entry) is Answer.ALL
+        begun.write_whole(entry, data, digest(data))
+    (area,) = areas(inbox)
+    assert (area / "journal").stat().st_size == 16 * 64
+    begun.abandon()
+
+
 def test_killed_while_the_disk_is_waited_for(inbox: Path) -> None:
     """That takes minutes where there is much; no file has two names by then, which it could not be taken over with."""
     program = f"""

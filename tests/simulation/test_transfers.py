@@ -32,13 +32,11 @@ def test_transfers_go_as_the_model_says(tenth: int) -> None:
 
 
 def test_of_a_hundred_attempts_at_once_one_wins() -> None:
-    for seed in range(5):
-        transfer = transfers.Transfer(seed, rivals=100)
-        transfer.run()
-        assert sum(len(path) == 1 for path in transfer.store.nodes()) == sum(
-            len(path) == 1 for path in transfer.tree.nodes
-        )
-        assert not transfer.store.twice
+    transfer = transfers.Transfer(1, rivals=100)
+    transfer.run()
+    there = Counter(len(path) for path in transfer.store.nodes())
+    assert there == Counter(len(path) for path in transfer.tree.nodes)
+    assert not transfer.store.twice
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
@@ -49,7 +47,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
     for seed in range(100):
         assert told(seed) == told(seed)
-    assert told(1, 100) == told(1, 100)  # so many that the door drops some
+    assert told(1, 50) == told(1, 50)  # so many that the door drops some
 
 
 def test_whole_folders_are_found_to_be_the_same_and_not() -> None:

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import trio
 
 from enchufe import BlockingConnection, aio, framing
 from enchufe.buffer import ReceiveBuffer
@@ -248,3 +249,23 @@ def test_nor_does_a_task_that_a_signal_handler_interrupts() -> None:
 
     handled: Any = TimeoutError("handler")
     asyncio.run(receive())
+
+
+@pytest.mark.parametrize("blocking", [True, False], ids=["plain", "trio"])
+def test_nor_does_who_iterates_miss_a_message_without_a_word(blocking: bool) -> None:
+    got: list[bytes] = []
+
+    async def receive() -> None:
+        near, far = socket.socketpair()
+        transport = unix.transport(near, BlockingWaiter() if blocking else aio.host())
+        with far, closing(Connection(transport, PREFIXED, timeout=20)) as connection:
+            far.sendall(framed(*[b"%d" % number for number in range(5)]))
+            with pytest.raises(KeyboardInterrupt), interrupted_behind(list.pop):
+                async for message in connection:
+                    got.append(message)
+            with pytest.raises(ClosedError, match="interrupted"):
+                async for message in connection:
+                    got.append(message)
+
+    drive(receive()) if blocking else trio.run(receive)
+    assert got == [b"%d" % number for number in range(len(got))]

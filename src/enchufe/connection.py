@@ -431,13 +431,31 @@ class Connection:
 
     async def _messages(self) -> AsyncGenerator[bytes, None]:
         while self._ready or await self._refill():
-            yield self._ready.pop()
+            try:
+                message = self._ready.pop()
+            except BaseException:
+                self._lose()
+                raise
+            yield message
 
     async def __anext__(self) -> bytes:
         # As `receive`, but for one step less.
         if not (self._ready or await self._refill()):
             raise StopAsyncIteration
-        return self._ready.pop()
+        try:
+            return self._ready.pop()
+        except BaseException:
+            self._lose()
+            raise
+
+    def _lose(self) -> None:
+        """A signal handler raised something behind the call that took a message, which nobody has: tell the next one.
+
+        To take it as `receive` does would cost each message more.
+        """
+        self.transport.cut_off(LOST)
+        self._ready = self._later = _NONE  # of what comes behind the gap
+        self._buffer, self._behind = ReceiveBuffer(), False
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
+import ssl
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -269,3 +272,22 @@ def test_nor_does_who_iterates_miss_a_message_without_a_word(blocking: bool) -> 
 
     drive(receive()) if blocking else trio.run(receive)
     assert got == [b"%d" % number for number in range(len(got))]
+
+
+@pytest.mark.parametrize("kind", ["shm", "tls"])
+def test_a_transport_that_is_interrupted_as_it_is_made_goes_in_silence(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: ignored.append(told.exc_value))
+    context = ssl.create_default_context()
+    near, far = socket.socketpair()
+    with far, near, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # that it is not closed may be told
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(socket.socket.setblocking):
+            if kind == "shm":
+                SharedMemoryTransport(near, BlockingWaiter(), listening=True, local="", peer="")
+            else:
+                TlsTransport(near, BlockingWaiter(), context, server_side=False, local="", peer="")
+        gc.collect()
+    assert not ignored

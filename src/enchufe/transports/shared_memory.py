@@ -149,11 +149,10 @@ class SharedMemoryTransport(Transport):
         peer: str,
         capacity: int = CAPACITY,
     ) -> None:
-        super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
         if capacity & (capacity - 1) or not ring.LEAST <= capacity <= ring.MOST:
-            super().close()
+            sock.close()
             raise LocalProtocolError(f"a ring has a power of two of bytes, {ring.LEAST} to {ring.MOST}: {capacity}")
-        self._kernel_waits = False
+        # All this first: what is interrupted behind it is to be closed.
         self._listening = listening
         self._capacity = capacity
         self._rings: Rings | None = None
@@ -165,6 +164,8 @@ class SharedMemoryTransport(Transport):
         self._room = max(1, capacity // 4)  # and whoever sends: each wake-up is to be worth it
         self._vain = 0  # the last looks were: how many sleeps without a look follow, and how many are left of them
         self._vainly = 0
+        super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
+        self._kernel_waits = False
 
     def prepare(self) -> None:
         """As `Transport.prepare`: make the memory and send it, which never waits."""
@@ -521,7 +522,7 @@ class SharedMemoryTransport(Transport):
                 bell.close()
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._process is not Process.this and (bell := getattr(self, "_room_bell", None)) is not None:
+        if (bell := getattr(self, "_room_bell", None)) is not None and self._process is not Process.this:
             bell.close()
         super().__del__(_warn)
 

@@ -167,7 +167,7 @@ class TlsTransport(Transport):
         except LocalProtocolError:
             sock.close()
             raise
-        super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
+        # All this first: what is interrupted behind it is to be closed.
         # Around the way into the kernel: what is encrypted first must go first. Taken before the machine's lock;
         # re-entrant as that is.
         self._sending = threading.RLock()
@@ -179,6 +179,7 @@ class TlsTransport(Transport):
         self._owed = 0
         self._credit = 0
         self._midway = False
+        super().__init__(sock, waiter, name=NAME, local=local, peer=peer)
 
     @property
     def heard(self) -> int:

@@ -23,8 +23,9 @@ import trio
 from enchufe import BlockingConnection, aio, framing
 from enchufe.buffer import ReceiveBuffer
 from enchufe.connection import Connection
-from enchufe.errors import BrokenError, ClosedError
+from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.file import BlockingFile
+from enchufe.heartbeat import Heartbeat, connection_over
 from enchufe.transports import Transport, advance, unix
 from enchufe.transports.ring import Rings
 from enchufe.transports.shared_memory import SharedMemoryTransport
@@ -272,6 +273,42 @@ def test_nor_does_who_iterates_miss_a_message_without_a_word(blocking: bool) -> 
 
     drive(receive()) if blocking else trio.run(receive)
     assert got == [b"%d" % number for number in range(len(got))]
+
+
+@pytest.mark.parametrize("heartbeat", [None, Heartbeat(b"beat", 20, 60)])
+def test_no_answer_is_taken_for_that_to_the_next_question(heartbeat: Heartbeat | None) -> None:
+    near, far = socket.socketpair()
+    transport = unix.transport(near, BlockingWaiter())
+    with far, closing(BlockingConnection(connection_over(transport, PREFIXED, heartbeat=heartbeat))) as connection:
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(Connection.receive, before=True):
+            connection.ask(b"1")
+        far.sendall(framed(b"beat", b"to 1") if heartbeat else framed(b"to 1"))
+        with pytest.raises(LocalProtocolError, match="asked before"):
+            connection.ask(b"2")
+        assert connection.receive() == b"to 1"
+        if heartbeat is None:
+            far.sendall(framed(b"to 2"))
+            assert connection.ask(b"2") == b"to 2"
+        else:
+            with pytest.raises(LocalProtocolError, match="asked before"):
+                connection.ask(b"2")
+        assert far.recv(100) == framed(b"1", *([] if heartbeat else [b"2"]))
+
+
+def test_what_was_not_sent_has_no_answer_to_wait_for() -> None:
+    near, far = socket.socketpair()
+    transport = unix.transport(near, BlockingWaiter())
+    with far, closing(BlockingConnection(Connection(transport, PREFIXED, timeout=0.01))) as client:
+        with contextlib.suppress(BlockingIOError):
+            while near.send(bytes(4096), socket.MSG_DONTWAIT):
+                pass
+        with pytest.raises(DeadlineExceeded):
+            client.ask(b"1")
+        with pytest.raises(DeadlineExceeded):  # and not that the answer has not been received
+            client.ask(b"2")
+        client.close()
+        with pytest.raises(ClosedError):
+            client.ask(b"3")
 
 
 @pytest.mark.parametrize("kind", ["shm", "tls"])

@@ -91,6 +91,7 @@ class Connection:
     _beats: ClassVar = False  # whether there is more to `_patience` than the timeout
 
     __slots__ = (
+        "_answered",
         "_aside",
         "_asked",
         "_at_end",
@@ -143,6 +144,7 @@ class Connection:
         self.received = 0
         self._unhurried = not self._beats
         self._sent = 0
+        self._answered = 0  # so many messages are handed out once all that was asked is answered
         self._buffer = ReceiveBuffer()
         self._at_end = False
         self._asked = _LEAST
@@ -318,12 +320,31 @@ class Connection:
     async def ask(self, message: Buffer) -> bytes:
         """Send one message and receive one answer.
 
+        Where that was interrupted, cancelled, or too late, the answer may still come. It is not taken for the next
+        one's: `receive` gives it, and until then nothing more is asked; with a heartbeat, not at all.
+
         Raises:
+            LocalProtocolError: the answer to an earlier one is still to be received; nothing was sent.
             BrokenError: the other side ended instead of answering. ClosedError: this end is stopping. And whatever
                 `send` and `receive` raise.
         """
-        await self.send(message)
-        answer = await self.receive()
+        handed_out = self.received - len(self._ready) - len(self._later)
+        if handed_out < self._answered and not (self._at_end or self._closing or self.transport.sends_no_more):
+            raise LocalProtocolError(
+                "the answer to what was asked before has not been received",
+                hint="Receive it when it comes, or go on with a new connection.",
+            )
+        self._answered = handed_out + 1  # first: nobody knows where an interruption comes
+        gone = self.transport.bytes_sent
+        try:
+            await self.send(message)
+            answer = await self.receive()
+        except BaseException:
+            if self.transport.bytes_sent == gone and not self.unsent:  # it has not gone
+                self._answered = handed_out
+            elif self._beats:  # which are counted as messages, and are no answers
+                self._answered = sys.maxsize
+            raise
         if answer is None and self.transport.stopped:
             raise ClosedError("this end is stopping, and waits for no answer")
         if answer is None:

@@ -180,6 +180,11 @@ class Transport:
         return self._stopped
 
     @property
+    def sends_no_more(self) -> bool:
+        """Whether every send fails: this end was closed, or an earlier send was cut."""
+        return self._closed or self._broken is not None
+
+    @property
     def heard(self) -> int:
         """What grows with each byte that comes, whether or not anything can be made of it yet: a sign of life."""
         return self.bytes_received

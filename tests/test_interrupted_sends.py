@@ -25,6 +25,7 @@ from enchufe.buffer import ReceiveBuffer
 from enchufe.connection import Connection
 from enchufe.errors import BrokenError, ClosedError, DeadlineExceeded, LocalProtocolError
 from enchufe.file import BlockingFile
+from enchufe.framing.sized import SizedDecoder
 from enchufe.heartbeat import Heartbeat, connection_over
 from enchufe.transports import Transport, advance, unix
 from enchufe.transports.ring import Rings
@@ -185,6 +186,26 @@ def test_who_goes_on_behind_an_interrupted_receive_has_all_or_is_told(
     except ClosedError as error:
         assert "interrupted" in str(error)
     assert got == messages[: len(got)]
+
+
+def test_nor_does_who_is_interrupted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+    transport = unix.transport(near, BlockingWaiter())
+    whole = framed(b"first", bytes(5000), b"behind the gap")
+    with far, closing(BlockingConnection(Connection(transport, PREFIXED, timeout=20))) as connection:
+        far.sendall(whole[:12])
+        assert connection.receive() == b"first"
+        far.sendall(whole[12:])
+
+        def again(_: object) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Transport, "_wake_all", again)  # where what was lost is being noted
+        with pytest.raises(KeyboardInterrupt), interrupted_behind(SizedDecoder._take):
+            connection.receive()
+        with pytest.raises(ClosedError, match="interrupted"):
+            connection.receive()
 
 
 @pytest.mark.parametrize("read", [BlockingFile.readline, lambda file: file.read(10), lambda file: readinto(file, 10)])

@@ -452,7 +452,7 @@ class Connection:
 
     async def _messages(self) -> AsyncGenerator[bytes, None]:
         while self._ready or await self._refill():
-            try:
+            try:  # to take it as `receive` does would cost each of them more than to tell that it is lost
                 message = self._ready.pop()
             except BaseException:
                 self._lose()
@@ -470,13 +470,11 @@ class Connection:
             raise
 
     def _lose(self) -> None:
-        """A signal handler raised something behind the call that took a message, which nobody has: tell the next one.
-
-        To take it as `receive` does would cost each message more.
-        """
+        """What a signal handler raised has lost something: receive nothing of what comes behind the gap, and say so."""
+        self._ready = self._later = _NONE
+        self._behind = False  # first, by no call: another signal may come behind one
         self.transport.cut_off(LOST)
-        self._ready = self._later = _NONE  # of what comes behind the gap
-        self._buffer, self._behind = ReceiveBuffer(), False
+        self._buffer = ReceiveBuffer()
 
     async def __aenter__(self) -> Self:
         return self
@@ -548,8 +546,7 @@ class Connection:
             raise
         except BaseException:  # a signal handler's, or it is cancelled
             if transport.has_taken(noted):
-                transport.cut_off(LOST)
-                self._buffer, self._behind = ReceiveBuffer(), False  # of what comes behind the gap
+                self._lose()
             raise
 
     # These two stand apart since a thousand idle connections wait above, each with its locals.

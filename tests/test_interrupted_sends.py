@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dis
 import gc
 import signal
 import socket
@@ -294,6 +295,16 @@ def test_nor_does_who_iterates_miss_a_message_without_a_word(blocking: bool) -> 
 
     drive(receive()) if blocking else trio.run(receive)
     assert got == [b"%d" % number for number in range(len(got))]
+
+
+def test_nor_does_who_iterates_blocking_for_no_signal_is_handled_while_the_message_is_in_hand() -> None:
+    """Python handles one at a jump back, and no profiler can raise there: so what it jumps to must ask anew."""
+    steps = list(dis.get_instructions(BlockingConnection.__iter__))
+    back = [step for step in steps if "BACKWARD" in step.opname and step.argval < step.offset]
+    assert back
+    for jump in back:
+        after = [step.opname for step in steps if step.offset >= jump.argval]
+        assert any("CALL" in name for name in after[: after.index("YIELD_VALUE")]), jump
 
 
 @pytest.mark.parametrize("heartbeat", [None, Heartbeat(b"beat", 20, 60)])

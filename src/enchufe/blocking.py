@@ -93,7 +93,11 @@ class BlockingConnection:
     def __iter__(self) -> Iterator[bytes]:
         # A step of a generator costs less than `__next__` for each message.
         in_hand = self._connection.in_hand
-        while (message := in_hand()) is not None or (message := self.receive()) is not None:
+        while True:
+            # No jump back from here to the yield: a signal is handled at one, and could lose the message.
+            message = in_hand()
+            if message is None and (message := self.receive()) is None:
+                return
             yield message
 
     def __next__(self) -> bytes:

@@ -493,8 +493,10 @@ def test_one_that_is_at_nothing_is_not_waited_for(tree: Path, monkeypatch: pytes
 def test_an_interruption_ends_the_wait_for_its_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hands, "ending", 60.0)
     source = Source([tree])
-    read(source, files_of(source))
+    entries = files_of(source)
+    read(source, entries)
     stop(source.hands)
+    assert source.read_together(entries[:1], lambda _: None)  # who is at nothing may be gone before we look
 
     def interrupted(_seconds: float) -> None:
         raise KeyboardInterrupt

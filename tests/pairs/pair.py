@@ -267,8 +267,8 @@ class Pair:
     def ends(self) -> None:
         """End what is whole."""
         while self.sender.whole:
-            going = self.sender.whole.popleft()
-            if going.whole:  # no stream was lost meanwhile with some of it
+            going = self.sender.next_whole()
+            if going is not None:
                 self.say(self.sender.file_end(going))
         while (end := self.sender.link_end()) is not None:
             self.say(end)

@@ -502,8 +502,8 @@ class SendingSession(Session[Sender]):
             entry = machine.whole[0].entry
             unchanged = self._files.unchanged(entry)
             with self.lock:
-                going = machine.whole.popleft()
-                if not going.whole:  # a stream was lost, and with it some of this: it comes back once that is said
+                going = machine.next_whole()
+                if going is None:
                     continue
                 if not unchanged:
                     self._unsendable.append((entry, Reason.CHANGED))

@@ -24,6 +24,7 @@ class Going:
         left_out: that it is left out was said.
         own_known: whether all digests of the receiver's own version are known, if it has one.
         queued: whether there may be something to take.
+        noted: whether its end is known to be due.
         had: whether the receiver said that it has some of it, and may find that damaged.
         index: of the receiver's own version, where it tells more of it, and that is good for something.
         pieces: how many of that were told.
@@ -42,6 +43,7 @@ class Going:
         "had",
         "index",
         "left_out",
+        "noted",
         "own_known",
         "pieces",
         "queued",
@@ -57,6 +59,7 @@ class Going:
         self.ended = False
         self.left_out = False
         self.queued = False
+        self.noted = False
         self.index: Pieces | None = None
         self.pieces = 0
         self.size: int | None = None if entry.size == UNKNOWN_SIZE else entry.size

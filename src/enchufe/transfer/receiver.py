@@ -90,6 +90,7 @@ class Arriving:
         pieces: of that version, that were told.
         in_batch: whether it comes whole among others, and without an end of its own.
         left_out: its sender left it out.
+        whole: whether it is among those that are to be completed.
     """
 
     __slots__ = (
@@ -104,6 +105,7 @@ class Arriving:
         "pieces",
         "short",
         "stored",
+        "whole",
     )
 
     def __init__(self, entry: Entry, answer: Answer) -> None:
@@ -118,6 +120,7 @@ class Arriving:
         self.busy = 0
         self.left_out = False
         self.short = False
+        self.whole = False
 
     def size_of(self, block: int) -> int:
         """Bytes in a block; only where the size is known."""
@@ -627,7 +630,7 @@ class Receiver(Machine):
 
     def _look(self, arriving: Arriving) -> None:
         end = arriving.end
-        if end is None or arriving.busy or arriving in self.whole:
+        if end is None or arriving.busy or arriving.whole:
             return
         if arriving.answer is Answer.LINK:
             linked = arriving.entry.linked
@@ -645,6 +648,7 @@ class Receiver(Machine):
             return
         elif arriving.digests.root() != end.root:
             raise TreeMismatch(f"entry {end.id} is not what was sent: its digests differ")
+        arriving.whole = True
         self.whole.append(arriving)
 
 

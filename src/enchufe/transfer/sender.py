@@ -268,7 +268,8 @@ class Sender(Machine):
         return state
 
     def _look(self, going: Going) -> None:
-        if going.whole and not going.ended and going not in self.whole:
+        if not (going.noted or going.ended) and going.whole:
+            going.noted = True
             self.whole.append(going)
 
     def _queue(self, going: Going) -> None:
@@ -298,6 +299,15 @@ class Sender(Machine):
     def receipt(self) -> Receipt:
         """The one that is to come, once `finish` was said."""
         return Receipt(self.files, self._arrived_bytes, self._tree.digest())
+
+    def next_whole(self) -> Going | None:
+        """Take the first of `whole`; None where a stream was lost meanwhile, and with it some of this file.
+
+        Then it is there again as soon as that is said.
+        """
+        going = self.whole.popleft()
+        going.noted = False
+        return going if going.whole else None
 
     def file_end(self, going: Going) -> FileEnd:
         """The message that ends a file in `whole`."""
@@ -490,7 +500,8 @@ class Sender(Machine):
             raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, of which nobody knows the size")
         else:
             going = self._going[entry.id] = Going(entry, answer)
-            self._queue(going)
+            if going.ready:  # the others say first what is here of them: by the ten thousand they would be in the way
+                self._queue(going)
             if answer is _ALL and entry.size != UNKNOWN_SIZE:
                 self.missing_bytes += entry.size
 
@@ -521,6 +532,8 @@ class Sender(Machine):
         self._look(going)
         if going.exhausted:
             self._unqueue(going)
+        elif going.ready and not going.left_out:
+            self._queue(going)
 
     def _index(self, index: Index) -> None:
         going = self._going.get(index.id)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from enchufe.store import durable, hands
 
+PATIENCE = 10.0  # seconds
+
 
 def at_once(set_to: Callable[[object, str, object], None] = setattr) -> None:
     """Have small files read and written by hands in this process, by `setattr` or a fixture that takes it back."""
@@ -14,7 +16,7 @@ def at_once(set_to: Callable[[object, str, object], None] = setattr) -> None:
 
     def begun(count: int) -> hands.Hands | None:
         them = begin(count)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while them is not None and not them.ready and not them.lost and time.monotonic() < until:
             time.sleep(0.001)
         return them

@@ -473,7 +473,10 @@ def test_system_calls_that_are_refused(inbox: Path, monkeypatch: pytest.MonkeyPa
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr(linux, "_renameat2", refuse)
+    def refuse_to_rename(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(linux, "_rename", refuse_to_rename)
     monkeypatch.setattr(linux, "_syncfs", refuse)
     assert not linux.has_syncfs()
     (inbox / "file").write_text("old")

@@ -259,7 +259,8 @@ def test_files_into_a_folder_that_is_there(tmp_path: Path) -> None:
             answers.folder(folder)
         answers.folder("inner", 0)
         assert {again.admit(entry) for entry, _ in files} == {Answer.REST}
-        again.abandon()
+        assert not any(again.recheck(entry, lambda: False) for entry, _ in files)
+        again.abandon()  # with what it has taken over
     assert os.listdir(tmp_path / "top") == ["kept"]
 
 

@@ -82,17 +82,15 @@ def receive(
             else:
                 begun.write(entry, number * BLOCK_SIZE, piece, digest(piece))
             sent += max(len(piece), 1)
-        if answer is Answer.REST or len(pieces) > 1:
+        if answer is not Answer.REST and len(pieces) > 1:
             begun.complete(entry, entry.size)
     for entry, answer in wanted:
         if answer is Answer.REST:
             pieces = blocks(files[entry.name])
             for number in begun.recheck(entry, lambda: False):
-                if len(pieces) == 1:
-                    begun.write_whole(entry, pieces[0], digest(pieces[0]))
-                else:
-                    begun.write(entry, number * BLOCK_SIZE, pieces[number], digest(pieces[number]))
+                begun.write(entry, number * BLOCK_SIZE, pieces[number], digest(pieces[number]))
                 sent += max(len(pieces[number]), 1)
+            begun.complete(entry, entry.size)
     return sent
 
 
@@ -536,8 +534,9 @@ def test_nothing_is_committed_unread(inbox: Path) -> None:
     begun.admit(TREE)
     for entry in entries():
         assert begun.admit(entry) is Answer.REST
-        begun.complete(entry, entry.size)
-    with pytest.raises(LocalProtocolError, match="4 files from before were not read again"):
+        with pytest.raises(LocalProtocolError, match="was here before, and not read again"):
+            begun.complete(entry, entry.size)
+    with pytest.raises(LocalProtocolError, match="4 files are not complete"):
         begun.commit()
     begun.suspend()
     assert finish(inbox) == 0
@@ -745,8 +744,8 @@ def merge(inbox: Path, names: Sequence[bytes]) -> tuple[Delivery, list[Answer]]:
         if answers[-1] is Answer.ALL:
             begun.write_whole(entry, b"small", digest(b"small"))
         elif answers[-1] is Answer.REST:
-            begun.complete(entry, 5)
             assert begun.recheck(entry, lambda: False) == []
+            begun.complete(entry, 5)
     return begun, answers
 
 

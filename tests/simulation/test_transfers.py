@@ -66,14 +66,15 @@ def test_small_files_are_read_and_written_by_hands(monkeypatch: pytest.MonkeyPat
     ask = ModelHands.ask
 
     def counted(hands: ModelHands, job: Callable[[], Any], answered: Answered) -> None:
-        asked[job.__qualname__.split(".")[0]] += 1
+        asked[job.__qualname__.rsplit(".<locals>")[0]] += 1
         ask(hands, job, answered)
 
     monkeypatch.setattr(ModelHands, "ask", counted)
     for seed in range(100):
         transfers.run(seed)
-    assert asked["Source"] > 50
-    assert asked["Delivery"] > 50
+    assert asked["Source.read_together"] > 50
+    assert asked["Delivery.write_together"] > 50
+    assert asked["Delivery.recheck_together"] > 2
 
 
 def test_a_sender_that_drops_a_block_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

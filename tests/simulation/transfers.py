@@ -10,12 +10,12 @@ from functools import cached_property
 
 from enchufe import events
 from enchufe.buffer import Buffer
-from enchufe.entry import Entry, Kind
+from enchufe.entry import BLOCK_SIZE, Entry, Kind
 from enchufe.errors import BrokenError, BusyError, DeadlineExceeded, Refused, StoreError
 from enchufe.meeting import Plain, dialing, listening
 from enchufe.session import Greeted, Options, ReceivingSession, SendingSession
 from enchufe.store.grafts import free_names
-from enchufe.store.interface import Contents
+from enchufe.store.interface import Contents, Rechecked
 from enchufe.store.memory import MemoryFile, MemorySource, MemoryStore, Node, Path
 from enchufe.store.reading import Content, read_each
 from enchufe.testing import Fault, SimNetwork
@@ -136,6 +136,23 @@ class Delivery(ModelDelivery):
 
         hands.ask(job, answered)
         return True
+
+    def recheck_together(self, entries: Sequence[Entry], done: Rechecked) -> Sequence[Entry]:
+        hands, files = self.hands, [entry for entry in entries if entry.size < BLOCK_SIZE]
+        if hands is None or not files:
+            return entries
+
+        def job() -> list[Entry]:
+            before = self.damaged  # whoever reads what is wrong again counts it
+            wrong = [entry for entry in files if ModelDelivery.recheck(self, entry, lambda: False)]
+            self.damaged = before
+            return wrong
+
+        def answered(wrong: list[Entry]) -> None:
+            done([entry for entry in files if entry not in wrong], wrong)
+
+        hands.ask(job, answered)
+        return [entry for entry in entries if entry not in files]
 
     def commit(self, *, remember: bool = False) -> None:
         self._end_hands()

@@ -430,9 +430,14 @@ class Session(ABC, Generic[M]):
         """What the peer has said on stream 0."""
         with self.lock:
             message = self.machine.next_event()
-            if message is not None:
+            if message is not None and self.has_use_for_streams:
                 self.changed.notify_all()
             return message
+
+    @property
+    def has_use_for_streams(self) -> bool:
+        """Whether other streams may have something to do, now that the peer has said something."""
+        return True
 
     def say_posted(self) -> None:
         """Say what other threads want said, or raise what went wrong there."""

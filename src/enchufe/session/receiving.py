@@ -388,25 +388,39 @@ class ReceivingSession(Session[Receiver]):
         while self.delivery.restarted:
             path = self.delivery.restarted.pop()
             self.tell_file(path, 0, "started over", reason="it is another than when it was cut")
+        rest: list[Entry] = []
         for entry, answer in answers:
             if answer.refusal:
                 self.tell_file(self.delivery.path(entry), entry.size, "refused", reason=answer.refusal)
             elif answer is Answer.SKIP and entry.kind is Kind.FILE and self.options.each_file:
                 self.tell_file(self.delivery.path(entry), entry.size, "skipped")
             elif answer is Answer.REST:
-                self._tell_rest(entry)
+                rest.append(entry)
             elif answer is Answer.DELTA:
-                self._reader("own").put(lambda entry=entry: self._tell_own(entry))  # type: ignore[misc]
+                self._reader("own").put(partial(self._tell_own, entry))
+        if rest:
+            self._tell_rest(rest)
 
-    def _tell_rest(self, entry: Entry) -> None:
-        """Say what is here of a file; and have that read again."""
-        for have in haves(entry.id, self.delivery.kept(entry)):
-            self.say(have)
+    def _tell_rest(self, entries: Sequence[Entry]) -> None:
+        """Say what is here of files; and have that read again."""
+        held: dict[int, Arriving] = {}
         with self.lock:
-            arriving = self.machine.arriving(entry.id)
-            assert arriving is not None
-            self.machine.hold(arriving)
-        self._reader("recheck").put(lambda: self._recheck(arriving))
+            for entry in entries:
+                for have in haves(entry.id, self.delivery.kept(entry)):
+                    self.say(have)
+                arriving = self.machine.arriving(entry.id)
+                assert arriving is not None
+                self.machine.hold(arriving)
+                held[entry.id] = arriving
+
+        def done(good: Sequence[Entry], others: Sequence[Entry]) -> None:
+            with self.lock:
+                for entry in good:
+                    self.machine.release(held[entry.id])
+            for entry in others:
+                self._reader("recheck").put(partial(self._recheck, held[entry.id]))
+
+        done((), entries if self._together is None else self._together.recheck_together(entries, done))
 
     def _recheck(self, arriving: Arriving) -> None:
         bad = self.delivery.recheck(arriving.entry, lambda: self.over)

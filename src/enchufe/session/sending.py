@@ -178,6 +178,11 @@ class SendingSession(Session[Sender]):
                     raise
             return message
 
+    @property
+    def has_use_for_streams(self) -> bool:
+        """Only for work: to wake them for each of ten thousand files of which all is there costs more than the files."""
+        return self.machine.has_work
+
     def _heed(self, message: Message) -> None:
         if isinstance(message, Want):
             while self.machine.refused:

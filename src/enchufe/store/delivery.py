@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from blake3 import blake3
@@ -23,9 +25,9 @@ from enchufe.store.hand import NEW, set_time, write_small
 from enchufe.store.handed import Handed
 from enchufe.store.hands import Hands, Hiring
 from enchufe.store.hardlinks import HardLinks
-from enchufe.store.interface import Own
+from enchufe.store.interface import Own, Rechecked
 from enchufe.store.journal import Journal, Runs
-from enchufe.store.leftovers import Leftovers
+from enchufe.store.leftovers import Found, Leftovers
 from enchufe.store.metadata import dress_file, granted_mode
 from enchufe.store.names import NameRules
 from enchufe.store.part_files import PartFiles
@@ -33,6 +35,7 @@ from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
 from enchufe.store.staging import Staging
+from enchufe.store.taken import Taken
 from enchufe.store.wanted import Wanted, needed
 from enchufe.store.writing import AGAIN, open_own, write_all
 
@@ -109,6 +112,7 @@ class Delivery:
             self._wanted,
             self._written,
             self._journal,
+            self._leftovers,
             self.bare,
             disk=linux.has_disk(area),
         )
@@ -117,6 +121,9 @@ class Delivery:
         self._commit: Commit | None = None
         self._over = False
         self._hiring = Hiring()
+        if self._leftovers.files:
+            self._hiring.expect(self._leftovers.files, able=self._written.syncfs)
+        self._to_take: deque[tuple[Sequence[tuple[Entry, Found]], Rechecked]] = deque()
 
     def path(self, entry: Entry) -> tuple[bytes, ...]:
         """The entry's names from its root on, as offered; for people only, and only while its folders are known."""
@@ -162,7 +169,7 @@ class Delivery:
                 self._plan.refuse(entry)
             return verdict
         if self._leftovers and entry.size != UNKNOWN_SIZE:
-            if self._parts.take_over(entry, self._leftovers):
+            if self._parts.take_over(entry):
                 self._space.want(self._parts.needed(entry))
                 return Answer.REST
             file = self._plan.identity(entry)
@@ -395,6 +402,7 @@ class Delivery:
 
         Raises:
             StoreError: it has another size on disk, or the disk said no.
+            LocalProtocolError: it was dropped, or some of it is from before and was not read again.
         """
         self._check_open()
         try:
@@ -417,6 +425,55 @@ class Delivery:
             return self._parts.recheck(entry, stopped)
         except OSError as error:
             raise self._error(error, "write", entry) from error
+
+    def recheck_together(self, entries: Sequence[Entry], done: Rechecked) -> Sequence[Entry]:
+        """Have small files that `kept` told of read again by other processes, which move them here then.
+
+        `done` is called by whoever collects from `hands`, as `write_together` says.
+
+        Returns:
+            Those for which nothing was begun.
+        """
+        if self._over:
+            return entries
+        them = self._hiring.coming(len(entries), able=self._written.syncfs)
+        if them is None or them.lost or not self._written.expect_many():  # they sync nothing
+            return entries
+        them.on_begun = partial(self._take_some, them)
+        with self._lock:
+            found = [(entry, self._parts.found(entry)) for entry in entries]
+        taken = [(entry, where) for entry, where in found if where is not None]
+        if taken:
+            self._to_take.append((taken, done))
+            self._take_some(them)
+        return [entry for entry, where in found if where is None]
+
+    def _take_some(self, them: Hands) -> None:
+        """Have as much of it taken as one of them has time for; give back all where none has begun, or will again."""
+        while self._to_take and (them.lost or them.spare):
+            files, done = self._to_take.popleft()
+            if them.lost:
+                done((), [entry for entry, _ in files])
+                continue
+            taken = Taken(self._plan, files[0][1])
+            with self._lock:
+                count = taken.add_some(files)
+                if count < len(files):
+                    self._to_take.appendleft((files[count:], done))
+                begun = taken.begin(them, self._folders, self._journal, partial(self._took, them, taken, done))
+            if not begun:
+                done((), taken.entries)
+
+    def _took(self, them: Hands, taken: Taken, done: Rechecked, answer: Sequence[int] | None) -> None:
+        if answer is None:
+            self._failed = True
+            raise them.gone()
+        failed = set(answer)
+        good = [entry for place, entry in enumerate(taken.entries) if place not in failed]
+        with self._lock:
+            self._parts.took(good)
+        self._take_some(them)
+        done(good, [taken.entries[place] for place in answer])
 
     def drop(self, entry: Entry) -> None:
         """Forget a file that its sender left out, with what was received of it.
@@ -445,7 +502,7 @@ class Delivery:
         Raises:
             StoreError: the disk said no, or something else changed the destination meanwhile.
             ClosedError: something failed before; what is missing then must not pass for delivered.
-            LocalProtocolError: a file was begun and neither completed nor dropped, or one from before not read again.
+            LocalProtocolError: a file was begun and neither completed nor dropped.
         """
         self._hiring.close()
         with self._ending:
@@ -454,8 +511,6 @@ class Delivery:
                 raise ClosedError("this delivery has failed", hint="Abandon it and receive everything again.")
             if unfinished := self._parts.unfinished:
                 raise LocalProtocolError(f"{unfinished} files are not complete")
-            if unchecked := self._parts.unchecked:
-                raise LocalProtocolError(f"{unchecked} files from before were not read again")
             self._failed = True  # unless it succeeds: what an fsync could not write the next one would say is well
             with contextlib.suppress(OSError):  # the disk is full, and all that is to come may fit
                 self._journal.flush()  # whoever is killed from here on keeps what had arrived

@@ -67,6 +67,14 @@ class Written:
             self._directories += 1
             self._recount()
 
+    def expect_many(self) -> bool:
+        """There will be too many to sync each, and nobody keeps them: whether `sync()` takes care of all at once."""
+        with self._lock:
+            if self._few and self.syncfs:
+                self._few = False
+                self.close()
+        return self.all_at_once
+
     def _recount(self) -> None:
         if self._few and len(self._kept) + self._directories > ONE_BY_ONE:
             self._few = False

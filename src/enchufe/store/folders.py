@@ -116,6 +116,10 @@ class Folders:
         self._latest = (id_, descriptor)
         return descriptor
 
+    def dup(self, id_: int) -> int:
+        """A descriptor of the directory, the caller's to close; raises as `descriptor()` does."""
+        return os.dup(self.descriptor(id_))
+
     def path(self, id_: int) -> tuple[bytes, ...]:
         """The directory's names as they were offered, from its root on."""
         names = []

@@ -22,7 +22,7 @@ from blake3 import blake3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Final
 
     Write = tuple[int, bytes, int, int, int, int, bytes, bytes]
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     identity, empty where that comes from its folder's packed path and its name."""
     Read = tuple[int, bytes, int, int, int]
     """A file to be read: which folder, name, size, mtime_ns; where its content goes."""
+    Take = tuple[int, bytes, int, int, int, bytes, bytes]
+    """A file to be taken over: which folder, name, mode, mtime_ns; bytes in it, their digest; its identity as above."""
 
 FOLDERS: Final = 32  # that one request may come with, so that few descriptors are open and few on their way at once
 
@@ -49,6 +51,7 @@ _DESCRIPTOR: Final = struct.Struct("=i")  # as one crosses a socket: SCM_RIGHTS
 _VERSION: Final = struct.Struct(">Qq")
 _DAMAGED: Final = 0  # in place of an errno: the content is of another digest
 _CHANGED: Final = 0  # the file is not what was offered
+_RENAME_NOREPLACE: Final = 1
 
 
 def told_time(mtime_ns: int) -> int:
@@ -124,16 +127,37 @@ def record(file: bytes, block: int, size: int, digest: bytes) -> bytes:
     return body + CRC.pack(crc32(body))
 
 
+def renaming() -> Callable[[int, bytes, int, bytes], None] | None:
+    """What renames in one step and never replaces what has the name (renameat2); None where this system has no such."""
+    import ctypes  # noqa: PLC0415 (it costs as much as all else that a hand begins with, and few take over anything)
+
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # another system, an older libc
+        return None
+    renameat2.argtypes = ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+    renameat2.restype = ctypes.c_int
+
+    def rename(source_dir: int, source: bytes, target_dir: int, target: bytes) -> None:
+        if renameat2(source_dir, source, target_dir, target, _RENAME_NOREPLACE) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    return rename
+
+
 def main() -> None:
     """Do what is asked for over standard input, a socket, until nobody is left at its other end.
 
     The first that comes is a descriptor of the memory that contents are in, its size, and where in it is the byte that
     becomes another with every file, so that whoever waits sees that it goes on. From then on each request, which comes
     in memory of its own since a socket might have no room for it, is
-    ("write", files, packed paths of the folders, where in the journal to) or ("read", files), with descriptors of the
-    folders, and of the journal after them. To the first the answer is nothing, or the place of the first file that went
-    wrong and an errno, after which no more were made; to the second the digests of all, in a row, and the places of
-    those that were not read, each with an errno. 0 stands for content that is not what was told of it.
+    ("write", files, packed paths of the folders, where in the journal to), ("take", the same) or ("read", files), with
+    descriptors of the folders, for a "take" of those in which the files are after them, and of the journal in the end.
+    To the first the answer is nothing, or the place of the first file that went wrong and an errno, after which no more
+    were made; to the second the places of those that were not taken over, for whatever reason, and stay where they
+    are; to the third the digests of all, in a row, and the places of those that were not read, each with an errno. 0
+    stands for content that is not what was told of it.
 
     Whoever asks may be gone, and another one take up what he left: then nothing more is begun.
     """
@@ -148,7 +172,14 @@ def main() -> None:
             if os.getppid() != owner:
                 return
             try:
-                _send(channel, (_read if what == "read" else _write)(shared, pulse, descriptors, *asked))
+                match what:
+                    case "read":
+                        answer: Any = _read(shared, pulse, descriptors, *asked)
+                    case "take":
+                        answer = _take(pulse, descriptors, *asked)
+                    case _:
+                        answer = _write(shared, pulse, descriptors, *asked)
+                _send(channel, answer)
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -185,6 +216,67 @@ def _write(
     except OSError as error:
         return 0, error.errno or errno.EIO
     return wrong
+
+
+def _take(
+    pulse: memoryview, folders: Sequence[int], files: Sequence[Take], paths: Sequence[bytes], where: int
+) -> list[int]:
+    rename = renaming()
+    if rename is None:
+        return list(range(len(files)))
+    records = []
+    good = []
+    for place, (folder, name, mode, mtime_ns, size, digest, known) in enumerate(files):
+        pulse[0] = place & 0xFF
+        try:
+            right = _is_kept(folders[len(paths) + folder], name, mode, mtime_ns, size, digest)
+        except OSError:  # whoever asked finds out more, or has it sent again
+            right = False
+        if right:
+            records.append(record(known or identity(paths[folder], name, size, mtime_ns), 0, size, digest))
+            good.append(place)
+    # Before they are moved: who is killed now may look for one in vain, and never has one that nobody knows of.
+    told = b"".join(records)
+    try:
+        if os.pwrite(folders[-1], told, where) < len(told):
+            good = []
+    except OSError:
+        good = []
+    taken = set()
+    for place in good:
+        pulse[0] = place & 0xFF
+        folder, name = files[place][:2]
+        try:
+            rename(folders[len(paths) + folder], name, folders[folder], name)
+        except OSError:
+            continue
+        taken.add(place)
+    return [place for place in range(len(files)) if place not in taken]
+
+
+def _is_kept(directory: int, name: bytes, mode: int, mtime_ns: int, size: int, digest: bytes) -> bool:
+    """Whether a file from before is all there, and ours alone; then it has this mode and time."""
+    descriptor = os.open(name, READ, dir_fd=directory)
+    try:
+        # A second name may be one in the destination: a commit was killed between two steps.
+        info = os.fstat(descriptor)
+        if info.st_mode & 0o170000 != 0o100000 or info.st_nlink != 1 or info.st_size != size:
+            return False
+        data = os.read(descriptor, size)
+        while 0 < len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
+        if info.st_uid != os.geteuid() or blake3(data).digest() != digest:
+            return False
+        if info.st_mode & 0o7777 != mode:
+            try:  # noqa: SIM105 (what it takes would have to be imported)
+                os.fchmod(descriptor, mode)
+            except PermissionError:  # a file system that has no modes
+                pass
+        if info.st_mtime_ns != mtime_ns:
+            set_time(descriptor, mtime_ns)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def _read(

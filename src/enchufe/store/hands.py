@@ -45,6 +45,7 @@ ending = 3.0
 
 _COUNT: Final = 2  # a loop without any books gained nothing by more, on four processors
 _SLOTS: Final = 6  # requests that are at work or wait for it, or whose content is on its way
+_AHEAD: Final = 2  # requests to take files over: what it is at, and what comes next
 _LOOK: Final = 1.0  # seconds between two looks at those that are waited for
 _DYING: Final = 1.0  # seconds for one that was killed: a disk that is gone may keep it
 _BLOCKED: Final = frozenset(
@@ -68,11 +69,16 @@ class Slot:
 
 
 class Places(Folders):
-    """Stands in for the folders of a request: the descriptor of each is its place among those that go along."""
+    """Stands in for the folders of a request: the descriptor of each is its place among those that go along.
 
-    def __init__(self) -> None:
+    Args:
+        each: in how many places each of them is.
+    """
+
+    def __init__(self, each: int = 1) -> None:
         super().__init__()
         self.ids: list[int] = []
+        self._most = hand.FOLDERS // each
         self._known: dict[int, int] = {}
 
     def descriptor(self, id_: int) -> int:
@@ -86,7 +92,7 @@ class Places(Folders):
     @property
     def full(self) -> bool:
         """Whether no more may go along."""
-        return len(self.ids) >= hand.FOLDERS
+        return len(self.ids) >= self._most
 
 
 Answered = Callable[[Any], None]
@@ -217,6 +223,9 @@ class Hands:
     Args:
         count: how many.
 
+    Attributes:
+        on_begun: called when one of them is there, or never will be.
+
     Raises:
         OSError: this process may start none, or has no memory or descriptors left.
     """
@@ -227,6 +236,7 @@ class Hands:
         self._hands: list[_Hand] = []
         self._slots: list[Slot] = []
         self._ready = False
+        self.on_begun: Callable[[], None] = lambda: None
         self._looked = time.monotonic()
         memory = os.memfd_create("enchufe", os.MFD_CLOEXEC)
         try:
@@ -244,6 +254,7 @@ class Hands:
 
     def _begun(self, answer: Any) -> None:
         self._ready = self._ready or answer is not None
+        self.on_begun()
 
     @property
     def ready(self) -> bool:
@@ -291,7 +302,7 @@ class Hands:
         Raises:
             OSError: a folder cannot be opened, or nobody be asked now: nothing is begun.
         """
-        self._ask(("read", files), places, folders, (), answered)
+        self._ask(("read", files), places, (folders,), (), answered)
 
     def write(
         self,
@@ -304,16 +315,59 @@ class Hands:
     ) -> None:
         """Have one write files, and tell the journal, at the place that is reserved there. As `read` else."""
         descriptor, where = journal
-        self._ask(("write", files, paths, where), places, folders, (descriptor,), answered)
+        self._ask(("write", files, paths, where), places, (folders,), (descriptor,), answered)
+
+    def take(
+        self,
+        files: Sequence[hand.Take],
+        places: Places,
+        folders: Sequence[Folders],
+        paths: Sequence[bytes],
+        journal: tuple[int, int],
+        answered: Answered,
+    ) -> None:
+        """Have the one that is `spare` take over files from where an attempt before has left them. As `write` else.
+
+        Args:
+            files: all that is to be known of them.
+            places: what they are in.
+            folders: where those are now, and where they were then.
+            paths: of those.
+            journal: as for `write`.
+            answered: gets the places of files that are not taken over.
+        """
+        descriptor, where = journal
+        able = self._alive[-1:]
+        self._ask(("take", files, paths, where), places, folders, (descriptor,), answered, able)
+
+    @property
+    def spare(self) -> bool:
+        """Whether the last of them, which alone takes files over so that the others are there for new ones, has time.
+
+        So much is asked of it at once that it never waits for us, and no more: what it has not begun with costs
+        descriptors, and would keep new files waiting where it is the only one.
+        """
+        return self._ready and any(len(one.asked) < _AHEAD for one in self._alive[-1:])
+
+    @property
+    def _alive(self) -> list[_Hand]:
+        return [one for one in self._hands if not one.lost]
 
     def _ask(
-        self, request: Any, places: Places, folders: SharedFolders, also: Sequence[int], answered: Answered
+        self,
+        request: Any,
+        places: Places,
+        folders: Sequence[Folders],
+        also: Sequence[int],
+        answered: Answered,
+        able: Sequence[_Hand] = (),
     ) -> None:
         descriptors: list[int] = []
-        able = [one for one in self._hands if not one.lost] or self._hands
+        able = able or self._alive or self._hands
         try:
-            for id_ in places.ids:
-                descriptors.append(folders.dup(id_))
+            for one in folders:
+                for id_ in places.ids:
+                    descriptors.append(one.dup(id_))
             min(able, key=lambda one: len(one.asked)).ask(request, [*descriptors, *also], answered)
         finally:
             for descriptor in descriptors:
@@ -384,10 +438,15 @@ class Hiring:
         Args:
             able: whether they could do all that is to be done.
         """
+        them = self.coming(count, able=able)
+        return them if them is not None and them.ready else None
+
+    def coming(self, count: int, *, able: bool = True) -> Hands | None:
+        """As `with_files`, and those too that will be there in a moment, if they ever begin."""
         self._files += count
         if able and not self._sought and self._files >= from_files:
             self._begin()
-        return self.hands if self.hands is not None and self.hands.ready else None
+        return self.hands
 
     def _begin(self) -> None:
         self._sought = True

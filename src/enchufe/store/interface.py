@@ -142,7 +142,7 @@ class Receiving(Protocol):
         """Make a file a hard link to another, which is complete."""
 
     def complete(self, entry: Entry, size: int) -> None:
-        """Finish a file that came in pieces: what was not written of it is zeros."""
+        """Finish a file that came in pieces: what was not written of it is zeros, what was here has been read again."""
 
     def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:
         """Read again what `kept` told of an entry, unless `stopped`; returns the numbers of blocks that are not so."""
@@ -163,6 +163,10 @@ class Receiving(Protocol):
         """Remove what was not committed."""
 
 
+Rechecked = Callable[[Sequence[Entry], Sequence[Entry]], None]
+"""Called with files that are all there as `kept` told of them, and with others: for these `recheck` is to be called."""
+
+
 @runtime_checkable
 class WritesTogether(Receiving, Protocol):
     """Where a receiver writes where many small files may be written beside all else; `Delivery` tells more."""
@@ -178,4 +182,11 @@ class WritesTogether(Receiving, Protocol):
         stored; to collect raises what went wrong.
 
         False where nothing was begun: each is to be written by itself then.
+        """
+
+    def recheck_together(self, entries: Sequence[Entry], done: Rechecked) -> Sequence[Entry]:
+        """Have what `kept` told of small files read again; `done` is called as soon as that is collected, for some.
+
+        Returns:
+            Those for which nothing was begun: `recheck` is to be called for each.
         """

@@ -69,12 +69,18 @@ class Journal:
         if self._weight >= BLOCK_SIZE or len(self._pending) >= _TOGETHER:
             self.flush()
 
-    def reserve(self, count: int) -> tuple[int, int]:
-        """Room for so many records that somebody else writes: a descriptor, good until `close`, and where to."""
+    def reserve(self, count: int, *, at_risk: int = 0) -> tuple[int, int]:
+        """Room for so many records that somebody else writes: a descriptor, good until `close`, and where to.
+
+        Args:
+            count: how many.
+            at_risk: bytes that they tell of and that move here then, as `add_runs` says.
+        """
         with self._lock:
             self._open()
             start = self._written
             self._written += count * RECORD_SIZE
+            self._risk(at_risk)
             return self._descriptor, start
 
     def add_runs(self, file: bytes, size: int, runs: Runs) -> None:
@@ -93,11 +99,15 @@ class Journal:
                     self.flush()
         self.flush()
         with self._lock:
-            self._at_risk += more
-            if self._at_risk >= AT_RISK and self._syncing is None:
-                self._syncing = threading.Thread(target=self._sync, name="enchufe journal", daemon=True)
-                with contextlib.suppress(BusyError):  # there is no thread left: then a power cut costs more
-                    start(self._syncing)
+            self._risk(more)
+
+    def _risk(self, more: int) -> None:
+        """So many bytes more move here; the caller holds the lock."""
+        self._at_risk += more
+        if self._at_risk >= AT_RISK and self._syncing is None:
+            self._syncing = threading.Thread(target=self._sync, name="enchufe journal", daemon=True)
+            with contextlib.suppress(BusyError):  # there is no thread left: then a power cut costs more
+                start(self._syncing)
 
     def _sync(self) -> None:
         """Sync it as long as much is at risk; never again after an error, by which no more than records are lost."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from dataclasses import dataclass
 from typing import Final
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
@@ -47,6 +48,19 @@ class _Leftover:
         self.records.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a file is, and its blocks by the journal there."""
+
+    left: _Leftover
+    runs: Runs
+
+    @property
+    def folders(self) -> Folders:
+        """The directories that are there."""
+        return self.left.folders
+
+
 class Leftovers:
     """What can be taken over in one delivery. Areas with nothing in them are removed.
 
@@ -75,6 +89,11 @@ class Leftovers:
     def __bool__(self) -> bool:
         return bool(self._left)
 
+    @property
+    def files(self) -> int:
+        """Of how many files there is something."""
+        return sum(len(left.records) for left in self._left)
+
     def arrived(self, root: bytes) -> list[Identity]:
         """What may have been put in place of a root of that name."""
         known = []
@@ -89,6 +108,29 @@ class Leftovers:
         for left in self._left:
             if file in left.records:
                 left.touched = True
+
+    def find(self, entry: Entry, file: bytes, plan: Plan) -> Found | None:
+        """Where a small file is, whole by the journal, and nowhere else; None: `take` knows more.
+
+        It stays where it is until either it is moved and `took` is called, or `take`.
+        """
+        having = [left for left in self._left if file in left.records]
+        if len(having) != 1 or not having[0].area.lock():
+            return None
+        left = having[0]
+        info = _found(entry, left, plan)
+        if info is None or not _is_usable(info, entry):
+            return None
+        try:
+            runs = left.records.runs(file, entry.size, info.st_size)
+        except OSError:
+            return None
+        left.touched = True
+        return Found(left, runs) if runs else None
+
+    def took(self, found: Found) -> None:
+        """It was moved to where the delivery wants it, and the journal was told before."""
+        found.left.offered += 1
 
     def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
         """Move what is there of a file to where the delivery wants it, from the area that has most of it.
@@ -160,8 +202,7 @@ class Leftovers:
     def _runs(left: _Leftover, entry: Entry, file: bytes, plan: Plan) -> Runs:
         """The blocks that the journal has, and that the file is long enough for."""
         info = _found(entry, left, plan)
-        # A second name may be one in the destination: a commit was killed between two steps.
-        if info is None or info.st_nlink != 1 or info.st_size > entry.size or info.st_uid != os.geteuid():
+        if info is None or not _is_usable(info, entry):
             return ()
         try:
             if info.st_mode & 0o600 != 0o600:
@@ -201,6 +242,11 @@ def _found(entry: Entry, left: _Leftover, plan: Plan) -> os.stat_result | None:
     except OSError:
         return None
     return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _is_usable(info: os.stat_result, entry: Entry) -> bool:
+    # A second name may be one in the destination: a commit was killed between two steps.
+    return info.st_nlink == 1 and info.st_size <= entry.size and info.st_uid == os.geteuid()
 
 
 def _move(entry: Entry, left: _Leftover, plan: Plan) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from enchufe.store.hand import renaming
+
 # Tests turn them off to see that nothing depends on them.
 use_renameat2 = True
 use_syncfs = True
@@ -17,7 +19,6 @@ use_sync_file_range = True
 use_fallocate = True
 use_landlock = True
 
-_RENAME_NOREPLACE: Final = 1
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _PUNCH_HOLE: Final = 3  # with FALLOC_FL_KEEP_SIZE
 # Where there is no disk to begin writing to: tmpfs, ramfs (statfs(2)).
@@ -57,7 +58,7 @@ def _function(name: str, *arguments: Any) -> Any:
     return function
 
 
-_renameat2: Final = _function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+_rename: Final = renaming()
 _syncfs: Final = _function("syncfs", ctypes.c_int)
 _sync_file_range: Final = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _RANGE: Final = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -81,12 +82,14 @@ def rename_noreplace(source_dir: int, source: bytes, target_dir: int, target: by
         FileExistsError: the name is taken.
         OSError: anything else.
     """
-    if use_renameat2 and _renameat2 is not None:
-        if _renameat2(source_dir, source, target_dir, target, _RENAME_NOREPLACE) == 0:
+    if use_renameat2 and _rename is not None:
+        try:
+            _rename(source_dir, source, target_dir, target)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+        else:
             return
-        number = ctypes.get_errno()
-        if number not in _UNSUPPORTED:
-            raise OSError(number, os.strerror(number))
     try:
         os.link(source, target, src_dir_fd=source_dir, dst_dir_fd=target_dir, follow_symlinks=False)
     except OSError as error:

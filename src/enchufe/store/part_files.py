@@ -16,7 +16,7 @@ from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.hand import NEW
 from enchufe.store.journal import Journal, Runs
-from enchufe.store.leftovers import Leftovers, blank_rest
+from enchufe.store.leftovers import Found, Leftovers, blank_rest
 from enchufe.store.metadata import dress_file
 from enchufe.store.plan import Plan
 from enchufe.store.sparse import write_sparse
@@ -41,6 +41,7 @@ class PartFiles:
         wanted: what is dropped goes nowhere, and what is too much is refused.
         written: gets those that are complete.
         journal: is told of every block.
+        leftovers: what may be taken over.
         bare: gets those that are complete and lack attributes, as `Delivery.bare` has them.
         disk: whether there is a disk to be told to begin writing.
 
@@ -55,6 +56,7 @@ class PartFiles:
         wanted: Wanted,
         written: Written,
         journal: Journal,
+        leftovers: Leftovers,
         bare: list[tuple[tuple[bytes, ...], list[bytes]]],
         *,
         disk: bool,
@@ -65,10 +67,13 @@ class PartFiles:
         self._wanted = wanted
         self._written = written
         self._journal = journal
+        self._leftovers = leftovers
         self._bare = bare
         self._has_disk = disk
         self._begun: dict[int, int] = {}  # bytes written so far
         self._unchecked: set[int] = set()
+        self._found: dict[int, Found] = {}  # small files that are still where an attempt before has left them
+        self._dressed: set[int] = set()  # and those that were read again and moved since, and lack nothing
         self._files = DescriptorCache()
 
     @property
@@ -76,21 +81,25 @@ class PartFiles:
         """How many were begun and neither completed nor dropped."""
         return len(self._begun)
 
-    @property
-    def unchecked(self) -> int:
-        """How many were here in part and were not read again."""
-        return len(self._unchecked)
-
     def needed(self, entry: Entry) -> int:
         """Bytes of the disk that are needed for what of a file is not here from before."""
         runs = self.here.get(entry.id, ())
         return needed(entry, sum(len(digests) for _, digests in runs) // DIGEST_SIZE * BLOCK_SIZE)
 
-    def take_over(self, entry: Entry, leftovers: Leftovers) -> bool:
-        """Whether some of a file is here from before; then it is in its place now. The caller holds the lock."""
-        runs = leftovers.take(entry, self._plan.identity(entry), self._plan, self._journal)
-        if not runs:
-            return False
+    def take_over(self, entry: Entry) -> bool:
+        """Whether some of a file is here from before. The caller holds the lock.
+
+        It is in its place then, or will be as soon as it is read again: a small one is moved by who does that.
+        """
+        file = self._plan.identity(entry)
+        small = entry.size < BLOCK_SIZE and not (entry.sparse or entry.attributes)
+        if small and (found := self._leftovers.find(entry, file, self._plan)) is not None:
+            self._found[entry.id] = found
+            runs = found.runs
+        else:
+            runs = self._leftovers.take(entry, file, self._plan, self._journal)
+            if not runs:
+                return False
         self.here[entry.id] = runs
         self._unchecked.add(entry.id)
         self._begun[entry.id] = 0
@@ -128,16 +137,31 @@ class PartFiles:
             with self._lock:
                 self._files.give_back(file)
         self._note(entry, offset, size, digest)
-        if entry.id in self.here and entry.id not in self._begun:
-            self._finish_again(entry)
+
+    def found(self, entry: Entry) -> Found | None:
+        """Where a small file is that was not moved yet; None of any other. The caller holds the lock."""
+        return self._found.get(entry.id)
+
+    def took(self, entries: Sequence[Entry]) -> None:
+        """Small files were read again, have mode and time, and are in their place. The caller holds the lock."""
+        for entry in entries:
+            self._leftovers.took(self._found.pop(entry.id))
+            self._unchecked.discard(entry.id)
+            self._dressed.add(entry.id)
 
     def complete(self, entry: Entry, size: int) -> None:
         """Finish a file: it has `size` bytes, and gets what it has besides them.
 
         Raises:
             StoreError: it has another size on disk.
-            LocalProtocolError: it was dropped.
+            LocalProtocolError: it was dropped, or was here in part and not read again.
         """
+        if entry.id in self._unchecked:
+            raise LocalProtocolError(f"'{self._shown(entry)}' was here before, and not read again")
+        if entry.id in self._dressed:
+            self._dressed.discard(entry.id)
+            self._begun.pop(entry.id, None)
+            return
         file = self._taken(entry, 0)
         if file is None:
             raise LocalProtocolError(f"'{self._shown(entry)}' was dropped")
@@ -151,7 +175,8 @@ class PartFiles:
                     f"'{self._shown(entry)}' has {on_disk:,} bytes on disk, not {size:,}",
                     hint="Something else wrote to it, or the disk is failing: send it again.",
                 )
-            self._dress(descriptor, entry)
+            if refused := dress_file(descriptor, entry):
+                self._bare.append((self._plan.names(entry), refused))
         except BaseException:
             with self._lock:
                 self._files.give_back(file)
@@ -166,6 +191,9 @@ class PartFiles:
 
         Damaged blocks of a sparse file are made zeros.
         """
+        with self._lock:
+            if self._found.pop(entry.id, None) is not None and not self._moved(entry):
+                return [0]
         bad: list[int] = []
         try:
             descriptor = self._reading(entry)
@@ -193,6 +221,15 @@ class PartFiles:
             self._blank(entry, bad)
         self._unchecked.discard(entry.id)
         return bad
+
+    def _moved(self, entry: Entry) -> bool:
+        """Move a small file that was found to its place; False where it is not there, and comes like any other."""
+        file = self._plan.identity(entry)
+        if self._leftovers.take(entry, file, self._plan, self._journal):
+            return True
+        del self.here[entry.id], self._begun[entry.id]
+        self._unchecked.discard(entry.id)
+        return False
 
     def drop(self, entry: Entry) -> None:
         """Remove what came of a file, and take back what was counted for it. The caller holds the lock."""
@@ -253,23 +290,6 @@ class PartFiles:
         finally:
             with self._lock:
                 self._files.give_back(file)
-
-    def _finish_again(self, entry: Entry) -> None:
-        """A file from before was complete, and then a damaged block of it was written."""
-        with self._lock:
-            directory, name = self._plan.place(entry)
-            descriptor = open_own(name, directory, AGAIN)
-        try:
-            self._dress(descriptor, entry)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._written.keep(descriptor, entry.mode)
-
-    def _dress(self, descriptor: int, entry: Entry) -> None:
-        """Give a file all that it has besides its content."""
-        if refused := dress_file(descriptor, entry):
-            self._bare.append((self._plan.names(entry), refused))
 
     def _shown(self, entry: Entry) -> str:
         return printable(b"/".join(self._plan.names(entry)))

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "enchufe"
 
 # From the top down, as docs/architecture.md draws it; what stands on one line is one floor's sibling group.
 ORDER = [
-    ("F0", "errors"), ("F0", "checks"), ("F0", "printable"), ("F0", "dataclass"), ("F0", "entry"),
+    ("F0", "errors"), ("F0", "checks"), ("F0", "printable"), ("F0", "dataclass"), ("F0", "entry"), ("F0", "ids"),
     ("F0", "events"), ("F0", "buffer"), ("F0", "lazy"), ("F0", "interruption"),
     ("F1", "framing"), ("F1", "transfer"),
     ("F2", "waiting"), ("F2", "transports"), ("F2", "store"),

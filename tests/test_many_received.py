@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import RemoteProtocolError
-from enchufe.store import Delivery
+from enchufe.store import Delivery, LocalStore
 from enchufe.store.names import NameRules
 from enchufe.store.seen import Seen
 from enchufe.transfer.offers import Offer as Offered
@@ -92,6 +92,24 @@ def test_files_that_were_put_away_are_put_in_place(inbox: Path) -> None:
             expected.setdefault(f"live/inner/{number}", "old")
         begun.commit()
     assert contents(inbox) == expected
+
+
+def test_of_files_that_were_here_nothing_is_kept_once_they_are_complete(inbox: Path) -> None:
+    count = 3000
+    files = [Entry(number, 0, b"%d" % number, Kind.FILE, 3) for number in range(1, count)]
+    folder = Entry(0, NO_PARENT, b"folder", Kind.DIRECTORY)
+    first = LocalStore(inbox).begin()
+    first.admit(folder)
+    for entry in files:
+        first.admit(entry)
+        first.write_whole(entry, b"abc", blake3(b"abc").digest())
+    first.suspend()
+    with abandoned(LocalStore(inbox).begin()) as begun, at_most(40, count):
+        begun.admit(folder)
+        for entry in files:
+            assert begun.admit(entry) is Answer.REST
+            assert begun.recheck(entry, lambda: False) == []
+            begun.complete(entry, 3)
 
 
 def test_seen_is_a_set_of_names_by_folder() -> None:

@@ -180,7 +180,7 @@ class SendingSession(Session[Sender]):
 
     @property
     def has_use_for_streams(self) -> bool:
-        """Only for work: to wake them for each of ten thousand files of which all is there costs more than the files."""
+        """Only for work: to wake them for each file of which all is there costs more than the file."""
         return self.machine.has_work
 
     def _heed(self, message: Message) -> None:

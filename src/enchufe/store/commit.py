@@ -199,7 +199,7 @@ class Commit:
         Of what an attempt before has put in place only a root may lack them: it was killed before it gave it those.
         What is in one had them by then, or is the receiver's.
         """
-        own = folder.id in self._plan.own and folder.depth == 1
+        own = folder.depth == 1 and self._plan.own.get(folder.id) is not None
         return folder.id != TOP and (self._plan.dresses_live or own)
 
     def _unsynced(self, error: OSError) -> StoreError:

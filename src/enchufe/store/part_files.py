@@ -46,7 +46,7 @@ class PartFiles:
         disk: whether there is a disk to be told to begin writing.
 
     Attributes:
-        here: by id, the blocks that were here from before.
+        here: by id, the blocks that were here from before of files that are not complete.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class PartFiles:
             raise LocalProtocolError(f"'{self._shown(entry)}' was here before, and not read again")
         if entry.id in self._dressed:
             self._dressed.discard(entry.id)
-            self._begun.pop(entry.id, None)
+            del self._begun[entry.id], self.here[entry.id]
             return
         file = self._taken(entry, 0)
         if file is None:
@@ -184,6 +184,7 @@ class PartFiles:
         with self._lock:
             descriptor = self._files.release(entry.id, file)
             self._begun.pop(entry.id, None)
+            self.here.pop(entry.id, None)
         self._written.keep(descriptor, entry.mode)
 
     def recheck(self, entry: Entry, stopped: Callable[[], bool]) -> list[int]:

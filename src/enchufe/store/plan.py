@@ -21,6 +21,7 @@ from typing import Final, Literal
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, StoreError
+from enchufe.ids import Ids
 from enchufe.printable import printable
 from enchufe.store import arrived, linux
 from enchufe.store.arrived import Identity
@@ -113,8 +114,8 @@ class Plan:
     Attributes:
         grafts: what the commit renames.
         dresses_live: whether directories that are merged into get the mode and time of the offer.
-        own: directories that an attempt before has put in place, by id: the name each has there. They are merged into,
-            whatever was chosen.
+        own: directories that an attempt before has put in place, by id: the name that a root has there, nothing else of
+            others. They are merged into, whatever was chosen.
         again: the roots that it has put in place, by the name they were offered with.
     """
 
@@ -141,14 +142,15 @@ class Plan:
         self._top = Folder(TOP, _LIVE, 0, counted=True)
         self._seen = Seen()
         self._latest = (TOP, b"")  # a folder whose path was wanted, and that
-        self._writable = {TOP}  # the staging area could be made in it
-        self._unfixed: set[int] = set()
+        self._writable = Ids(TOP)
+        self._writable.add(TOP)  # the staging area could be made in it
+        self._unfixed = Ids(TOP)
         self._folders = Rows()
         self._here = self._top  # the folder that was asked for last: most entries are in that of the one before
         self.grafts = Grafts(self.path)
         self.dresses_live = if_exists in ("overwrite", "update")
         self._before = before
-        self.own: dict[int, bytes] = {}
+        self.own = Rows()
         self.again: dict[bytes, Identity] = {}
 
     def answer(self, entry: Entry) -> Answer:
@@ -348,7 +350,8 @@ class Plan:
 
     def _meet(self, entry: Entry, folder: Folder) -> tuple[Answer, Standing]:
         """Decide where the destination may have the name already."""
-        if (folder.id == TOP or folder.id in self.own) and (met := self._meet_own(entry, folder)) is not None:
+        own = folder.id == TOP or self.own.get(folder.id) is not None
+        if own and (met := self._meet_own(entry, folder)) is not None:
             return met
         if self._if_exists == "rename":
             return self._graft(entry, folder, replaces=False)
@@ -393,7 +396,7 @@ class Plan:
         if entry.kind is _DIRECTORY:
             if not stat.S_ISDIR(found.st_mode) or found.st_dev != self._device:
                 return None
-            self.own[entry.id] = name
+            self.own.add(entry.id, b"" if root is None else name)
         elif not self._is_same(entry, name, found, descriptor):
             return None
         if root is not None:
@@ -454,7 +457,7 @@ class Plan:
             if grafted:
                 place = AREA, self.grafts.private(folder.id, entry.name)
             else:
-                place = folder.id, self.own.get(entry.id, entry.name)
+                place = folder.id, self.own.get(entry.id) or entry.name
         self._descriptors.add(entry.id, entry.parent, entry.name, place=place)
         counted = standing is _LIVE or self._rules.folds
         depth = folder.depth + 1

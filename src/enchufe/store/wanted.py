@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from enchufe.entry import NO_LINK, UNKNOWN_SIZE, Answer, Entry
+from enchufe.ids import Ids
 from enchufe.store.space import Space
 
 _COMES: Final = 1
@@ -30,7 +31,7 @@ class Wanted:
     """
 
     def __init__(self, space: Space, max_size: int | None) -> None:
-        self.dropped: set[int] = set()
+        self.dropped = Ids()
         self.max_size = max_size
         self._space = space
         self._size = 0

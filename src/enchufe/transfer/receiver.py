@@ -25,6 +25,7 @@ from enchufe.entry import (
     Reason,
 )
 from enchufe.errors import LocalProtocolError, Refused, RemoteProtocolError, VerificationError
+from enchufe.ids import Ids
 from enchufe.transfer.data import Batch, Block, Hole, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import ZERO_BLOCK, FileDigest, Outcome, TreeDigest
 from enchufe.transfer.machine import Machine
@@ -179,9 +180,9 @@ class Receiver(Machine):
         self._depths = array("H")  # by id, up to the last directory: of what is in it, 0 where it is none
         self._unanswered: dict[int, Entry] = {}
         self._arriving: dict[int, Arriving] = {}
-        self._left_out: set[int] = set()
+        self._left_out = Ids()
         self._to_come_again: dict[tuple[int, bytes], int] = {}
-        self._shared: set[int] = set()
+        self._shared = Ids()
         self._booked = 0  # blocks whose digests are kept
         self._pieces = 0  # that the sender was told of, of files that are not settled
         self._linked_to: dict[int, tuple[Entry, int, bytes]] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.store import Delivery, LocalStore, hand, journal, taken
 from enchufe.store.journal import RECORD_SIZE, Journal, Records
 from tests import handing
-from tests.test_delivery import T, snapshot
+from tests.test_delivery import Snapshot, T, snapshot
 from tests.test_hands import begun, collected, needed, none_stays, running
 from tests.until import until
 
@@ -126,7 +128,7 @@ class Taking:
         return again
 
 
-def expected(tmp_path: Path) -> object:
+def expected(tmp_path: Path) -> Snapshot:
     """What an attempt that nothing cuts brings."""
     whole = tmp_path / "whole"
     delivery = LocalStore(whole).begin()
@@ -263,6 +265,35 @@ def test_modes_and_times_are_given_again(tmp_path: Path) -> None:
     assert len(taking.good) == COUNT - 3
     assert taking.finish() == 0
     assert snapshot(inbox, times=True) == expected(tmp_path)
+
+
+def test_what_was_taken_may_be_left_out(tmp_path: Path) -> None:
+    """Its sender finds that it has changed since."""
+    inbox = tmp_path / "in"
+    cut(inbox)
+    taking = Taking(inbox)
+    taking.take()
+    gone = taking.good[4]
+    taking.delivery.drop(gone)
+    taking.rest.remove(gone)
+    assert taking.finish() == 0
+    found = snapshot(inbox, times=True)
+    (lost,) = set(expected(tmp_path)) - set(found)
+    assert lost.endswith(b"/" + gone.name)
+
+
+def test_nobody_keeps_a_delivery_that_is_over(tmp_path: Path) -> None:
+    cut(tmp_path)
+    taking = Taking(tmp_path)
+    taking.take()
+    taking.delivery.suspend()
+    gone = weakref.ref(taking.delivery)
+    gc.disable()
+    try:
+        del taking
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_hand_that_is_killed_over_it_costs_nothing_that_was_there(tmp_path: Path) -> None:

@@ -402,6 +402,7 @@ class Hands:
 
     def close(self) -> None:
         """End them after what they are at, within a moment, and let go of the memory as nobody has a view of it."""
+        self.on_begun = lambda: None  # whoever was to be called is not kept by it
         for one in self._hands:
             one.dismiss()
         until = time.monotonic() + ending

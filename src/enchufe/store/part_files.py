@@ -240,6 +240,7 @@ class PartFiles:
             os.unlink(name, dir_fd=directory)
         self._wanted.drop(entry, self.needed(entry), self._begun.pop(entry.id, 0))
         self._unchecked.discard(entry.id)
+        self._dressed.discard(entry.id)
         self.here.pop(entry.id, None)
 
     def close(self) -> None:

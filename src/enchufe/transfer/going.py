@@ -112,7 +112,7 @@ class Going:
         if self._next != block + 1:
             return 1
         stop = block + 1
-        while stop < block + count and self.digests.get(stop) is None:
+        while stop < block + count and stop not in self.digests:
             stop += 1
         self._next = stop
         return stop - block
@@ -126,7 +126,7 @@ class Going:
         if not self.digests.add(first, digests):
             for number in range(len(digests) // DIGEST_SIZE):
                 digest = digests[number * DIGEST_SIZE : (number + 1) * DIGEST_SIZE]
-                if not self.digests.add(first + number, digest) and self.digests.get(first + number) != digest:
+                if not (self.digests.add(first + number, digest) or self.digests.is_same(first + number, digest)):
                     raise changed_since(self.entry)
         self._out -= 1
 

@@ -25,7 +25,8 @@ from enchufe.errors import ClosedError, NoSpaceError, RemoteProtocolError, Store
 from enchufe.session import SendingSession
 from enchufe.store import Delivery, LeftOut, LocalStore, Source, hand, hands, linux, local
 from enchufe.store.interface import Contents
-from enchufe.store.journal import RECORD_SIZE, Journal, Records
+from enchufe.store.journal import RECORD_SIZE, Journal
+from enchufe.store.records import Records
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.transfer.messages import LeftOut as SaidLeftOut
 from enchufe.transfer.messages import frame
@@ -240,7 +241,7 @@ def test_the_journal_knows_what_hands_have_written(tmp_path: Path) -> None:
         answer = again.admit(entry)
         assert answer is (Answer.REST if entry.id in known else Answer.ALL)
         if answer is Answer.REST:
-            assert again.kept(entry) == ((0, known[entry.id]),)
+            assert list(again.kept(entry)) == [(0, known[entry.id])]
     again.abandon()
 
 
@@ -251,7 +252,7 @@ def test_files_into_a_folder_that_is_there(tmp_path: Path) -> None:
     for _ in range(2):
         delivery = begun(tmp_path, if_exists="update")
         files = offered(delivery)
-        write(delivery, [one for one in files if not delivery.kept(one[0])])
+        write(delivery, [one for one in files if not list(delivery.kept(one[0]))])
         delivery.suspend()
         again = begun(tmp_path, if_exists="update")
         answers = Offer(again)
@@ -444,7 +445,7 @@ def test_room_in_the_journal_that_nobody_filled_tells_nothing(tmp_path: Path) ->
     journal.close()
     records = Records(os.open("journal", os.O_RDONLY, dir_fd=area))
     assert len(records) == 1
-    assert records.runs(b"i" * 16, 5, 5) == ((0, b"d" * 32),)
+    assert list(records.kept(b"i" * 16, 5, 5)) == [(0, b"d" * 32)]
     records.close()
     os.close(area)
 

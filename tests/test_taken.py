@@ -16,7 +16,8 @@ from blake3 import blake3
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.store import Delivery, LocalStore, hand, journal, taken
-from enchufe.store.journal import RECORD_SIZE, Journal, Records
+from enchufe.store.journal import RECORD_SIZE, Journal
+from enchufe.store.records import Records
 from tests import handing
 from tests.test_delivery import Snapshot, T, snapshot
 from tests.test_hands import begun, collected, needed, none_stays, running
@@ -443,7 +444,7 @@ def test_the_journal_is_told_before_anything_is_moved(
         hand._take(pulse(), descriptors, files, [b""], RECORD_SIZE)
     assert moved == [4 * RECORD_SIZE]
     records = Records(descriptors.pop())
-    assert records.runs(hand.identity(b"", b"f1", 1, T), 1, 1) == ((0, blake3(b"1").digest()),)
+    assert tuple(records.kept(hand.identity(b"", b"f1", 1, T), 1, 1)) == ((0, blake3(b"1").digest()),)
     records.close()
     for descriptor in descriptors:
         os.close(descriptor)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from enchufe import entry
+from enchufe.session import receiving
 from enchufe.transfer import data
 from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.message import Message
@@ -36,6 +37,7 @@ def small_blocks() -> Iterator[int]:
 
     is_one_machine = tcp.is_one_machine
     tcp.is_one_machine = lambda transport: False
+    much, receiving.MUCH = receiving.MUCH, 3 * SMALL
     everywhere(SMALL, PIECE, block_digest(bytes(SMALL)))
     for message, limit in zip(messages, limits, strict=True):
         message.limit = limit - big + SMALL
@@ -43,6 +45,7 @@ def small_blocks() -> Iterator[int]:
         yield SMALL
     finally:
         tcp.is_one_machine = is_one_machine
+        receiving.MUCH = much
         everywhere(big, PIECE_SIZE, ZERO_BLOCK)
         for message, limit in zip(messages, limits, strict=True):
             message.limit = limit

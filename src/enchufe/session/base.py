@@ -443,8 +443,9 @@ class Session(ABC, Generic[M]):
         """Say what other threads want said, or raise what went wrong there."""
         if self._failure is not None:
             raise self._failure
-        while self._posted:
-            self.say(self._posted.popleft())
+        with self.lock:  # or somebody who waits for them to be said would find them neither here nor there
+            while self._posted:
+                self.say(self._posted.popleft())
 
     @property
     @abstractmethod

@@ -60,6 +60,8 @@ from enchufe.transfer.states import State
 from enchufe.transports import Transport, tcp
 from enchufe.waiting import start
 
+# Bytes of a file of which there may be more to say than is to be queued at once; simulations have less.
+MUCH = 4 << 30
 _TOGETHER: Final = INDEX_PIECES * RECORD_SIZE  # bytes of records in one INDEX
 _LONGER: Final = 64 << 20  # bytes by which a version that is here may be longer than twice the new one, and be told of
 _POSTED: Final = 64  # messages, and bytes of them, that may be queued while more is told of versions that are here
@@ -406,11 +408,14 @@ class ReceivingSession(Session[Receiver]):
         held: dict[int, Arriving] = {}
         with self.lock:
             for entry in entries:
-                for have in haves(entry.id, self.delivery.kept(entry)):
-                    self.say(have)
                 arriving = self.machine.arriving(entry.id)
                 assert arriving is not None
                 self.machine.hold(arriving)
+                if entry.size >= MUCH:
+                    self._reader("kept").put(partial(self._tell_much, arriving, self._reader("recheck")))
+                    continue
+                for have in haves(entry.id, self.delivery.kept(entry)):
+                    self.say(have)
                 held[entry.id] = arriving
 
         def done(good: Sequence[Entry], others: Sequence[Entry]) -> None:
@@ -420,7 +425,23 @@ class ReceivingSession(Session[Receiver]):
             for entry in others:
                 self._reader("recheck").put(partial(self._recheck, held[entry.id]))
 
-        done((), entries if self._together is None else self._together.recheck_together(entries, done))
+        few = [one.entry for one in held.values()]
+        done((), few if self._together is None else self._together.recheck_together(few, done))
+
+    def _tell_much(self, arriving: Arriving, after: _Reader) -> None:
+        """Say what is here of a big file, as fast as that leaves; and have it read again `after` that.
+
+        Of 8 TiB it is 256 MiB.
+        """
+        for have in haves(arriving.entry.id, self.delivery.kept(arriving.entry)):
+            self._wait_for_room()
+            if self.over:
+                return
+            self.post(have)
+        with self.lock:
+            while self._posted and not self.over:
+                self.changed.wait(_LOOK_AGAIN)
+        after.put(partial(self._recheck, arriving))
 
     def _recheck(self, arriving: Arriving) -> None:
         bad = self.delivery.recheck(arriving.entry, lambda: self.over)

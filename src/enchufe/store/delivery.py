@@ -26,12 +26,13 @@ from enchufe.store.handed import Handed
 from enchufe.store.hands import Hands, Hiring
 from enchufe.store.hardlinks import HardLinks
 from enchufe.store.interface import Own, Rechecked
-from enchufe.store.journal import Journal, Runs
+from enchufe.store.journal import Journal
 from enchufe.store.leftovers import Found, Leftovers
 from enchufe.store.metadata import dress_file, granted_mode
 from enchufe.store.names import NameRules
 from enchufe.store.part_files import PartFiles
 from enchufe.store.plan import AREA, TOP, IfExists, Links, Plan
+from enchufe.store.records import Run
 from enchufe.store.shared_folders import SharedFolders
 from enchufe.store.space import Space
 from enchufe.store.staging import Staging
@@ -199,9 +200,16 @@ class Delivery:
             return Answer.CANNOT_STORE
         return _ALL
 
-    def kept(self, entry: Entry) -> Runs:
-        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
-        return self._parts.here.get(entry.id, ())
+    def kept(self, entry: Entry) -> Iterator[Run]:
+        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests.
+
+        Raises (as it goes on):
+            StoreError: the journal that knows cannot be read any more.
+        """
+        try:
+            yield from self._parts.here.get(entry.id, ())
+        except OSError as error:
+            raise self._error(error, "read what is kept of", entry) from error
 
     def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
         """After DELTA: what the version that is here is made of, in order, some at a time.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from enchufe.buffer import Buffer
@@ -114,8 +114,11 @@ class Receiving(Protocol):
     def admit(self, entry: Entry) -> Answer:
         """Decide about an entry; directories and symlinks are made at once. Only a listed directory may be SAME."""
 
-    def kept(self, entry: Entry) -> Sequence[tuple[int, bytes]]:
-        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests."""
+    def kept(self, entry: Entry) -> Iterable[tuple[int, bytes]]:
+        """After REST: the blocks of this very file that are here, in runs: the first one's number, their digests.
+
+        Of a big file they are read as they are asked for.
+        """
 
     def own(self, entry: Entry, pieces: int = 0) -> Iterator[Own]:
         """After DELTA: what the version that is here is made of, in order, some at a time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, Entry
 from enchufe.store import arrived, journal, linux
 from enchufe.store.arrived import Identity
 from enchufe.store.folders import Folders
-from enchufe.store.journal import Journal, Records, Runs
+from enchufe.store.journal import Journal
 from enchufe.store.plan import AREA, Plan
+from enchufe.store.records import Kept, Records, Unreadable
 from enchufe.store.staging import Area, has_expired
 
 _OPEN_FOLDERS: Final = 4  # in each
@@ -53,7 +55,7 @@ class Found:
     """Where a file is, and its blocks by the journal there."""
 
     left: _Leftover
-    runs: Runs
+    kept: Kept
 
     @property
     def folders(self) -> Folders:
@@ -122,24 +124,24 @@ class Leftovers:
         if info is None or not _is_usable(info, entry):
             return None
         try:
-            runs = left.records.runs(file, entry.size, info.st_size)
+            kept = left.records.kept(file, entry.size, info.st_size)
         except OSError:
             return None
         left.touched = True
-        return Found(left, runs) if runs else None
+        return Found(left, kept) if kept else None
 
     def took(self, found: Found) -> None:
         """It was moved to where the delivery wants it, and the journal was told before."""
         found.left.offered += 1
 
-    def take(self, entry: Entry, file: bytes, plan: Plan, kept: Journal) -> Runs:
+    def take(self, entry: Entry, file: bytes, plan: Plan, journal: Journal) -> Kept:
         """Move what is there of a file to where the delivery wants it, from the area that has most of it.
 
         Args:
             entry: the file.
             file: its identity.
             plan: knows the places, here and there.
-            kept: is told what it brings, before it is moved.
+            journal: is told what it brings, before it is moved.
 
         Returns:
             The blocks that are said to be there; nothing where nothing was moved.
@@ -152,20 +154,23 @@ class Leftovers:
         for left in having:
             left.touched = True
         having = [left for left in having if left.area.lock()]
-        told = [(self._runs(left, entry, file, plan), left) for left in having]
-        told.sort(key=lambda each: -sum(len(digests) for _, digests in each[0]))
-        taken: Runs = ()
-        for runs, left in told:
-            if not runs:
+        told = [(self._kept(left, entry, file, plan), left) for left in having]
+        told.sort(key=lambda each: -len(each[0]))
+        taken = Kept()
+        for kept, left in told:
+            if not kept:
                 break
-            kept.add_runs(file, entry.size, runs)
+            try:
+                journal.add_runs(file, entry.size, kept)
+            except Unreadable:
+                continue
             try:
                 _move(entry, left, plan)
             except OSError as error:
                 if error.errno not in _STAYS:
                     raise
                 continue  # what the journal says now is wrong: whoever believes it finds no file, or reads it first
-            taken = runs
+            taken = kept
             break
         for left in having:  # only now: what could not be taken is still wanted
             left.offered += 1
@@ -199,29 +204,29 @@ class Leftovers:
                 left.area.close()
 
     @staticmethod
-    def _runs(left: _Leftover, entry: Entry, file: bytes, plan: Plan) -> Runs:
+    def _kept(left: _Leftover, entry: Entry, file: bytes, plan: Plan) -> Kept:
         """The blocks that the journal has, and that the file is long enough for."""
         info = _found(entry, left, plan)
         if info is None or not _is_usable(info, entry):
-            return ()
+            return Kept()
         try:
             if info.st_mode & 0o600 != 0o600:
                 directory, name = plan.place(entry, left.folders)
                 os.chmod(name, 0o600, dir_fd=directory)  # its last mode, which would keep us out
-            return left.records.runs(file, entry.size, info.st_size)
+            return left.records.kept(file, entry.size, info.st_size)
         except OSError:
-            return ()
+            return Kept()
 
 
-def blank_rest(descriptor: int, runs: Runs) -> None:
-    """Make zeros of all in a file that is not in `runs`: what is there may be anything, and holes are not written.
+def blank_rest(descriptor: int, kept: Kept) -> None:
+    """Make zeros of all in a file that is not in `kept`: what is there may be anything, and holes are not written.
 
     Raises:
         OSError: it could not be written.
     """
     size = os.fstat(descriptor).st_size
     end = 0
-    for first, digests in (*runs, (-(-size // BLOCK_SIZE), b"")):
+    for first, digests in itertools.chain(kept, [(-(-size // BLOCK_SIZE), b"")]):
         start = min(first * BLOCK_SIZE, size)
         if start > end:
             linux.blank(descriptor, end, start - end)

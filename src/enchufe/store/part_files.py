@@ -15,10 +15,11 @@ from enchufe.store import delta, linux
 from enchufe.store.descriptor_cache import DescriptorCache, OpenFile
 from enchufe.store.durable import Written
 from enchufe.store.hand import NEW
-from enchufe.store.journal import Journal, Runs
+from enchufe.store.journal import Journal
 from enchufe.store.leftovers import Found, Leftovers, blank_rest
 from enchufe.store.metadata import dress_file
 from enchufe.store.plan import Plan
+from enchufe.store.records import Kept
 from enchufe.store.sparse import write_sparse
 from enchufe.store.wanted import Wanted, needed
 from enchufe.store.writing import AGAIN, open_own, write_all
@@ -61,7 +62,7 @@ class PartFiles:
         *,
         disk: bool,
     ) -> None:
-        self.here: dict[int, Runs] = {}
+        self.here: dict[int, Kept] = {}
         self._lock = lock
         self._plan = plan
         self._wanted = wanted
@@ -83,8 +84,7 @@ class PartFiles:
 
     def needed(self, entry: Entry) -> int:
         """Bytes of the disk that are needed for what of a file is not here from before."""
-        runs = self.here.get(entry.id, ())
-        return needed(entry, sum(len(digests) for _, digests in runs) // DIGEST_SIZE * BLOCK_SIZE)
+        return needed(entry, len(self.here.get(entry.id, ())) * BLOCK_SIZE)
 
     def take_over(self, entry: Entry) -> bool:
         """Whether some of a file is here from before. The caller holds the lock.
@@ -95,19 +95,19 @@ class PartFiles:
         small = entry.size < BLOCK_SIZE and not (entry.sparse or entry.attributes)
         if small and (found := self._leftovers.find(entry, file, self._plan)) is not None:
             self._found[entry.id] = found
-            runs = found.runs
+            kept = found.kept
         else:
-            runs = self._leftovers.take(entry, file, self._plan, self._journal)
-            if not runs:
+            kept = self._leftovers.take(entry, file, self._plan, self._journal)
+            if not kept:
                 return False
-        self.here[entry.id] = runs
+        self.here[entry.id] = kept
         self._unchecked.add(entry.id)
         self._begun[entry.id] = 0
         if entry.sparse:
             directory, name = self._plan.place(entry)
             descriptor = open_own(name, directory, AGAIN)
             try:
-                blank_rest(descriptor, runs)
+                blank_rest(descriptor, kept)
             finally:
                 os.close(descriptor)
         return True

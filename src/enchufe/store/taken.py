@@ -53,7 +53,7 @@ class Taken:
                 parent = entry.parent
                 if name is not entry.name:
                     known, parent = self._plan.identity(entry), NO_PARENT
-            _, digest = found.runs[0]
+            ((_, digest),) = found.kept
             self._files.append((folder, name, entry.mode & 0o777, entry.mtime_ns, entry.size, digest, known))
             self.entries.append(entry)
             self._size += entry.size

@@ -14,7 +14,7 @@ from enchufe import events, meeting
 from enchufe.dataclass import dataclass
 from enchufe.errors import LocalProtocolError, StoreError
 from enchufe.events import OnEvent
-from enchufe.meeting import Aim, Make
+from enchufe.meeting import Again, Aim, Make
 from enchufe.pace import LEAST_LIMIT
 from enchufe.session.base import Greeted, Options
 from enchufe.session.consent import Ask, remembering
@@ -106,7 +106,8 @@ def send_files(
         compress: what shrinks: "auto" where the link is slow, "always", or "never".
         limit: bytes per second at the most, over all streams; no less than 1000.
         timeout: seconds without a sign of life after which the other side counts as dead.
-        retry: seconds after a cut for which to go on trying; 0 ends it at the first cut, as standard input always does.
+        retry: seconds after a cut for which to go on trying; 0 ends it at the first cut. So does standard input, of
+            which nothing is sent again, unless only the receipt has not come.
         each_file: whether `on_event` is told of every file, not only of those left out.
         on_event: called with each event (`enchufe.events`) as it happens; from several threads, one at a time.
 
@@ -124,8 +125,7 @@ def send_files(
     if limit is not None and not limit >= LEAST_LIMIT:  # NaN is none either
         raise LocalProtocolError(f"a limit of {limit:g} bytes a second is too low", hint="1kB/s is the least.")
     on_event = _in_turn(on_event)
-    begin, about, origin = _source_of(paths, text, name, exclude, attributes)
-    is_pipe = text is None and _is_pipe(paths)
+    begin, again, about, origin = _source_of(paths, text, name, exclude, attributes)
     options = Options(
         origin=meeting.identity_of(origin),
         timeout=timeout,
@@ -139,7 +139,7 @@ def send_files(
         return SendingSession(over, begin(), options, on_event)
 
     how = _How(plain=plain, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces)
-    return _meet(Sender, make, to, listen, how, about, options, 0.0 if is_pipe else retry, on_event, once=True)
+    return _meet(Sender, make, to, listen, how, about, options, retry, on_event, once=True, again=again)
 
 
 def _is_pipe(paths: Sequence[Path]) -> bool:
@@ -148,29 +148,34 @@ def _is_pipe(paths: Sequence[Path]) -> bool:
 
 def _source_of(
     paths: Sequence[Path], text: str | None, name: str | None, exclude: Sequence[str], attributes: bool
-) -> tuple[Callable[[], Sending], bytes, bytes]:
-    """What makes the source of an attempt; what tells this transfer from others, and its files from others' of the same
-    names.
+) -> tuple[Callable[[], Sending], Again, bytes, bytes]:
+    """What makes the source of an attempt, and whether it can; what tells this transfer from others, and its files from
+    others' of the same names.
     """
     from enchufe.store import PipeSource, Source, TextSource  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     if text is not None:
         if paths:
             raise LocalProtocolError("a text goes alone", hint="Send the files in another run.")
-        words = _tried(partial(TextSource, text, name or "text.txt"))
-        return words, b"text:" + text.encode("utf-8", "surrogateescape"), b"text"
+        words = TextSource(text, name or "text.txt")  # one for all attempts: it is known again by its time
+        return lambda: words, _always, b"text" + os.urandom(16), b"text"
     if not paths:
         raise LocalProtocolError("nothing to send", hint="Name a file or a folder.")
     if _is_pipe(paths):
         if len(paths) > 1:
             raise LocalProtocolError("standard input goes alone", hint="Send the files in another run.")
-        return _tried(partial(PipeSource, _standard(sys.stdin, "input"), name or "stdin")), b"-", b"-"
+        pipe = PipeSource(_standard(sys.stdin, "input"), name or "stdin")
+        return lambda: pipe, lambda: not pipe.begun, b"-" + os.urandom(16), b"-"
     begin = _tried(partial(Source, paths, exclude=exclude, attributes=attributes))
     about = [os.path.realpath(os.fsencode(path)) for path in paths]
     origin = os.path.dirname(about[0])
     if exclude or attributes:  # what goes is another then
         about += [b"", b"attributes" if attributes else b"", *map(os.fsencode, sorted(exclude))]
-    return begin, b"\0".join(about), b"files in\0" + origin
+    return begin, _always, b"\0".join(about), b"files in\0" + origin
+
+
+def _always() -> bool:
+    return True
 
 
 def _tried(begin: Callable[[], Sending]) -> Callable[[], Sending]:
@@ -232,12 +237,13 @@ def receive_files(
 
     on_event = _in_turn(on_event)
     begin: Callable[[bytes], Receiving]
+    again: Again = _always
     about = os.path.abspath(os.fsencode(folder))
     into_pipe = _is_pipe([folder])
     compares = if_exists == "update" and not checksum
     if into_pipe:
-        begin = _into_pipe(_standard(sys.stdout, "output"))
-        retry = 0.0
+        begin, again = _into_pipe(_standard(sys.stdout, "output"))
+        about = b"-" + os.urandom(16)
         streams = 1  # what comes on several is in no order
     else:
         store = LocalStore(folder, if_exists=if_exists, links=links, checksum=checksum, max_size=max_size)
@@ -251,7 +257,7 @@ def receive_files(
     how = _How(
         plain=plain, where=where, code=code, remember=remember, tokens=tokens, announce=announce, interfaces=interfaces
     )
-    return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False)
+    return _meet(Receiver, make, source, listen, how, about, options, retry, on_event, once=False, again=again)
 
 
 def list_files(
@@ -309,23 +315,23 @@ def list_files(
     return offered
 
 
-def _into_pipe(descriptor: int) -> Callable[[bytes], Receiving]:
-    """What begins each attempt's delivery; none begins behind what a cut one has written."""
+def _into_pipe(descriptor: int) -> tuple[Callable[[bytes], Receiving], Again]:
+    """What begins each attempt's delivery, and whether it can: none begins behind what a cut one has written."""
     from enchufe.store import PipeDelivery  # noqa: PLC0415 (slow to import, and not everybody needs it)
 
     delivery = PipeDelivery(descriptor)
 
     def begin(_origin: bytes) -> Receiving:
         nonlocal delivery
-        if delivery.written:
+        if delivery.begun:
             raise StoreError(
-                f"{delivery.written:,} bytes of a transfer that was cut are in the output already",
+                f"{delivery.written:,} bytes of another transfer are in the output already",
                 hint="Discard them, and receive it again.",
             )
         delivery = PipeDelivery(descriptor)
         return delivery
 
-    return begin
+    return begin, lambda: not delivery.begun
 
 
 def _meet(
@@ -340,6 +346,7 @@ def _meet(
     on_event: OnEvent,
     *,
     once: bool,
+    again: Again = _always,
 ) -> events.Receipt:
     """Run one transfer over connections made one way or the other."""
     if (dial is None) == (listen is None):
@@ -348,11 +355,11 @@ def _meet(
             hint="On one machine --listen :9000, on the other the first one's name and that port.",
         )
     if dial is not None:
-        return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event)
+        return meeting.dialing(how.aim(dial, on_event), make, about, options, retry, on_event, again)
     assert listen is not None
     where = None if listen == INHERITED else meeting.for_files(parse_address(listen))
     return meeting.listening(
-        where, machine, make, options, retry, on_event, once=once, entrance=how.entrance(machine, on_event)
+        where, machine, make, options, retry, on_event, once=once, again=again, entrance=how.entrance(machine, on_event)
     )
 
 

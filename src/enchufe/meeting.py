@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -40,6 +41,10 @@ _UNHEARD: Final = "the other side may not have heard that all of it is here"
 M = TypeVar("M", bound=Machine)
 Make = Callable[[Transport | Greeted[M], Options], Session[M]]
 """What makes the session of an attempt."""
+
+
+Again = Callable[[], bool]
+"""Whether an attempt that did not get to its end may be followed by another: not where what it has read is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,15 @@ class Plain:
         return Reached(transport, dial)
 
 
-def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: float, on_event: OnEvent) -> events.Receipt:
+def dialing(
+    aim: Aim,
+    make: Make[M],
+    about: bytes,
+    options: Options,
+    retry: float,
+    on_event: OnEvent,
+    again: Again = lambda: True,
+) -> events.Receipt:
     """Run one transfer with the one that is dialed, again after each cut.
 
     A receiver that is cut when all is on disk comes again as well, for as long, to have the other side hear so.
@@ -151,7 +164,7 @@ def dialing(aim: Aim, make: Make[M], about: bytes, options: Options, retry: floa
                     older = None
                 moved = concluding.under_way or (session is not None and session.crossed > 0)
                 pause = patience.pause(error, met=aim.met, moved=moved)
-                if pause is None:
+                if pause is None or not (concluding.concluded or again()):
                     if (done := concluding.result()) is not None:
                         return done
                     raise
@@ -216,6 +229,7 @@ def listening(
     on_event: OnEvent,
     *,
     once: bool,
+    again: Again = lambda: True,
     entrance: Entrance | None = None,
 ) -> events.Receipt:
     """Run one transfer with whoever comes and is let in.
@@ -223,6 +237,7 @@ def listening(
     Args:
         where: to listen; None: on the socket that a service manager has handed over.
         once: whether the first that comes is served come what may, and nobody else, but for those who only look.
+        again: whether he may come again where he was cut, but for the receipt.
         entrance: who is let in; None: anybody, in plain text.
     """
     from enchufe.session.door import Door  # noqa: PLC0415 (slow to import, and not everybody needs it)
@@ -281,7 +296,8 @@ def listening(
                 except EnchufeError as error:
                     if session is not None and session.concluded is not None:
                         concluded = (_whose(greeted), session.concluded)
-                    may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0
+                    repeats = again() or (session is not None and session.concluded is not None)
+                    may_return = isinstance(error, (BrokenError, DeadlineExceeded)) and retry > 0 and repeats
                     returning = retry if may_return else 0.0
                     if entrance is not None and not may_return:
                         entrance.forget(greeted.secret)
@@ -294,7 +310,8 @@ def listening(
                     failed = events.Failed.of(error)
                     if may_return and not looks and not isinstance(error, (InterruptedThere, TakenOver)):
                         waits = _WAITS.format(f" for {retry:g} s" if once else "")
-                        failed = events.Failed(failed.kind, failed.message, f"{waits} What has arrived is kept.")
+                        kept = " What has arrived is kept." if again() else ""
+                        failed = events.Failed(failed.kind, failed.message, f"{waits}{kept}")
                     on_event(events.Looked() if isinstance(error, Looked) else failed)
                 finally:
                     door.left(greeted)
@@ -323,7 +340,7 @@ def _have_it_heard(
         left = _LOOK if until is None else max(until - time.monotonic(), 0.0)
         session: Session[M] | None = None
         try:
-            greeted = _next(door, left, entrance, left)
+            greeted = _next(door, left, entrance, math.inf)  # no code: nobody else is let in
             if greeted is None:
                 continue
             with greeted.transport:

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from enchufe.buffer import Buffer
 from enchufe.entry import NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind
-from enchufe.errors import LocalProtocolError, StoreError
+from enchufe.errors import ClosedError, LocalProtocolError, StoreError
 from enchufe.store.faults import check_name, store_error
 from enchufe.store.interface import Own
 from enchufe.store.names import safe_name
@@ -27,6 +28,9 @@ class PipeSource:
         descriptor: stays the caller's. Reading waits until there is something.
         name: what the file is called at the destination.
 
+    Attributes:
+        begun: whether it may have been read from: then nothing else can be sent of it.
+
     Raises:
         LocalProtocolError: that cannot be a name.
     """
@@ -36,9 +40,19 @@ class PipeSource:
         self._descriptor = descriptor
         self._name = check_name(name)
         self._offset = 0
+        self.begun = False
 
     def walk(self) -> Iterator[Entry]:
-        """The one entry, modified now."""
+        """The one entry, modified now.
+
+        Raises:
+            StoreError: it was read before.
+        """
+        if self.begun:
+            raise StoreError(
+                "the input was read before, and cannot be read again",
+                hint="If all of it was sent the other side may have it: look there first.",
+            )
         yield Entry(0, NO_PARENT, self._name, Kind.FILE, UNKNOWN_SIZE, 0o644, time.time_ns())
 
     def again(self, entry: Entry) -> Entry | None:  # noqa: ARG002 (a Source takes it)
@@ -71,6 +85,7 @@ class PipeSource:
         if offset != self._offset:
             raise LocalProtocolError(f"a pipe is read in order: {self._offset} comes next, not {offset}")
         filled = 0
+        self.begun = True
         try:
             while filled < len(view):
                 try:
@@ -108,6 +123,7 @@ class PipeDelivery:
         descriptor: stays the caller's. Writing waits until there is room.
 
     Attributes:
+        begun: whether something may be out, or will be yet: somebody may still wait to write it.
         landed: the id of the one file -> its name as offered, after the commit.
         restarted, bare: empty: nothing is kept, and there is nothing but content.
     """
@@ -119,6 +135,9 @@ class PipeDelivery:
         self._descriptor = descriptor
         self._taken: Entry | None = None
         self._offset = 0
+        self._over = False
+        self._lock = threading.Lock()
+        self.begun = False
 
     @property
     def written(self) -> int:
@@ -159,6 +178,7 @@ class PipeDelivery:
         Raises:
             StoreError: `offset` is another place, which a pipe cannot go to, or it cannot be written.
             LocalProtocolError: another file was taken, or none.
+            ClosedError: it was suspended or abandoned; whoever has not begun to write by then does not.
         """
         if self._taken is None or entry.id != self._taken.id:
             raise LocalProtocolError("only the one file that was taken can be written")
@@ -167,6 +187,10 @@ class PipeDelivery:
                 f"cannot write to {_OUTPUT} out of order: {self._offset} comes next, not {offset}",
                 hint="Receive into a folder instead.",
             )
+        with self._lock:
+            if self._over:
+                raise ClosedError("this delivery is over")
+            self.begun = True
         view = memoryview(data)
         try:
             while view:
@@ -244,10 +268,13 @@ class PipeDelivery:
         """Nothing to forget."""
 
     def suspend(self) -> None:
-        """Nothing to keep: what was written is out."""
+        """End. Nothing is kept: what was written is out."""
+        with self._lock:
+            self._over = True
 
     def abandon(self) -> None:
-        """Nothing to do: what was written is out."""
+        """End: what was written is out."""
+        self.suspend()
 
 
 def _wait(descriptor: int, event: int) -> None:

@@ -124,6 +124,20 @@ def test_it_is_known_by_the_name_that_was_free_before_its_suffix(inbox: Path) ->
         assert seen(inbox) == {"photo.jpg": "mine", "photo (1).jpg": "new", "folder.d": None, "folder.d (1)": None}
 
 
+def test_it_is_known_though_a_name_before_its_own_is_free_by_now(inbox: Path) -> None:
+    (inbox / "tree").mkdir()
+    (inbox / "file").write_text("theirs")
+    send(inbox)
+    assert {"tree", "tree (1)", "file", "file (1)"} < set(os.listdir(inbox))
+    (inbox / "tree").rmdir()
+    (inbox / "file").unlink()
+    before = seen(inbox)
+    answers = send(inbox, heard=True)
+    assert answers == [Answer.ALL, Answer.ALL, Answer.SKIP, Answer.SKIP, Answer.SKIP, Answer.SKIP, Answer.ALL]
+    assert seen(inbox) == before
+    assert set(os.listdir(inbox)) == {"tree (1)", "file (1)", "other"}
+
+
 def test_a_folder_whose_name_a_file_of_the_receiver_has_by_now_comes_beside_it(inbox: Path) -> None:
     send(inbox)
     shutil.rmtree(inbox / "tree/inner")

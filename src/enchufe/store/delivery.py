@@ -100,6 +100,7 @@ class Delivery:
             links=links,
             checksum=checksum,
             before=self._leftovers.arrived,
+            arrived_inodes=self._leftovers.arrived_inodes,
         )
         self._space = Space(folder, path)
         self._written = Written(area)

@@ -105,6 +105,10 @@ class Leftovers:
                 known.append(identity)
         return known
 
+    def arrived_inodes(self) -> set[int]:
+        """The numbers of all inodes that may have been put in place."""
+        return {inode for left in self._left for inode, *_ in left.arrived.values()}
+
     def pass_over(self, file: bytes) -> None:
         """The file of this identity is in the destination already: what is left of it is of no use."""
         for left in self._left:

@@ -110,6 +110,7 @@ class Plan:
         links: which symlinks are taken.
         checksum: whether the same size and time are no proof of the same content.
         before: what may have been put in place of roots of a name, and their sender has not heard of.
+        arrived_inodes: the numbers of the inodes of all of that.
 
     Attributes:
         grafts: what the commit renames.
@@ -128,6 +129,7 @@ class Plan:
         links: Links,
         checksum: bool = False,
         before: Callable[[bytes], Collection[Identity]] = lambda _: (),
+        arrived_inodes: Callable[[], Collection[int]] = lambda: (),
     ) -> None:
         self._descriptors = folders
         self._rules = rules
@@ -150,6 +152,8 @@ class Plan:
         self.grafts = Grafts(self.path)
         self.dresses_live = if_exists in ("overwrite", "update")
         self._before = before
+        self._arrived_inodes = arrived_inodes
+        self._by_inode: dict[int, bytes] | None = None  # of what was put in place before, once it is looked for
         self.own = Rows()
         self.again: dict[bytes, Identity] = {}
 
@@ -405,14 +409,30 @@ class Plan:
 
     def _find_root(self, entry: Entry, top: int) -> tuple[bytes, Identity] | None:
         """The name that a root has which arrived before, and what it is."""
-        if before := self._before(entry.name):
-            for name in free_names(entry.name, directory=entry.kind is _DIRECTORY):
-                known = arrived.identity(top, name)
-                if known is None:
-                    break
-                if known in before:
-                    return name, known
+        before = self._before(entry.name)
+        if not before:
+            return None
+        for name in free_names(entry.name, directory=entry.kind is _DIRECTORY):
+            known = arrived.identity(top, name)
+            if known is None:
+                break
+            if known in before:
+                return name, known
+        # Whoever it is for may have made a name before it free. What he has renamed is his, and there no more.
+        names = free_names(entry.name, directory=entry.kind is _DIRECTORY)
+        for one in before:
+            name = self._there(top).get(one[0], b"")
+            if name and arrived.identity(top, name) == one and name in names:
+                return name, one
         return None
+
+    def _there(self, top: int) -> dict[int, bytes]:
+        """What is at the destination by now of all that arrived before: its name, by the number of its inode."""
+        if self._by_inode is None:
+            inodes = self._arrived_inodes()
+            with scan(top) as found:
+                self._by_inode = {one.inode(): os.fsencode(one.name) for one in found if one.inode() in inodes}
+        return self._by_inode
 
     def _is_same(self, entry: Entry, name: bytes, found: os.stat_result, descriptor: int) -> bool:
         """Whether what has a name there is this version of a file or symlink, as far as may be believed unread."""

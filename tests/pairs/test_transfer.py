@@ -352,6 +352,30 @@ def test_what_is_here_of_a_file_that_was_left_out_may_still_be_told() -> None:
     pair.done()
 
 
+@pytest.mark.parametrize("answer", [Answer.REST, Answer.DELTA])
+def test_what_was_left_out_is_not_kept_for_what_may_still_be_told_of_it(answer: Answer) -> None:
+    data, count = content(2 * B), 20
+    there = dict.fromkeys(range(count), data)
+    pair = Pair(
+        there,
+        answers=dict.fromkeys(there, answer),
+        kept={number: {0: bytes(B)} for number in there} if answer is Answer.REST else {},
+        old=there,
+        pieces=PIECE_SIZE,
+    )
+    wanted(pair, *files(pair))
+    for entry in pair.entries:
+        pair.leave_out(entry, Reason.UNREADABLE)
+    assert not pair.sender._going
+    while pair.checks:
+        pair.check()  # says AGAIN, while LEFT_OUT is on its way
+    while pair.told:
+        pair.tell_own()
+    pair.done()
+    assert pair.dropped == list(range(count))
+    assert not pair.sender._going
+
+
 def moved(size: int, seed: int = 1) -> bytes:
     """Bytes that are nowhere the same."""
     return Random(seed).randbytes(size)

@@ -125,6 +125,7 @@ class Sender(Machine):
         self._small: deque[Small] = deque()
         self._large: deque[Going] = deque()
         self._going: dict[int, Going] = {}
+        self._left_out = bytearray()  # one byte per entry, up to the last: whether more may be told of it, in vain
         self._remembered = 0  # of those that have ended, and may be wanted again
         self._pieces = 0  # that are told of the receiver's own versions, of files that have not ended
         self._streams: dict[int, _Stream] = {}
@@ -357,12 +358,15 @@ class Sender(Machine):
             going.left_out = outcome is Outcome.LEFT_OUT
             self._pieces -= going.pieces
             going.index, going.pieces = None, 0
-            if not going.had:
-                del self._going[number]
-            elif not going.left_out:
+            if going.had and not going.left_out:
                 self._remembered += _REMEMBERED_FILE + going.digests.span
+            else:
+                del self._going[number]
             if going.left_out:
                 self._unqueue(going)
+                if going.had:
+                    self._left_out.extend(bytes(max(0, number + 1 - len(self._left_out))))
+                    self._left_out[number] = 1
         self._settle(entry, outcome, size, root)
 
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
@@ -421,10 +425,11 @@ class Sender(Machine):
                 self._lose(number, taken)
             case Again(number, first, count):
                 going = self._going.get(number)
+                if going is None and self._was_left_out(number):
+                    return
                 if going is None or not going.doubt(first, count):
                     raise RemoteProtocolError(f"the peer wants blocks of entry {number} again that it never had")
-                if not going.left_out:
-                    self._queue(going)
+                self._queue(going)
             case Receipt() if self.only_looks:  # of nothing, but it would end the waiting for others
                 raise _only_for_looking()
             case Receipt():
@@ -435,10 +440,14 @@ class Sender(Machine):
                     raise VerificationError("the receipt is for something else than what was sent")
 
     def _forget(self) -> None:
-        """Everything is settled: nothing of it is wanted again. Of what was left out the receiver may tell yet."""
-        for number in [number for number, going in self._going.items() if going.ended and not going.left_out]:
+        """Everything is settled: nothing of it is wanted again."""
+        for number in [number for number, going in self._going.items() if going.ended]:
             del self._going[number]
         self._remembered = 0
+
+    def _was_left_out(self, number: int) -> bool:
+        """Whether the receiver may not have known, when it told more of a file, that this was left out."""
+        return number < len(self._left_out) and self._left_out[number] == 1
 
     def _answer(self, first: int, count: int, answer: Answer) -> None:
         if not 0 < count <= len(self._unanswered):
@@ -507,6 +516,8 @@ class Sender(Machine):
 
     def _had(self, have: Have) -> None:
         going = self._going.get(have.id)
+        if going is None and self._was_left_out(have.id):
+            return
         if going is None or going.told_all:
             raise RemoteProtocolError(f"the peer has blocks of entry {have.id}, and did not say so")
         # An empty file has one digest too.
@@ -524,9 +535,8 @@ class Sender(Machine):
             here = stop - have.first * BLOCK_SIZE
             self.held_bytes += here
             missing = (going.entry.size if have.last else 0) - here
-            if have.id in self._counted:  # it may be left out by now
-                self.missing_bytes += missing
-                self._counted[have.id] += missing
+            self.missing_bytes += missing
+            self._counted[have.id] += missing
         if not fits:
             raise RemoteProtocolError(f"the peer's blocks of entry {have.id} do not add up")
         self._look(going)
@@ -537,10 +547,10 @@ class Sender(Machine):
 
     def _index(self, index: Index) -> None:
         going = self._going.get(index.id)
+        if going is None and self._was_left_out(index.id):
+            return
         if going is None or not going.ready or going.told_all or not self.agreed(PATCHES):
             raise RemoteProtocolError(f"the peer tells of another version of entry {index.id}, and has none")
-        if going.ended:  # left out meanwhile
-            return
         if not going.pieces:
             going.index = Pieces(index.size)
         count = len(index.records) // RECORD_SIZE

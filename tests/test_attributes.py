@@ -41,7 +41,7 @@ def opened(path: Path) -> Iterator[int]:
 
 def walked(*paths: Path) -> tuple[dict[bytes, Entry], list[tuple[tuple[bytes, ...], str]]]:
     with contextlib.closing(Source(paths, attributes=True)) as source:
-        return {b"/".join(source.path(entry)): entry for entry in source.walk()}, source.left_out
+        return {b"/".join(source.path(entry)): entry for entry in source.walk()}, list(source.left_out)
 
 
 def test_they_go_along_when_asked_for(tree: Path) -> None:

@@ -364,7 +364,7 @@ def test_round_trip(tmp_path: Path, seed: int) -> None:
                     for offset in range(0, entry.size, len(view)):
                         write(begun, entry, offset, view[: file.read_into(view, offset)])
                 begun.complete(entry, entry.size)
-        assert source.left_out == []
+        assert list(source.left_out) == []
         begun.commit()
     sent = snapshot(tmp_path / "tree", times=True)
     assert len(sent) == 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import tracemalloc
 from pathlib import Path
@@ -80,3 +81,44 @@ def test_walk_of_a_folder_with_many(
     monkeypatch.setattr(source, "_SETTLED", 9)
     monkeypatch.setattr(many, "_AT_ONCE", 7)
     assert walked() == few
+
+
+def test_what_is_left_out_takes_little_memory(tmp_path: Path) -> None:
+    tree, count = tmp_path / "tree", 12_345
+    (tree / "in").mkdir(parents=True)
+    for number in range(count):
+        os.mkfifo(tree / "in" / f"{number:05}.jpg")
+    with contextlib.closing(Source([tree])) as source:
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            assert [entry.name for entry in source.walk()] == [b"tree", b"in"]
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept - before < 40 * count
+        assert len(source.left_out) == count
+        told = [((b"tree", b"in", b"%05d.jpg" % number), "a named pipe, not a file") for number in range(count)]
+        assert list(source.left_out) == told
+        assert told[-1] in source.left_out
+        assert (told[0][0], "") not in source.left_out
+
+
+def test_how_often_files_were_offered_again_takes_a_byte_each(tmp_path: Path) -> None:
+    file, count = tmp_path / "file", 12_345
+    file.touch()
+    with contextlib.closing(Source([tmp_path])) as source:
+        _, entry = source.walk()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            for _ in range(count):
+                latest = source.again(entry)
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept - before < 3 * count  # with what it has in hand to grow by
+        assert latest is not None
+        twice = source.again(latest)
+        assert twice is not None
+        assert source.again(twice) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from enchufe.buffer import Buffer
@@ -34,7 +34,9 @@ class SendingFile(Protocol):
 class Sending(Protocol):
     """What a sender reads; `Source` tells more."""
 
-    left_out: list[tuple[tuple[bytes, ...], str]]
+    @property
+    def left_out(self) -> Collection[tuple[tuple[bytes, ...], str]]:
+        """Path and reason, both for a person, of what the walk could not offer."""
 
     def walk(self) -> Iterator[Entry]:
         """Every entry, numbered from 0, a directory before what is in it."""

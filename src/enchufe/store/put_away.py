@@ -11,7 +11,7 @@ _AT_ONCE: Final = 1000  # of those that are packed together
 
 
 class PutAway:
-    """Tuples of numbers and bytes, all of one length."""
+    """Tuples of numbers, bytes and text, all of one length."""
 
     def __init__(self) -> None:
         self._latest: list[tuple[Any, ...]] = []
@@ -24,8 +24,8 @@ class PutAway:
             self._packed.append(zlib.compress(marshal.dumps(tuple(zip(*self._latest, strict=True))), 1))
             self._latest.clear()
 
-    def __bool__(self) -> bool:
-        return bool(self._latest or self._packed)
+    def __len__(self) -> int:
+        return len(self._packed) * _AT_ONCE + len(self._latest)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for packed in self._packed:

@@ -22,6 +22,7 @@ from enchufe.store.interface import Contents
 from enchufe.store.listing import listed
 from enchufe.store.many import Names
 from enchufe.store.names import STAGING
+from enchufe.store.put_away import PutAway
 from enchufe.store.reading import Content, LeftOut, SourceFile, read_each, reason_for
 from enchufe.store.shared_folders import SharedFolders
 
@@ -42,6 +43,32 @@ AGAIN_LIMIT: Final = 2  # times that a file is offered once more
 LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
 _SETTLED: Final = 10_000  # names in a folder that are looked at before it is seen whether they are many
 LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
+
+
+class LeftOuts(Collection[tuple[tuple[bytes, ...], str]]):
+    """Path and reason, both for a person, of what could not be offered: a million of a folder take some 10 MB.
+
+    Args:
+        path_of: the names of a folder from its root on, by its id; none where it is NO_PARENT.
+    """
+
+    def __init__(self, path_of: Callable[[int], tuple[bytes, ...]]) -> None:
+        self._rows = PutAway()  # id of the folder, name, reason of each
+        self._path_of = path_of
+
+    def add(self, parent: int, name: bytes, told: str) -> None:
+        """One more."""
+        self._rows.append((parent, name, told))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[tuple[bytes, ...], str]]:
+        for parent, name, told in self._rows:
+            yield (*self._path_of(parent), name), told
+
+    def __contains__(self, one: object) -> bool:
+        return any(one == each for each in self)
 
 
 class Source:
@@ -77,17 +104,17 @@ class Source:
     """
 
     def __init__(self, paths: Sequence[Path], *, exclude: Sequence[str | bytes] = (), attributes: bool = False) -> None:
-        self.left_out: list[tuple[tuple[bytes, ...], str]] = []
         self.lists = False
         self._exclude = Exclude(exclude) if exclude else None
         self._attributes = attributes
         self._roots: dict[bytes, bytes] = {}  # name -> where it really is
         self._files: dict[int, bytes] = {}  # id of a root that is a file -> where it really is
         self._folders = SharedFolders()
+        self.left_out = LeftOuts(self._folders.path)
         self._count = 0
         self._walked: dict[int, tuple[bytes, ...]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
-        self._times: dict[int, int] = {}  # id of what was offered again -> how many times
+        self._times = bytearray()  # how many times what has an id was offered again; up to the last that was
         self._hiring = Hiring()
         for path in paths:
             self._name_root(os.fsencode(path))
@@ -130,7 +157,7 @@ class Source:
             try:
                 info = os.stat(where, follow_symlinks=False)
             except OSError as error:
-                self._leave_out((name,), error)
+                self._leave_out(NO_PARENT, name, error)
                 continue
             folder = stat.S_ISDIR(info.st_mode)
             if self._exclude is not None and self._exclude.excludes(os.fsdecode(name), folder=folder):
@@ -142,7 +169,7 @@ class Source:
                 self._files[self._count] = where
                 yield self._file(NO_PARENT, name, info)
             else:
-                self.left_out.append(((name,), Reason.CHANGED.told))
+                self.left_out.add(NO_PARENT, name, Reason.CHANGED.told)
 
     def _walk_tree(self, root_name: bytes, info: os.stat_result) -> Iterator[Entry]:
         """A root that is a folder, added already, and all below it."""
@@ -159,7 +186,7 @@ class Source:
                 here = self._folders.dup(parent)
             except OSError as error:
                 for name in names:
-                    self._leave_out((*self._folders.path(parent), name), error)
+                    self._leave_out(parent, name, error)
                 stack.pop()
                 continue
             try:
@@ -177,11 +204,11 @@ class Source:
                                 yield inner
                                 break
                         elif folder.listing is not None:  # it was a folder just now: too late to be in the listing
-                            self.left_out.append(((*self._folders.path(parent), name), Reason.CHANGED.told))
+                            self.left_out.add(parent, name, Reason.CHANGED.told)
                         else:
                             yield from self._other(parent, name, info, here)
                     except OSError as error:
-                        self._leave_out((*self._folders.path(parent), name), error)
+                        self._leave_out(parent, name, error)
                 else:
                     stack.pop()
             finally:
@@ -192,14 +219,14 @@ class Source:
         try:
             here = self._folders.dup(folder.id)
         except OSError as error:
-            self._leave_out(self.path(folder), error)
+            self._leave_out(folder.parent, folder.name, error)
             return
         try:
             leaves, folders = self._names(here, folder.id)
             walked = frozenset(self._walked.pop(folder.id, ()))
             for name in folders:
                 if name not in walked:  # it is no file any more, and was no folder yet
-                    self.left_out.append(((*self._folders.path(folder.id), name), Reason.CHANGED.told))
+                    self.left_out.add(folder.id, name, Reason.CHANGED.told)
             for name in leaves:
                 try:
                     info = os.stat(name, dir_fd=here, follow_symlinks=False)
@@ -208,9 +235,9 @@ class Source:
                     else:
                         yield from self._other(folder.id, name, info, here)
                 except OSError as error:
-                    self._leave_out((*self._folders.path(folder.id), name), error)
+                    self._leave_out(folder.id, name, error)
         except OSError as error:
-            self._leave_out(self.path(folder), error)
+            self._leave_out(folder.parent, folder.name, error)
         finally:
             os.close(here)
 
@@ -223,7 +250,7 @@ class Source:
             yield Entry(self._take_id(), parent, name, _SYMLINK, 0, mode, told_time(info.st_mtime_ns), target)
         else:
             told = Reason.CHANGED.told if kind == stat.S_IFDIR else _TOLD[kind]
-            self.left_out.append(((*self._folders.path(parent), name), told))
+            self.left_out.add(parent, name, told)
 
     def _file(self, parent: int, name: bytes, info: os.stat_result) -> Entry:
         """The next entry, which is a file."""
@@ -269,12 +296,12 @@ class Source:
         except OSError as error:
             attributes, beyond = (), []
             self._reason(error, entry)
-            self.left_out.append((self.path(entry), f"its extended attributes: {os.strerror(error.errno or 0)}"))
+            self.left_out.add(entry.parent, entry.name, f"its extended attributes: {os.strerror(error.errno or 0)}")
         finally:
             os.close(descriptor)
         if beyond:
             told = printable(b", ".join(beyond))
-            self.left_out.append((self.path(entry), f"extended attributes beyond {LIMIT:,} bytes: {told}"))
+            self.left_out.add(entry.parent, entry.name, f"extended attributes beyond {LIMIT:,} bytes: {told}")
         return attributes
 
     def _take_id(self) -> int:
@@ -284,10 +311,10 @@ class Source:
     def _entered(self, parent: int, name: bytes, depth: int) -> tuple[Iterator[bytes], Listing | None] | None:
         """As `_look`, for a folder that will be the next entry, `depth` folders deep."""
         if name == STAGING:
-            self.left_out.append(((*self._folders.path(parent), name), "what is half received stays where it is"))
+            self.left_out.add(parent, name, "what is half received stays where it is")
             return None
         if depth >= MAX_DEPTH:
-            self.left_out.append(((*self._folders.path(parent), name), f"more than {MAX_DEPTH} folders deep"))
+            self.left_out.add(parent, name, f"more than {MAX_DEPTH} folders deep")
             return None
         self._folders.add(self._count, parent, name)
         return self._look(parent, name)
@@ -318,7 +345,7 @@ class Source:
                 os.close(descriptor)
         except OSError as error:
             self._folders.forget(self._count)
-            self._leave_out((*self._folders.path(parent), name), error)
+            self._leave_out(parent, name, error)
             return None
         return (itertools.chain(leaves, folders) if listing is None else iter(folders)), listing
 
@@ -342,10 +369,10 @@ class Source:
         place = "/".join(["", *map(os.fsdecode, self._folders.path(id_)[1:]), ""])
         return Names(lambda name: not exclude.excludes(place + name, folder=folder))
 
-    def _leave_out(self, path: tuple[bytes, ...], error: OSError) -> None:
-        reason = reason_for(error, path)
+    def _leave_out(self, parent: int, name: bytes, error: OSError) -> None:
+        reason = reason_for(error, (*self._folders.path(parent), name))
         told = f"{reason.told} ({os.strerror(error.errno or 0)})" if reason is Reason.UNREADABLE else reason.told
-        self.left_out.append((path, told))
+        self.left_out.add(parent, name, told)
 
     def again(self, entry: Entry) -> Entry | None:
         """A file that could not be sent as it was offered, as it is now, under the next id.
@@ -356,7 +383,7 @@ class Source:
         Raises:
             StoreError: no descriptors or memory left.
         """
-        times = self._times.get(entry.id, 0) + 1
+        times = 1 + (self._times[entry.id] if entry.id < len(self._times) else 0)
         if times > AGAIN_LIMIT:
             return None
         try:
@@ -369,7 +396,8 @@ class Source:
         first = self._links.get((info.st_dev, info.st_ino))
         if first is not None and first.id in (entry.id, entry.linked):
             del self._links[info.st_dev, info.st_ino]
-        self._times[self._count] = times
+        self._times.extend(bytes(self._count - len(self._times)))
+        self._times.append(times)  # for the next id
         if entry.parent == NO_PARENT:
             self._files[self._count] = self._files[entry.id]
         return self._file(entry.parent, entry.name, info)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 import threading
 
 import pytest
@@ -54,6 +61,64 @@ def test_there_is_one_bar_however_often_it_is_cut() -> None:
         bars.show(events.Retrying("the link is gone", 0.1))
         until(lambda: threading.active_count() == others)
     bars.close()
+
+
+TOLD = 5000
+LONG = "long " * 40
+TELLS_MUCH = f"""
+from enchufe import events
+from enchufe.cli.show import ProgressBars, Sentences
+
+bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))
+bars.show(events.Connected("there"))
+bars.show(events.Progress(5, 10, 0, 1.0))
+for number in range({TOLD}):
+    name = b":smile: [bold]x[/bold] %d" % number
+    bars.show(events.File((name,), 0, "left out", None, "it vanished"))
+bars.show(events.File(({LONG.encode()!r},), 0, "left out", None, "it vanished"))
+bars.close()
+"""
+
+
+def test_what_is_told_above_the_bar_is_shown_as_it_is_and_with_few_bars() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen([sys.executable, "-c", TELLS_MUCH], stderr=theirs, env=environment) as teller:
+        os.close(theirs)
+        shown = b""
+        while piece := _read(ours):
+            shown += piece
+    os.close(ours)
+    assert teller.returncode == 0
+    for number in range(TOLD):
+        assert b"left out: :smile: [bold]x[/bold] %d (it vanished)\r\n" % number in shown
+    assert b"left out: %s (it vanished)\r\n" % LONG.encode() in shown
+    assert shown.count(b"\x1b[2K") < TOLD / 4  # each time that a bar makes room
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # nobody is at the other end any more
+        return b""
+
+
+def test_what_is_told_is_not_kept_until_more_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))
+    bars.show(events.Connected("there"))
+    bars.show(events.File((b"a",), 0, "left out", None, "it vanished"))
+    told = ""
+
+    def is_told() -> bool:
+        nonlocal told
+        told += capfd.readouterr().err
+        return "left out: a (it vanished)\n" in told
+
+    try:
+        until(is_told)
+    finally:
+        bars.close()
 
 
 def test_what_nobody_knows_the_size_of_is_at_no_per_cent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -13,12 +14,16 @@ from enchufe import events
 from enchufe.cli import output
 from enchufe.errors import StoreError
 from enchufe.printable import printable
+from enchufe.waiting import start
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 
 _WIDE: Final = 60  # columns of a terminal that has room for a bar and all that stands beside it
+
+_DRAWN: Final = 0.1  # seconds between two drawings of the bar, and of what was told meanwhile above it
+_TOGETHER: Final = 1000  # lines that are drawn at once: the bar under them costs as much as a hundred
 
 _FOREVER: Final = 100 * 3600.0  # seconds: from then on nobody wants to know
 
@@ -228,7 +233,10 @@ class ProgressBars:
 
     def __init__(self, sentences: Sentences) -> None:
         self._sentences = sentences
+        self._lock = threading.RLock()
         self._bars: Bars | None = None
+        self._lines: list[str] = []  # told, and not drawn yet
+        self._closed = threading.Event()
         self._task: Any = None
         self._offered = False  # all there is: before that nobody knows how much it will be
         self._wide = True
@@ -256,9 +264,12 @@ class ProgressBars:
 
     def close(self) -> None:
         """Stop drawing."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        with self._lock:
+            if self._bars is not None:
+                self._draw(self._bars)
+                self._closed.set()
+                self._bars.stop()
+                self._bars = None
 
     def _show_qr(self, event: events.Code) -> None:
         if not event.link:
@@ -276,11 +287,30 @@ class ProgressBars:
                 return
 
     def _print(self, event: events.Event) -> None:
-        if self._bars is None:
-            self._sentences.show(event)
-            return
-        for line in self._sentences.lines(event):
-            self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with self._lock:
+            if self._bars is not None:
+                self._lines += self._sentences.lines(event)
+                if len(self._lines) >= _TOGETHER:
+                    self._draw(self._bars)
+                return
+        self._sentences.show(event)
+
+    def _keep_drawing(self, bars: Bars, closed: threading.Event) -> None:
+        while not closed.wait(_DRAWN):
+            with self._lock:
+                if not closed.is_set():
+                    self._draw(bars)
+
+    def _draw(self, bars: Bars) -> None:
+        """Draw the bar, and what was told above it just as it is. With the lock."""
+        from rich.segment import Segment, Segments  # noqa: PLC0415 (as below)
+
+        if self._lines:
+            told = "".join(f"{line}\n" for line in self._lines)
+            bars.console.print(Segments([Segment(told)]), soft_wrap=True)
+            self._lines.clear()
+        else:
+            bars.refresh()
 
     def _start(self) -> None:
         from rich.console import Console  # noqa: PLC0415 (slow to import, and seldom needed)
@@ -289,12 +319,17 @@ class ProgressBars:
         console = Console(file=output.telling())  # the terminal may go, and the transfer hears of that by a signal
         # Not rich's own speed and time left: it begins anew whenever the total grows, and knows of no pauses.
         figures = TextColumn("{task.description}", markup=False)
-        self._bars = Progress(
-            *([BarColumn(), figures] if console.width >= _WIDE else [figures]), console=console, transient=True
-        )
         self._wide = console.width >= _WIDE
-        self._task = self._bars.add_task("", total=None)
-        self._bars.start()
+        columns = [BarColumn(), figures] if self._wide else [figures]
+        # Not rich's own drawing: it takes most of a millisecond for a line above the bar, and reads smileys in it.
+        bars = Progress(*columns, console=console, transient=True, auto_refresh=False)
+        self._task = bars.add_task("", total=None)
+        closed = threading.Event()
+        drawing = threading.Thread(target=self._keep_drawing, args=(bars, closed), name="enchufe bars", daemon=True)
+        with self._lock:
+            start(drawing)
+            bars.start()
+            self._bars, self._closed = bars, closed
 
     def _move(self, event: events.Progress) -> None:
         if self._bars is None:  # it was closed for a question

@@ -13,6 +13,7 @@ import pytest
 from enchufe.entry import LISTED
 from enchufe.store import Source, many, source
 from enchufe.store.many import Names
+from enchufe.store.put_away import PutAway
 
 
 def gathered(count: int) -> Names:
@@ -102,6 +103,21 @@ def test_what_is_left_out_takes_little_memory(tmp_path: Path) -> None:
         assert list(source.left_out) == told
         assert told[-1] in source.left_out
         assert (told[0][0], "") not in source.left_out
+
+
+@pytest.mark.parametrize("before", [0, 1, 999, 1000, 1001, 2500])
+@pytest.mark.parametrize("more", [0, 1, 999, 1000, 2500])
+def test_what_is_put_away_while_it_is_gone_through_comes_too(before: int, more: int) -> None:
+    rows = PutAway()
+    for number in range(before):
+        rows.append((number, b"%d" % number))
+    through = iter(rows)
+    first = next(through, None)
+    for number in range(before, before + more):
+        rows.append((number, b"%d" % number))
+    found = [first, *through] if before else list(rows)
+    assert found == [(number, b"%d" % number) for number in range(before + more)]
+    assert len(rows) == before + more
 
 
 def test_how_often_files_were_offered_again_takes_a_byte_each(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ class Link:
     async def exchange(self, until: float | None = None) -> None:
         """Send and receive what goes without waiting; where nothing does, wait until it may, or for `until`.
 
+        A sign of life that is due goes first, whatever the caller was busy with.
+
         Raises:
             DeadlineExceeded: the peer was silent for too long.
             BrokenError: the connection was cut, or has ended before it may.
@@ -79,6 +81,8 @@ class Link:
             self.machine.end_of_stream()
         if self._cut is not None:
             raise self._cut
+        if not self.outgoing and self.machine.peer is not None and self._waiter.now() >= self._said + PING_AFTER:
+            self.say(Ping())
         sent, paced = False, None
         try:
             sent, paced = self._send_some()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from enchufe import events
@@ -52,6 +53,7 @@ _OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs no
 _OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks at them while we look at the next
 _LISTED_IN_VAIN: Final = 5_000  # entries more than were the same: a sixtieth of a second
 _WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
+_TELLING: Final = 0.1  # seconds between two exchanges, and one line more: a terminal may be slow
 _AHEAD: Final = 4  # batches that others read while one leaves: less than they have memory for
 
 
@@ -80,6 +82,8 @@ class SendingSession(Session[Sender]):
         self._block = memoryview(bytearray(BLOCK_SIZE))
         self._files = SharedFiles(source.open)
         self._unsendable: deque[tuple[Entry, Reason]] = deque()
+        self._told = 0  # how many of those that the source could not offer
+        self._to_tell: Iterator[tuple[events.Path, str]] = iter(())
         # Small files cost the processor, not the link, and Python's threads have one between them: where the link is
         # fast they all go on stream 0, which is a quarter faster than on two.
         self._far = False
@@ -138,10 +142,11 @@ class SendingSession(Session[Sender]):
                 if self._together is not None:
                     self.link.collect(self._together.hands)
                 self._say_ends()
+                self._tell_untold()
                 if not self.link.outgoing:
                     self._release()
                     await self._say_more()
-                await self.link.exchange(self.tell_again_at)
+                await self.link.exchange(self.waiter.now() if self._untold else self.tell_again_at)
                 if self.waiter.now() >= self.tell_again_at:
                     self._tell_progress()
         finally:
@@ -185,9 +190,7 @@ class SendingSession(Session[Sender]):
 
     def _heed(self, message: Message) -> None:
         if isinstance(message, Want):
-            while self.machine.refused:
-                entry, answer = self.machine.refused.popleft()
-                self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
+            self._tell_untold()  # before what comes next, which may end it
             self._look_inside()
         elif isinstance(message, Progress):
             self._tell_progress()
@@ -201,6 +204,28 @@ class SendingSession(Session[Sender]):
         machine = self.machine
         total = self._total - machine.unwanted_bytes
         self.tell_progress(machine.stored_bytes, machine.held_bytes, total, machine.files)
+
+    @property
+    def _untold(self) -> bool:
+        """Whether it is to be told yet what was refused, or, once the walk is over, what it could not offer."""
+        machine = self.machine
+        walked = not self._has_more and not machine.listed
+        return bool(machine.refused) or (walked and self._told < len(self.source.left_out))
+
+    def _tell_untold(self) -> None:
+        """Tell it, for as long as the other side may wait for a sign of life: it may be very much."""
+        until = self.waiter.now() + _TELLING
+        while self._untold and self.waiter.now() < until:
+            if self.machine.refused:
+                entry, answer = self.machine.refused.popleft()
+                self.tell_file(self.source.path(entry), entry.size, "refused", reason=answer.refusal)
+                continue
+            left_out = next(self._to_tell, None)
+            if left_out is None:  # all but what has come since
+                self._to_tell = islice(self.source.left_out, self._told, None)
+                left_out = next(self._to_tell)
+            self._told += 1
+            self.tell_file(left_out[0], 0, "left out", reason=left_out[1])
 
     async def _say_more(self) -> None:
         """Say what comes next on stream 0: an offer or data by turns, so that wants are always on their way back."""
@@ -220,7 +245,7 @@ class SendingSession(Session[Sender]):
         elif not self._has_more:
             self._end_offer()
             with self.lock:
-                if machine.all_sent:
+                if machine.all_sent and not self._untold:
                     self.say(machine.finish())
                     self.concluded = Concluded(machine.receipt(), machine.skipped, self.left_out)
 
@@ -290,12 +315,13 @@ class SendingSession(Session[Sender]):
         return entry
 
     def _end_offer(self) -> None:
-        """Say that there is no more, once, as soon as that is known."""
+        """Say that there is no more, once, as soon as that is known and told."""
         machine = self.machine
         if machine.state is not State.OFFERING or machine.listed:
             return
-        for path, reason in self.source.left_out:
-            self.tell_file(path, 0, "left out", reason=reason)
+        self._tell_untold()
+        if self._untold:
+            return
         count, size = machine.offered + machine.same_entries, self._total + machine.same_bytes
         self.say(OfferEnd(count, size, len(self.source.left_out)))
         self.tell(events.Offered(count, size))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 _AT_ONCE: Final = 1000  # of those that are packed together
@@ -28,6 +29,15 @@ class PutAway:
         return len(self._packed) * _AT_ONCE + len(self._latest)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for packed in self._packed:
-            yield from zip(*marshal.loads(zlib.decompress(packed)), strict=True)  # noqa: S302 (our own memory)
-        yield from self._latest
+        """All of them, with what comes meanwhile."""
+        packed = given = 0
+        while True:
+            if packed < len(self._packed):
+                columns = marshal.loads(zlib.decompress(self._packed[packed]))  # noqa: S302 (our own memory)
+                yield from islice(zip(*columns, strict=True), given, None)
+                packed, given = packed + 1, 0
+            elif given < len(self._latest):
+                yield self._latest[given]
+                given += 1
+            else:
+                return

@@ -48,6 +48,8 @@ LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to
 class LeftOuts(Collection[tuple[tuple[bytes, ...], str]]):
     """Path and reason, both for a person, of what could not be offered: a million of a folder take some 10 MB.
 
+    More may come while they are gone through.
+
     Args:
         path_of: the names of a folder from its root on, by its id; none where it is NO_PARENT.
     """

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +18,11 @@ from enchufe.transfer import sender
 from enchufe.transfer.data import Batch, Block
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
-from enchufe.transfer.messages import WINDOW, Progress
+from enchufe.transfer.messages import WINDOW, Progress, Want
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import PIECE_SIZE
 from enchufe.transfer.states import State
-from tests.pairs.pair import Pair, block_of, content, file
+from tests.pairs.pair import Pair, block_of, content, file, wire
 
 B = BLOCK_SIZE
 
@@ -374,6 +378,37 @@ def test_what_was_left_out_is_not_kept_for_what_may_still_be_told_of_it(answer: 
     pair.done()
     assert pair.dropped == list(range(count))
     assert not pair.sender._going
+
+
+def steps(function: Callable[[], object]) -> int:
+    """How many lines are run by it."""
+    count, before = 0, sys.gettrace()
+
+    def trace(_frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("answer", [Answer.ALL, Answer.REST, Answer.DELTA])
+def test_what_cannot_be_taken_now_costs_nothing(answer: Answer) -> None:
+    """There may be a quarter of a million files that others are to send, or of which the receiver has more to tell."""
+    costs = []
+    for count in (20, 200):
+        pair = Pair()
+        pair.say(Offer([file(number, 3 * B) for number in range(count)]))
+        pair.sender.receive_data(wire(Want([(0, count, answer)])))
+        pair.sender.next_event()
+        blocks = answer is not Answer.ALL
+        costs.append(steps(lambda: pair.sender.take(0, small=True, blocks=blocks)))  # noqa: B023 (called at once)
+    assert costs[0] == costs[1]
 
 
 def moved(size: int, seed: int = 1) -> bytes:

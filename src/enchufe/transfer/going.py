@@ -93,6 +93,13 @@ class Going:
         """Nothing is left to be taken; of a pipe nobody knows."""
         return self.ready and not self._again and self.digests.missing(self._next) >= self.blocks
 
+    @property
+    def waits(self) -> bool:
+        """Nothing is to be taken before the receiver has told more of what it has."""
+        if self._again or self.told_all:
+            return False
+        return not self.ready or self.digests.missing(self._next) >= len(self._own) // DIGEST_SIZE
+
     def take(self) -> int | None:
         """The number of a block to be sent next; None where there is none now."""
         if self._again:

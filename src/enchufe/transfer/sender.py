@@ -123,7 +123,8 @@ class Sender(Machine):
         self._unanswered: dict[int, Entry] = {}
         self._wanted: dict[int, Entry] = {}  # files that are not settled
         self._small: deque[Small] = deque()
-        self._large: deque[Going] = deque()
+        self._large: deque[Going] = deque()  # none that waits for what the receiver has to tell
+        self._pipes: deque[Going] = deque()
         self._going: dict[int, Going] = {}
         self._left_out = bytearray()  # one byte per entry, up to the last: whether more may be told of it, in vain
         self._remembered = 0  # of those that have ended, and may be wanted again
@@ -164,7 +165,7 @@ class Sender(Machine):
     @property
     def has_work(self) -> bool:
         """Whether there may be something to take."""
-        return bool(self._small or self._large)
+        return bool(self._small or self._large or self._pipes)
 
     # Work for streams.
 
@@ -179,19 +180,25 @@ class Sender(Machine):
         """
         if self._small and not stream:
             return self._take_batch()
+        work = self._take_block(self._pipes) if not stream else None
+        if work is None and blocks:
+            work = self._take_block(self._large)
+        if work is not None:
+            return work
+        return self._take_batch() if self._small and small else None
+
+    def _take_block(self, queue: deque[Going]) -> Work | None:
         position = 0
-        while position < len(self._large):
-            going = self._large[position]
-            position += 1
-            if stream if going.size is None else not blocks:
-                continue
+        while position < len(queue):
+            going = queue[position]
             block = going.take()
-            if going.exhausted:
+            if going.exhausted or going.waits:
                 self._unqueue(going)
-                position -= 1
+            else:
+                position += 1
             if block is not None:
                 return going, block, 1
-        return self._take_batch() if self._small and small else None
+        return None
 
     def _take_batch(self) -> list[Small]:
         files: list[Small] = []
@@ -276,12 +283,15 @@ class Sender(Machine):
     def _queue(self, going: Going) -> None:
         if not going.queued:
             going.queued = True
-            self._large.append(going)
+            self._queue_of(going).append(going)
 
     def _unqueue(self, going: Going) -> None:
         if going.queued:
             going.queued = False
-            self._large.remove(going)
+            self._queue_of(going).remove(going)
+
+    def _queue_of(self, going: Going) -> deque[Going]:
+        return self._pipes if going.entry.size == UNKNOWN_SIZE else self._large
 
     def wants(self, entry: Entry) -> bool:
         """Whether a file is wanted and not settled."""
@@ -509,7 +519,7 @@ class Sender(Machine):
             raise RemoteProtocolError(f"the peer has blocks of entry {entry.id}, of which nobody knows the size")
         else:
             going = self._going[entry.id] = Going(entry, answer)
-            if going.ready:  # the others say first what is here of them: by the ten thousand they would be in the way
+            if not going.waits:
                 self._queue(going)
             if answer is _ALL and entry.size != UNKNOWN_SIZE:
                 self.missing_bytes += entry.size
@@ -542,7 +552,7 @@ class Sender(Machine):
         self._look(going)
         if going.exhausted:
             self._unqueue(going)
-        elif going.ready and not going.left_out:
+        elif not going.waits:
             self._queue(going)
 
     def _index(self, index: Index) -> None:

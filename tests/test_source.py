@@ -757,6 +757,27 @@ def test_hard_links_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [found[b"t/d/" + name].linked for name in (b"a", b"b", b"c")] == [1, 2, NO_LINK]
 
 
+def test_hard_links_that_change_are_not_offered_beyond_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver would end it all."""
+    monkeypatch.setattr(source_module, "LINKS_LIMIT", 2)
+    (tmp_path / "t/d").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "t" / name).write_text("x")
+        os.link(tmp_path / "t" / name, tmp_path / "t/d" / name)
+    with contextlib.closing(Source([tmp_path / "t"])) as source:
+        walk = source.walk()
+        entries = [next(walk), next(walk), next(walk)]
+        rewrite(tmp_path / "t/a")
+        offered = [*entries, source.again(entries[1])]
+        rewrite(tmp_path / "t/b")
+        offered += [*walk, source.again(entries[2])]
+    assert sum(entry is not None and entry.shared for entry in offered) == 2
+    links = {entry.linked for entry in offered if entry is not None} - {NO_LINK}
+    assert links <= {entry.id for entry in offered if entry is not None and entry.shared}
+
+
 # Exclusion.
 
 

@@ -40,7 +40,7 @@ _TOLD: Final = {
 _FILE, _DIRECTORY, _SYMLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK
 
 AGAIN_LIMIT: Final = 2  # times that a file is offered once more
-LINKS_LIMIT: Final = 100_000  # files with several names that are remembered, in some 40 MiB
+LINKS_LIMIT: Final = 100_000  # files with several names that are offered as such, and remembered in some 40 MiB
 _SETTLED: Final = 10_000  # names in a folder that are looked at before it is seen whether they are many
 LISTED_FROM: Final = 4  # files: to look into a folder there costs as much as to offer so many
 
@@ -116,6 +116,7 @@ class Source:
         self._count = 0
         self._walked: dict[int, tuple[bytes, ...]] = {}  # id of a listed folder -> the folders in it
         self._links: dict[tuple[int, int], Entry] = {}  # device and inode -> the first of its names
+        self._shared = 0  # how many were offered for others to be linked to; a receiver takes no more of them
         self._times = bytearray()  # how many times what has an id was offered again; up to the last that was
         self._hiring = Hiring()
         for path in paths:
@@ -282,8 +283,9 @@ class Source:
         first = self._links.get(key)
         if first is not None and first.size == entry.size and first.mtime_ns == entry.mtime_ns:
             entry.linked = first.id
-        elif first is not None or len(self._links) < LINKS_LIMIT:
+        elif self._shared < LINKS_LIMIT:
             self._links[key] = entry
+            self._shared += 1
             entry.shared = True
 
     def _attributes_of(self, entry: Entry) -> Attributes:

@@ -87,6 +87,13 @@ def test_only_the_whole_confirmation_of_the_other_side_will_do() -> None:
     dialer.finish(answer)
 
 
+def test_before_the_other_sides_message_there_is_no_key_to_confirm_with() -> None:
+    with pytest.raises(AttributeError):
+        ListenerPairing(CODE, HERE).finish(HERE.mac(b"", b"dialer"))
+    with pytest.raises(AttributeError):
+        DialerPairing(CODE, HERE).finish(HERE.mac(b"", b"listener"))
+
+
 def test_bad_messages_are_refused_and_nothing_else_escapes() -> None:
     sides: list[tuple[Callable[[], DialerPairing | ListenerPairing], bytes]] = [
         (lambda: DialerPairing(CODE, HERE), b"B"),

@@ -32,7 +32,6 @@ class _Pairing:
         self._binding = binding
         self._spake = side(code.password, idA=_DIALER + binding.value, idB=_LISTENER + binding.value)
         self.message = self._spake.start()
-        self._dialers = self._listeners = self._secret = b""
 
     def _hear(self, message: bytes) -> None:
         try:

@@ -427,6 +427,28 @@ def test_a_pass_without_its_key_is_none(place: Place) -> None:
     assert right in made[0].said
 
 
+@pytest.mark.parametrize("way", ["code", "key", "token"])
+def test_one_party_is_who_comes_again_and_nobody_else_who_proves_the_like(way: str, place: Place) -> None:
+    house = House()
+    near, first = both_in(*house.meet(place, house.proof(place, way)))
+    close(near, first)
+    near, again = both_in(*house.meet(place, ByPass(near.secret)))
+    close(near, again)
+    assert again.party == first.party
+    house.renew_code()
+    near, anew = both_in(*house.meet(place, house.proof(place, way)))
+    close(near, anew)
+    assert (anew.party == first.party) == (way != "code")  # a code says nothing of who has it
+    house.guest, house.token = Key(), Key()
+    house.introduction = None
+    house.known[house.guest.public] = "desk"
+    house.tokens.good[house.token.public] = Token("printer")
+    house.renew_code()
+    near, other = both_in(*house.meet(place, house.proof(place, way)))
+    close(near, other)
+    assert other.party != first.party
+
+
 # Introductions
 
 

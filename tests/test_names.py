@@ -105,6 +105,7 @@ def test_text_and_length() -> None:
     assert not NameRules(text=True).holds(b"\xff")
     assert not NameRules(windows=True).holds(b"\xff")
     assert NameRules(text=True).holds("ñ".encode())
+    assert NameRules(text=True).holds(b"end.")
     assert not NameRules(longest=143).holds(b"n" * 144)
     assert NameRules(longest=143).holds(b"n" * 143)
     assert NameRules().none

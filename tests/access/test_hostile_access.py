@@ -434,6 +434,24 @@ def test_nobody_introduces_himself_by_our_own_words(place: Place) -> None:
     reflecting.result()
 
 
+def test_nobody_comes_again_by_a_pass_that_was_never_given_and_the_key_of_none(place: Place) -> None:
+    house = House()
+
+    def invent() -> None:
+        with place.dial() as transport:
+            talk = Exchange(transport, soon(), "dialer")
+            drive(talk.say(KNOCK))
+            binding = Binding.of(CERTIFICATE.sha256, KNOCK, drive(talk.hear(m.Nonce)))
+            drive(talk.say(m.Again(bytes(16), binding.mac(b"", b"dialer"))))
+            with pytest.raises(UnknownMachine):
+                drive(talk.hear(m.Confirm))
+
+    inventing = Beside(invent)
+    far = admit_one(house, place)
+    assert type(far) is UnknownMachine, far
+    inventing.result()
+
+
 # Listeners that lie
 
 

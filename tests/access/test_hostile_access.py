@@ -40,7 +40,7 @@ from enchufe.access.pairing import ListenerPairing
 from enchufe.errors import BrokenError, EnchufeError, Refused, RemoteProtocolError
 from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
-from tests.access.meeting import CERTIFICATE, Bend, House, Key, Outcome, Place, bent, close, dial, soon, starts
+from tests.access.meeting import CERTIFICATE, WAITER, Bend, House, Key, Outcome, Place, bent, close, dial, soon, starts
 from tests.beside import Beside
 
 WAYS = House.ways
@@ -413,8 +413,22 @@ def test_a_denial_arrives_though_more_was_said(place: Place) -> None:
         got = b""
         while len(got) < 44:
             got += drive(transport.receive(100, soon()))
-    assert got[38:] == m.frame(m.Denied(3))
+        assert got[38:] == m.frame(m.Denied(3))
+        drive(transport.end(soon()))
+        assert drive(transport.receive(100, soon())) == b""
     admitting.join()
+
+
+@pytest.mark.parametrize("left", [1.0, 60.0])
+def test_a_denial_gets_a_few_seconds_at_the_most(left: float, place: Place) -> None:
+    dialing = Beside(place.dial)
+    with place.accept() as transport, dialing.result() as other:
+        began = WAITER.now()
+        talk = Exchange(transport, began + left, "listener")
+        drive(other.end(soon()))
+        drive(talk.deny(m.Reason.CODE))
+        assert began + min(left, 3) <= talk.deadline <= WAITER.now() + min(left, 3)
+        assert drive(other.receive(100, soon())) == m.frame(m.Denied(m.Reason.CODE))
 
 
 def test_nobody_introduces_himself_by_our_own_words(place: Place) -> None:

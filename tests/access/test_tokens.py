@@ -99,6 +99,7 @@ def test_what_was_taken_and_not_needed_is_given_back(tokens: Tokens) -> None:
 def test_a_quota_is_taken_and_never_more(tokens: Tokens, clock: Clock) -> None:
     token, _ = tokens.new("ana", quota=100)
     assert tokens.take(token.public, ONE, 60, 60) == 60
+    assert tokens.all()[0].state(clock.now) == "good"
     with pytest.raises(UsedUp, match="40 bytes more, not for 41") as caught:
         tokens.take(token.public, ONE, 41, 41)
     assert isinstance(caught.value, Refused)
@@ -228,9 +229,11 @@ def test_names_are_made_or_chosen_and_taken_once(tokens: Tokens) -> None:
     assert len(tokens.all()) == 3
 
 
-@pytest.mark.parametrize("scope", [[], ["drop", "write"], [""], ["\x1b[2J"], "drop"])
-def test_a_scope_is_one_that_there_is(tokens: Tokens, scope: list[str]) -> None:
-    with pytest.raises(LocalProtocolError, match="nothing a token is for") as caught:
+@pytest.mark.parametrize(
+    ("scope", "told"), [([], ""), (["drop", "write"], "write"), ([""], ""), (["\x1b[2J"], r"\x1b[2J"), ("drop", "d")]
+)
+def test_a_scope_is_one_that_there_is(tokens: Tokens, scope: list[str], told: str) -> None:
+    with pytest.raises(LocalProtocolError, match=f"^'{re.escape(told)}' is nothing a token is for") as caught:
         tokens.new("ana", scope)
     assert str(caught.value).isprintable()
     assert tokens.all() == []
@@ -241,6 +244,11 @@ def test_a_token_for_nothing_is_none(tokens: Tokens, quota: int | None, expires:
     with pytest.raises(LocalProtocolError):
         tokens.new("ana", quota=quota, expires=expires)
     assert tokens.all() == []
+
+
+def test_a_token_may_be_for_a_single_byte(tokens: Tokens) -> None:
+    token, _ = tokens.new("ana", quota=1)
+    assert tokens.check(token.public) == Grant("ana", frozenset({"drop"}), 1)
 
 
 def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, folder: Folder) -> None:

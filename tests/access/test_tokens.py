@@ -277,6 +277,8 @@ def test_a_damaged_file_lets_nobody_in_and_is_never_begun_anew(tokens: Tokens, f
         ("unfinished", 7),
         ("unfinished", [7]),
         ("unfinished", ["77"]),
+        ("public", "77" * 31),
+        ("scope", ["drop", "write"]),
     ],
 )
 def test_what_makes_no_sense_is_damage(tokens: Tokens, folder: Folder, key: str, value: object) -> None:

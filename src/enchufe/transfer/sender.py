@@ -14,6 +14,7 @@ from enchufe.buffer import Buffer
 from enchufe.dataclass import dataclass
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry, Kind, Listing, Reason
 from enchufe.errors import BrokenError, LocalProtocolError, Refused, RemoteProtocolError, VerificationError
+from enchufe.ids import Ids
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same, travels_in_batch
 from enchufe.transfer.digests import Outcome, TreeDigest
 from enchufe.transfer.going import Going, changed_since
@@ -126,7 +127,7 @@ class Sender(Machine):
         self._large: deque[Going] = deque()  # none that waits for what the receiver has to tell
         self._pipes: deque[Going] = deque()
         self._going: dict[int, Going] = {}
-        self._left_out = bytearray()  # one byte per entry, up to the last: whether more may be told of it, in vain
+        self._left_out = Ids()  # of which more may be told, by whoever does not know yet
         self._remembered = 0  # of those that have ended, and may be wanted again
         self._pieces = 0  # that are told of the receiver's own versions, of files that have not ended
         self._streams: dict[int, _Stream] = {}
@@ -375,8 +376,7 @@ class Sender(Machine):
             if going.left_out:
                 self._unqueue(going)
                 if going.had:
-                    self._left_out.extend(bytes(max(0, number + 1 - len(self._left_out))))
-                    self._left_out[number] = 1
+                    self._left_out.add(number)
         self._settle(entry, outcome, size, root)
 
     def _settle(self, entry: Entry, outcome: Outcome, size: int = 0, root: bytes = b"") -> None:
@@ -435,7 +435,7 @@ class Sender(Machine):
                 self._lose(number, taken)
             case Again(number, first, count):
                 going = self._going.get(number)
-                if going is None and self._was_left_out(number):
+                if going is None and number in self._left_out:
                     return
                 if going is None or not going.doubt(first, count):
                     raise RemoteProtocolError(f"the peer wants blocks of entry {number} again that it never had")
@@ -454,10 +454,6 @@ class Sender(Machine):
         for number in [number for number, going in self._going.items() if going.ended]:
             del self._going[number]
         self._remembered = 0
-
-    def _was_left_out(self, number: int) -> bool:
-        """Whether the receiver may not have known, when it told more of a file, that this was left out."""
-        return number < len(self._left_out) and self._left_out[number] == 1
 
     def _answer(self, first: int, count: int, answer: Answer) -> None:
         if not 0 < count <= len(self._unanswered):
@@ -526,7 +522,7 @@ class Sender(Machine):
 
     def _had(self, have: Have) -> None:
         going = self._going.get(have.id)
-        if going is None and self._was_left_out(have.id):
+        if going is None and have.id in self._left_out:
             return
         if going is None or going.told_all:
             raise RemoteProtocolError(f"the peer has blocks of entry {have.id}, and did not say so")
@@ -557,7 +553,7 @@ class Sender(Machine):
 
     def _index(self, index: Index) -> None:
         going = self._going.get(index.id)
-        if going is None and self._was_left_out(index.id):
+        if going is None and index.id in self._left_out:
             return
         if going is None or not going.ready or going.told_all or not self.agreed(PATCHES):
             raise RemoteProtocolError(f"the peer tells of another version of entry {index.id}, and has none")

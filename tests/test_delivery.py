@@ -1176,7 +1176,6 @@ def test_pipe_delivery(tmp_path: Path) -> None:
         begun.complete(entry, 5)
     begun.complete(entry, 4)
     begun.commit()
-    begun.abandon()
     assert begun.landed == {entry.id: b"file"}
     assert begun.path(entry) == (b"file",)
     assert os.read(reading, 100) == b"hola"
@@ -1189,6 +1188,9 @@ def test_pipe_delivery(tmp_path: Path) -> None:
         write(begun, entry, 4, b"x")
     with pytest.raises(StoreError, match="4 bytes of it"):
         begun.drop(entry)
+    begun.abandon()
+    with pytest.raises(ClosedError):
+        write(begun, entry, 4, b"x")
     os.close(writing)
 
 

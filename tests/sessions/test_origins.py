@@ -63,7 +63,7 @@ def test_an_origin_is_the_folder_that_the_first_thing_is_in(tmp_path: Path, monk
     first, second = tree(tmp_path / "first", 1), tree(tmp_path / "second", 2)
 
     def origin(*paths: Path | str) -> bytes:
-        return _source_of(paths, None, None, (), False)[2]
+        return _source_of(paths, None, None, (), False)[3]
 
     assert origin(first) == origin(first, second / "big") == origin(tmp_path / "first" / "tree")
     assert origin(first) != origin(second)

@@ -157,9 +157,10 @@ def test_what_was_cut_on_its_way_to_standard_output_is_not_begun_again_behind_it
     most = threading.Event()
 
     def cut_at_the_end(offset: int, piece: bytes) -> bytes:
-        """Before FINISH, once."""
+        """Before FINISH, once, and when some of it is out."""
         if most.is_set() or offset + len(piece) < len(content):
             return piece
+        until(lambda: (tmp_path / "out").stat().st_size > 0)
         most.set()
         return b""
 

@@ -89,7 +89,7 @@ def test_a_file_that_is_open_to_others_is_refused(folder: Folder, bits: int) -> 
 
 
 @pytest.mark.parametrize("bits", [0o750, 0o701, 0o777])
-def test_a_folder_that_is_open_to_others_is_refused(folder: Folder, bits: int) -> None:
+def test_a_folder_that_is_open_to_others_is_refused(folder: Folder, bits: int, no_descriptor_stays: None) -> None:
     write(folder, b"secret")
     os.chmod(folder.path, bits)
     with pytest.raises(StoreError, match="open to others") as caught:
@@ -188,6 +188,9 @@ def test_every_flipped_bit_and_every_lost_end_is_found(folder: Folder) -> None:
 def test_what_a_newer_version_wrote_is_not_called_damaged() -> None:
     with pytest.raises(StoreError, match="newer"):
         unpacked(packed({}).replace(b'"v": 1', b'"v": 2'), "it")
+    for no_version in (b'"2"', b"null", b"{}"):
+        with pytest.raises(StoreError, match="damaged"):
+            unpacked(packed({}).replace(b'"v": 1', b'"v": ' + no_version), "it")
 
 
 KILLED = """
@@ -216,6 +219,8 @@ def test_who_is_killed_while_writing_leaves_the_old_or_the_new_and_no_lock(
     assert run(KILLED, folder.path, at).returncode == -signal.SIGKILL
     assert folder.read(NAME) == left
     assert os.path.exists(f"{folder.path}/{NAME}.new") == (at != "renamed")
+    if at != "renamed":
+        assert Path(f"{folder.path}/{NAME}.new").read_bytes() == b"new"  # all of it is what fsync was asked for
     write(folder, b"next")
     assert folder.read(NAME) == b"next"
     assert sorted(os.listdir(folder.path)) == ["lock", NAME]
@@ -224,8 +229,12 @@ def test_who_is_killed_while_writing_leaves_the_old_or_the_new_and_no_lock(
 def test_a_full_disk_leaves_the_old(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, b"old")
 
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "full")
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(28, "full")
+        sync(descriptor)
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
@@ -302,6 +311,8 @@ def test_a_whole_file_of_something_else_is_damaged_too(folder: Folder, content: 
     with pytest.raises(StoreError, match="damaged"):
         with book.changing():
             pass
+    with pytest.raises(StoreError, match="damaged"):
+        book.rehearse()
     assert folder.read("numbers") == packed(content)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from enchufe.entry import Answer, Entry, Kind
 from enchufe.errors import NoSpaceError, StoreError
-from enchufe.store import Delivery
+from enchufe.store import Delivery, durable, linux
 from tests.test_delivery import Offer, T, delivery, write_whole
 from tests.test_delivery_faults import fails
 
@@ -68,6 +68,30 @@ def test_a_disk_that_fails_is_no_disk_without_links(inbox: Path, monkeypatch: py
         monkeypatch.setattr(os, "link", fails(errno.EIO))
         with pytest.raises(StoreError, match="link files"):
             begun.commit()
+    assert not list(inbox.iterdir())
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_a_disk_refuses_before_the_links_it_is_not_asked_for_again(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """A second fsync says that all is well: so nothing is in place, whatever it would say."""
+    monkeypatch.setattr(durable, "ONE_BY_ONE", 0 if at_once else 1000)
+    asked: list[int] = []
+
+    def refuse(descriptor: int) -> None:
+        asked.append(descriptor)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with delivery(inbox) as begun:
+        offer_linked(begun)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", refuse)
+            patched.setattr(linux, "syncfs", refuse)
+            with pytest.raises(StoreError):
+                begun.commit()
+    assert len(asked) == 1
     assert not list(inbox.iterdir())
 
 

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,33 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "cannot make" in done.stdout and "XDG_STATE_HOME" in done.stdout
     assert list(home.iterdir()) == []
+
+
+EVERYDAY = """
+import os, sys
+from enchufe.access.state import Folder
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+folder = Folder(sys.argv[1])
+with folder.locked() as opened:
+    opened.write("some.json", b"new")
+print(folder.read("some.json"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("mode", [0o700, 0o300])
+def test_a_user_has_folders_in_his_own_home_though_he_may_not_list_it(mode: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="enchufe-") as place:
+        os.chmod(place, 0o755)
+        home = Path(place) / "home"
+        home.mkdir()
+        os.chown(home, 65534, 65534)
+        home.chmod(mode)
+        done = run(EVERYDAY, f"{home}/.local/state/enchufe")
+        assert (done.returncode, done.stdout) == (0, "b'new'\n"), done.stderr
+        made = home / ".local/state/enchufe"
+        assert {(path.stat().st_uid, path.stat().st_mode & 0o777) for path in (made, *list(made.parents)[:2])} == {
+            (65534, 0o700)
+        }

@@ -573,3 +573,17 @@ def test_small_files_from_many_threads_in_many_folders(inbox: Path) -> None:
     for number in range(200):
         found = {path.name: path.read_bytes() for path in (inbox / str(number)).iterdir()}
         assert found == {str(at): b"%04d" % (number + 1) for at in range(number, 4000, 200)}
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "rename", "overwrite", "update"])
+def test_what_is_offered_says_nothing_of_the_destination_itself(inbox: Path, if_exists: IfExists) -> None:
+    """A folder that nobody else may enter stays one, though folders in it get the modes that were offered."""
+    inbox.chmod(0o700)
+    (inbox / "folder").mkdir()
+    with delivery(inbox, if_exists) as begun:
+        begun.admit(Entry(0, NO_PARENT, b"folder", Kind.DIRECTORY, 0, 0o755, T))
+        begun.admit(Entry(1, 0, b"link", Kind.SYMLINK, mtime_ns=T, target=b"."))
+        begun.commit()
+    assert len(list(inbox.glob("*/link"))) == 1
+    assert stat.S_IMODE(inbox.stat().st_mode) == 0o700
+    assert inbox.stat().st_mtime_ns != 0

@@ -101,10 +101,18 @@ def test_renaming(known: KnownMachines) -> None:
     "name",
     ["", " ", "a b", "-x", ".x", "_x", "a/b", "a\n", "\x1b[31mx", "a" * 65, "ñ" * 33, "a\u202eb", "\udcff", "@x"],
 )
-def test_what_is_no_name_is_not_chosen(name: str) -> None:
-    with pytest.raises(LocalProtocolError, match="cannot be a name") as caught:
-        chosen_name(name)
-    assert str(caught.value).isprintable()
+def test_what_is_no_name_is_not_chosen(known: KnownMachines, name: str) -> None:
+    machine = known.add("laptop", LAPTOP)
+    for choose in (chosen_name, lambda name: known.rename("laptop", name)):
+        with pytest.raises(LocalProtocolError, match="cannot be a name") as caught:
+            choose(name)
+        assert str(caught.value).isprintable()
+    assert known.all() == [machine]
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 64, "ñ" * 32])
+def test_a_name_has_64_bytes_at_the_most(name: str) -> None:
+    assert chosen_name(name) == name
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,6 @@ class Arriving:
         "left_out",
         "own",
         "pieces",
-        "short",
         "stored",
         "whole",
     )
@@ -120,7 +119,6 @@ class Arriving:
         self.end: FileEnd | None = None
         self.busy = 0
         self.left_out = False
-        self.short = False
         self.whole = False
 
     def size_of(self, block: int) -> int:
@@ -210,10 +208,8 @@ class Receiver(Machine):
         number, odd = divmod(block.offset, BLOCK_SIZE)
         size = len(block.payload)
         if arriving.entry.size == UNKNOWN_SIZE:
-            # A pipe's blocks come in order, on the stream on which it ends.
-            ended = arriving.short or arriving.end is not None
-            right = block.offset == arriving.stored and not ended and number < FILE_BLOCKS
-            arriving.short = size < BLOCK_SIZE
+            # A pipe's blocks come in order, on the stream on which it ends: none can begin behind one that is not full.
+            right = block.offset == arriving.stored and arriving.end is None and number < FILE_BLOCKS
         else:
             right = block.offset < arriving.entry.size and size == arriving.size_of(number)
         return self._claimed(arriving, block, not odd and right)

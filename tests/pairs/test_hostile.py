@@ -193,6 +193,38 @@ def test_a_lying_sender_is_found(told: str, said: list[Message]) -> None:
     assert pair.receiver.stored_bytes >= 0
 
 
+LATE: list[Message] = [
+    block(GONE, 0, B),
+    packed(block(GONE, 0, B)),
+    block(GONE, 2**63, 1),
+    patch(GONE, 0, (B, 0)),
+    Same(GONE, 0, 1),
+    Hole(GONE, 0, 2**32 - 1),
+    Batch([(GONE, D, b"123")]),
+]
+
+
+@pytest.mark.parametrize("said", LATE, ids=lambda said: said.type.name)
+def test_what_comes_of_a_file_that_was_left_out_is_of_no_use_and_no_lie(said: Message) -> None:
+    """It may have been on its way on another stream."""
+    pair = offered()
+    before = (pair.receiver.stored_bytes, pair.receiver.received_bytes, pair.receiver.files)
+    pair.get(wire(said), stream=3)
+    assert (pair.receiver.stored_bytes, pair.receiver.received_bytes, pair.receiver.files) == before
+    assert GONE not in pair.here
+
+
+def test_a_patch_of_the_only_piece_that_was_told_of_is_where_it_belongs() -> None:
+    old = content(PIECE_SIZE, seed=50)
+    pair = Pair(answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE)
+    pair.get(wire(Offer([file(0, B)])))
+    while pair.told:
+        pair.tell_own()
+    new = bytes(B - PIECE_SIZE)
+    pair.get(wire(Patch(0, 0, block_digest(old + new), ((PIECE_SIZE, 0), (len(new), None)), new)))
+    assert pair.here[0][0] == old + new
+
+
 @pytest.mark.parametrize("said", [m.Ping(), m.FileEnd(BLOCKS, BIG, D), Offer([file(11, 1)]), m.Finish(D)], ids=repr)
 def test_only_data_goes_on_other_streams(said: Message) -> None:
     pair = offered()

@@ -123,6 +123,17 @@ def test_no_flipped_bit_opens() -> None:
                 assert opened(bytes(flipped)) == b""
 
 
+def test_it_is_told_when_a_record_is_whole() -> None:
+    """From then on nothing is late before the next one begins."""
+    (record, after), into, opener = records(b"some data", b"more"), ReceiveBuffer(), Opener(KEY)
+    data, told = record + after[:3], []
+    for piece in (data[:5], data[5:20], data[20:]):
+        opener.space(into)[: len(piece)] = piece
+        told.append(opener.received(len(piece), into))
+    assert told == [False, False, True]
+    assert into.take(len(into)) == b"some data"
+
+
 @pytest.mark.parametrize("size", [0, 15, (1 << 20) + (64 << 10) + (1 << 10) + 1, 0xFFFFFFFF])
 def test_a_length_that_no_record_has_takes_no_memory(size: int) -> None:
     into, opener = ReceiveBuffer(), Opener(KEY)

@@ -82,6 +82,23 @@ def test_what_arrived_unheard_is_known_when_it_comes_again(inbox: Path, if_exist
     assert sorted(os.listdir(inbox)) == ["file", "other", "tree"]
 
 
+def test_its_names_are_on_disk_before_it_is_said_again_that_they_are(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever put it in place may have been killed before it saw to that."""
+    send(inbox)
+    synced: list[int] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert Answer.SKIP in send(inbox)
+    assert inbox.stat().st_ino in synced
+
+
 def test_what_its_sender_has_heard_of_is_forgotten(inbox: Path) -> None:
     send(inbox, heard=True)
     assert sorted(os.listdir(inbox)) == ["file", "other", "tree"]

@@ -21,6 +21,7 @@ from enchufe.transfer.message import BATCH_FILES, Type
 from enchufe.transfer.messages import WINDOW, Progress, Want
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import PIECE_SIZE
+from enchufe.transfer.receiver import Receiver
 from enchufe.transfer.states import State
 from tests.pairs.pair import Pair, block_of, content, file, wire
 
@@ -30,6 +31,22 @@ B = BLOCK_SIZE
 def files(pair: Pair) -> list[Entry]:
     """An entry for each content, in their order."""
     return [file(number, len(data)) for number, data in pair.contents.items() if isinstance(data, bytes)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "runs"),
+    [
+        ({}, []),
+        ({0: Answer.SKIP}, [(0, 1, Answer.SKIP)]),
+        ({4: Answer.ALL, 5: Answer.ALL, 6: Answer.SKIP}, [(4, 2, Answer.ALL), (6, 1, Answer.SKIP)]),
+        ({1: Answer.ALL, 3: Answer.ALL}, [(1, 1, Answer.ALL), (3, 1, Answer.ALL)]),  # 2 is answered by somebody else
+    ],
+)
+def test_answers_are_said_in_runs_of_one_answer_without_a_gap(
+    answers: dict[int, Answer], runs: list[tuple[int, int, Answer]]
+) -> None:
+    said = Receiver().answer((file(number, 1), answer) for number, answer in answers.items())
+    assert list(said.runs) == runs
 
 
 @pytest.mark.parametrize("sender_dials", [True, False])

@@ -929,6 +929,18 @@ def test_pipe_source() -> None:
     os.close(reading)
 
 
+def test_pipe_source_is_walked_again_only_while_nobody_has_read_of_it() -> None:
+    reading, writing = os.pipe()
+    source = PipeSource(reading, b"x")
+    for _ in range(2):
+        (entry,) = source.walk()
+    os.close(writing)
+    assert source.open(entry).read_into(memoryview(bytearray(1)), 0) == 0
+    with pytest.raises(StoreError, match="cannot be read again"):
+        next(source.walk())
+    os.close(reading)
+
+
 def test_pipe_source_waits_where_somebody_made_it_non_blocking() -> None:
     reading, writing = os.pipe()
     os.set_blocking(reading, False)

@@ -24,10 +24,12 @@ import pytest
 
 import enchufe
 from enchufe.access.links import Link
-from enchufe.entry import NO_PARENT, Entry, Kind
+from enchufe.entry import NO_PARENT, Answer, Entry, Kind
 from enchufe.transfer import messages as m
+from enchufe.transfer.data import Block
 from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
+from enchufe.transfer.receiver import Receiver
 from enchufe.transports import TcpAddress
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import HELLO_SIZE
@@ -391,6 +393,34 @@ def test_a_sender_that_waits_for_its_input_learns_that_nobody_is_there(start: St
             feed.write(bytes(2 * MIB))
             feed.flush()
         sender.process.stdin = None
+
+
+def test_what_is_left_of_an_input_is_not_sent_as_all_of_it(start: Start, inbox: Path) -> None:
+    """Whoever says that he only looks ends nothing; but he may lie, and take some of it."""
+    sender = start("send", "-", "--listen", "127.0.0.1:0", stdin=subprocess.PIPE)
+    assert sender.process.stdin is not None
+    feed = sender.process.stdin
+    feeding = threading.Thread(target=lambda: feed.write(bytes(2 * MIB)) and feed.flush())
+    feeding.start()
+    address = sender.wait_for("listening")["address"]
+    host, _, port = address.rpartition(":")
+    machine = Receiver()
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as sock:
+        sock.sendall(b"".join(machine.send(m.Hello(Role.RECEIVER, window=1))))
+        while not isinstance(message := machine.next_event(), Block):
+            if isinstance(message, Offer):
+                sock.sendall(b"".join(machine.send(machine.answer([(message.entries[0], Answer.ALL)]))))
+            elif message is None:
+                machine.receive_data(sock.recv(1 << 20))
+        feeding.join(PATIENCE)
+    sender.wait_for("error")
+    receiver = start("receive", address, "-o", inbox)
+    receiver.wait_for("connected")
+    feed.close()
+    sender.process.stdin = None
+    assert (sender.end(), receiver.end()) == (6, 3)
+    assert "cannot be read again" in sender.events[-1]["message"]
+    assert not (inbox / "stdin").exists()
 
 
 def test_a_full_disk(start: Start, tmp_path: Path) -> None:

@@ -93,6 +93,26 @@ def test_a_file_that_keeps_changing_is_left_out_and_told(tree: Path, tmp_path: P
     assert snapshot(tmp_path / "inbox" / "tree") == expected
 
 
+class Losing(Restless):
+    """Something of the file that changes cannot be offered with it when it is offered again."""
+
+    def again(self, entry: Entry) -> Entry | None:
+        self.left_out.add(entry.parent, entry.name, "its extended attributes: gone")
+        return super().again(entry)
+
+
+@streams
+@pytest.mark.parametrize("name", ["big", "small"])
+def test_what_is_lost_of_a_file_when_it_is_offered_again_is_told(
+    tree: Path, tmp_path: Path, name: str, streams: int
+) -> None:
+    source = Losing(tree, tree / name, 1)
+    ends = transfer(lambda: source, LocalStore(tmp_path / "inbox").begin, streams=streams)
+    assert left_out(ends.sender) == [(name.encode(), "its extended attributes: gone")]
+    assert ends.sender.receipt.left_out == 1
+    assert snapshot(tmp_path / "inbox" / "tree") == snapshot(tree)
+
+
 @streams
 def test_a_file_that_vanishes_is_left_out_and_told(tree: Path, tmp_path: Path, streams: int) -> None:
     class Vanishing(Source):

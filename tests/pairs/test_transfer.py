@@ -235,7 +235,7 @@ def test_a_file_that_is_another_when_it_must_be_sent_again_ends_it(size: int) ->
     pair.lose(1)
     pair.contents[0] = content(size, seed=7)
     pair.hear()
-    with pytest.raises(StoreError, match="changed after"):
+    with pytest.raises(StoreError, match="'f0' changed after"):
         while pair.work(0):
             pass
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE, UNKNOWN_SIZE, Answer, Entry
 from enchufe.errors import StoreError
+from enchufe.printable import printable
 from enchufe.transfer.digests import FileDigest
 from enchufe.transfer.patches import Pieces
 
@@ -189,6 +190,6 @@ class Going:
 def changed_since(entry: Entry) -> StoreError:
     """What to raise where a file must be sent again and is another by now."""
     return StoreError(
-        f"entry {entry.id} changed after some of it had been sent",
+        f"'{printable(entry.name)}' changed after some of it had been sent",
         hint="Send it again; what did not change is not sent twice.",
     )

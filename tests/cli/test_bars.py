@@ -121,6 +121,21 @@ def test_what_is_told_is_not_kept_until_more_is_told(capfd: pytest.CaptureFixtur
         bars.close()
 
 
+def test_where_no_thread_is_left_there_is_no_bar(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))
+    bars.show(events.Connected("there"))
+    bars.show(events.Progress(5, 10, 0, 1.0))
+    bars.show(events.File((b"a",), 0, "left out", None, "it vanished"))
+    bars.close()
+    assert capfd.readouterr().err == "connected to there\nleft out: a (it vanished)\n"
+
+
 def test_what_nobody_knows_the_size_of_is_at_no_per_cent() -> None:
     """As with `tar c . | enchufe send -`, which was on its way to the disk from the first byte on."""
     bars = ProgressBars(Sentences(quiet=False, verbose=False, sending=True, plain=True))

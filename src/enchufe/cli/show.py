@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from enchufe import events
 from enchufe.cli import output
-from enchufe.errors import StoreError
+from enchufe.errors import BusyError, StoreError
 from enchufe.printable import printable
 from enchufe.waiting import start
 
@@ -327,7 +327,10 @@ class ProgressBars:
         closed = threading.Event()
         drawing = threading.Thread(target=self._keep_drawing, args=(bars, closed), name="enchufe bars", daemon=True)
         with self._lock:
-            start(drawing)
+            try:
+                start(drawing)
+            except BusyError:  # better without a bar than not at all
+                return
             bars.start()
             self._bars, self._closed = bars, closed
 

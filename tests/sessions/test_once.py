@@ -87,20 +87,6 @@ def test_a_pipe_that_is_cut_before_anything_was_read_is_begun_again(
     assert (out if into == "pipe" else inbox / "stdin").read_bytes() == CONTENT
 
 
-def test_a_pipe_that_was_read_is_not_read_again(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    source = PipeSource(reader, "name")
-    list(source.walk())
-    list(source.walk())
-    os.write(writer, b"abc")
-    os.close(writer)
-    view = memoryview(bytearray(10))
-    assert source.read_into(view, 0) == 3
-    os.close(reader)
-    with pytest.raises(StoreError, match="was read before, and cannot be read again"):
-        list(source.walk())
-
-
 def test_nothing_comes_behind_what_somebody_still_waits_to_write() -> None:
     """Whoever reads is slow, and the one who waits was left behind."""
     reader, writer = os.pipe()

@@ -166,6 +166,40 @@ def test_a_record_that_is_longer_than_it_was_does_not_wait_for_pings_to_fill_it(
             pinging.result()
 
 
+def stream(secret: bytes, number: int) -> bytes:
+    """STREAM, as it crosses."""
+    body = stream_id(secret) + number.to_bytes(2, "big") + bytes(32)
+    return bytes([64]) + len(body).to_bytes(4, "big") + body
+
+
+@pytest.mark.parametrize(("secret", "number"), [(KEY, 1), (bytes(32), 1), (KEY, 2)])
+def test_the_answer_to_a_stream_is_of_the_same_transfer_and_stream(secret: bytes, number: int) -> None:
+    waiter, into = BlockingWaiter(), ReceiveBuffer()
+    here, there = socket.socketpair()
+    with unix.transport(here, waiter) as transport, there:
+        sealed = drive(Sealed.dial(transport, KEY, 1, waiter.now() + PATIENCE))
+        there.sendall(stream(secret, number))
+        if (secret, number) == (KEY, 1):
+            assert drive(sealed.receive(into, 1, waiter.now() + PATIENCE))
+        else:
+            with pytest.raises(BrokenError, match="not what the other side sent"):
+                drive(sealed.receive(into, 1, waiter.now() + PATIENCE))
+
+
+def test_who_only_sends_takes_the_answer_too_and_resets_nothing() -> None:
+    waiter = BlockingWaiter()
+    here, there = socket.socketpair()
+    with there:
+        with unix.transport(here, waiter) as transport:
+            sealed = drive(Sealed.dial(transport, KEY, 1, waiter.now() + PATIENCE))
+            there.sendall(stream(KEY, 1))
+            drive(sealed.send([b"the last"], waiter.now() + PATIENCE))
+        said = b""
+        while piece := there.recv(65536):  # to an orderly end
+            said += piece
+    assert len(said) == STREAM_SIZE + 5 + len(b"the last") + 16
+
+
 # Whole transfers.
 
 

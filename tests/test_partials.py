@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, Answer, Entry, Kind
 from enchufe.errors import BusyError, LocalProtocolError, StoreError
-from enchufe.store import LocalStore
+from enchufe.store import LocalStore, staging
 from enchufe.store import partials as partials_module
 from enchufe.store.partials import clean, partials
 from enchufe.store.staging import EXPIRY
@@ -37,6 +37,22 @@ def leave(inbox: Path, size: int = 2 * BLOCK_SIZE) -> Path:
 
 def age(area: Path, seconds: float) -> None:
     os.utime(area / "journal", (time.time() - seconds,) * 2)
+
+
+@pytest.mark.parametrize("older", ["journal", "arrived"])
+def test_what_was_noted_last_says_how_old_it_is(inbox: Path, older: str) -> None:
+    """An area with something new in it does not expire for something old."""
+    area = leave(inbox)
+    (area / "arrived").write_bytes(b"a note")
+    now = int(time.time())
+    for name in ("journal", "arrived"):
+        os.utime(area / name, (now - (2 * EXPIRY if name == older else 60),) * 2)
+    descriptor = os.open(area, os.O_RDONLY)
+    try:
+        changed = staging.Area(descriptor, os.fsencode(area.name), descriptor, locked=False).changed
+    finally:
+        os.close(descriptor)
+    assert changed == now - 60
 
 
 def test_listed(inbox: Path) -> None:

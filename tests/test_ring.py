@@ -65,8 +65,24 @@ def test_what_is_there_in_one_piece_is_told_as_one(memory: mmap.mmap) -> None:
     assert [bytes(piece) for piece in there.peek(6)] == [b"a", b"b" * 5]
 
 
+def test_what_follows_a_piece_that_did_not_fit_waits_for_its_rest(memory: mmap.mmap) -> None:
+    here, there = both(memory)
+    here.write([b"xyz"])
+
+    class Next(bytes):
+        def __len__(self) -> int:
+            """Whoever looks at it gives the reader time."""
+            there.skip(there.waiting())
+            return super().__len__()
+
+    assert here.write([b"a" * CAPACITY, Next(b"bcd")]) == CAPACITY - 3
+    assert b"".join(there.peek(there.waiting()))[-CAPACITY + 3 :] == b"a" * (CAPACITY - 3)
+
+
 def test_whoever_sleeps_is_woken_once_and_for_what_he_waits_for(memory: mmap.mmap) -> None:
     here, there = both(memory)
+    here.write([b"before"])
+    there.skip(6)
     here.write([b"abc"])
     assert not here.wakes_reader()
     there.reader_sleeps(6)

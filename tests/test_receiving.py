@@ -587,3 +587,16 @@ def test_what_is_offered_says_nothing_of_the_destination_itself(inbox: Path, if_
     assert len(list(inbox.glob("*/link"))) == 1
     assert stat.S_IMODE(inbox.stat().st_mode) == 0o700
     assert inbox.stat().st_mtime_ns != 0
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_only_where_somebody_may_deliver_a_name_is_the_staging_folders(inbox: Path, live: bool) -> None:
+    """In a folder that is new here as a whole it is a name as any other, and what has it arrives."""
+    if live:
+        (inbox / "folder").mkdir()
+    with delivery(inbox, "update") as begun:
+        begun.admit(Entry(0, NO_PARENT, b"folder", Kind.DIRECTORY, 0, 0o755, T))
+        answer = begun.admit(Entry(1, 0, b".enchufe", Kind.DIRECTORY, 0, 0o755, T))
+        assert answer is (Answer.CANNOT_STORE if live else Answer.ALL)
+        begun.commit()
+    assert (inbox / "folder/.enchufe").exists() == (not live)

@@ -302,6 +302,11 @@ def test_two_machines_need_no_socket(piece: int, authority: Authority) -> None:
         assert carry(other, one.take()) == b""
         assert other.over
         assert other.failure is None
+    # What can be encrypted no more is told of, and not lost without a word.
+    wire = []
+    with pytest.raises(EnchufeError):
+        near.encrypt([b"more"], 4, wire)
+    assert not wire
 
 
 # Both directions at once

@@ -271,6 +271,31 @@ def test_records(sizes: Sequence[int]) -> None:
         assert all(len(one) >= 16384 for one in cut[:-1] if one is not cut[-1] and len(one) + len(cut[-1]) < 16384)
 
 
+def shake(near: TlsMachine, far: TlsMachine) -> None:
+    """The handshake of two machines; `near` dials."""
+    shaken = False
+    while not shaken:
+        near.shake()
+        far.put(near.take())
+        shaken = far.shake()
+        near.put(far.take())
+
+
+def test_what_had_come_before_we_ended_is_at_hand(authority: Authority) -> None:
+    """Else whoever receives would wait for a descriptor that has nothing more to say."""
+    near = TlsMachine(authority.client, server_side=False, server_hostname="localhost", peer="far")
+    far = TlsMachine(authority.server, server_side=True, server_hostname=None, peer="near")
+    shake(near, far)
+    wire: list[Buffer] = []
+    near.encrypt([b"hola"], 4, wire)
+    far.put(b"".join(wire))
+    far.end()
+    assert far.at_hand
+    room = memoryview(bytearray(10))
+    assert bytes(room[: far.decrypt(room)]) == b"hola"
+    assert not far.at_hand
+
+
 @pytest.mark.parametrize("piece", [1, 1000, 1 << 20])
 def test_two_machines_need_no_socket(piece: int, authority: Authority) -> None:
     near = TlsMachine(authority.client, server_side=False, server_hostname="localhost", peer="far")
@@ -286,12 +311,7 @@ def test_two_machines_need_no_socket(piece: int, authority: Authority) -> None:
                 got += room[:count]
         return got
 
-    shaken = False
-    while not shaken:
-        near.shake()
-        far.put(near.take())
-        shaken = far.shake()
-        near.put(far.take())
+    shake(near, far)
     data = random.Random(5).randbytes(100_000)
     for one, other in ((near, far), (far, near)):
         wire: list[Buffer] = []

@@ -148,7 +148,7 @@ def test_a_journal_that_cannot_be_read_any_more(inbox: Path, monkeypatch: pytest
         def unreadable(*_: object) -> bytes:
             raise Unreadable(errno.EIO, os.strerror(errno.EIO))
 
-        monkeypatch.setattr(Records, "_piece", unreadable)
+        monkeypatch.setattr(Records, "_read_at", unreadable)
         assert begun.admit(entry) is Answer.ALL
     begun.abandon()
 

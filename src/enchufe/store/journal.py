@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
 from typing import Final
 
-from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
+from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import BusyError
 from enchufe.store.hand import record
+from enchufe.store.writing import write_all
 from enchufe.waiting import start
 
 NAME: Final = b"journal"
@@ -66,7 +66,7 @@ class Journal:
 
         Args:
             count: how many.
-            at_risk: bytes that they tell of and that move here then, as `add_runs` says.
+            at_risk: bytes that they tell of and that move here then, as `add_copy` says.
         """
         with self._lock:
             self._open()
@@ -75,23 +75,13 @@ class Journal:
             self._risk(at_risk)
             return self._descriptor, start
 
-    def add_runs(self, file: bytes, size: int, runs: Iterable[tuple[int, bytes]]) -> None:
-        """These blocks of the file of this identity, which has `size` bytes, are in another area, and move here now.
+    def add_copy(self, records: bytes, *, at_risk: int) -> None:
+        """Records as another journal has them, which tell of so many bytes of a file that moves here now.
 
-        It flushes, and has it synced where much is at risk.
+        Where much is at risk it is synced.
         """
-        more = 0
-        for first, digests in runs:
-            for at in range(0, len(digests), DIGEST_SIZE):
-                block = first + at // DIGEST_SIZE
-                length = min(BLOCK_SIZE, size - block * BLOCK_SIZE)
-                self._pending.append(record(file, block, length, digests[at : at + DIGEST_SIZE]))
-                more += length
-                if len(self._pending) >= _TOGETHER:
-                    self.flush()
-        self.flush()
-        with self._lock:
-            self._risk(more)
+        descriptor, where = self.reserve(len(records) // RECORD_SIZE, at_risk=at_risk)
+        write_all(descriptor, memoryview(records), where)
 
     def _risk(self, more: int) -> None:
         """So many bytes more move here; the caller holds the lock."""

@@ -165,7 +165,7 @@ class Leftovers:
             if not kept:
                 break
             try:
-                journal.add_runs(file, entry.size, kept)
+                left.records.copy(file, journal, kept)
             except Unreadable:
                 continue
             try:

@@ -14,11 +14,12 @@ from zlib import crc32
 from enchufe.entry import BLOCK_SIZE, DIGEST_SIZE
 from enchufe.store.buckets import Buckets
 from enchufe.store.hand import BODY, CRC
-from enchufe.store.journal import RECORD_SIZE
+from enchufe.store.journal import RECORD_SIZE, Journal
 
 MAX_RECORDS: Final = 1 << 24  # 16 TiB of blocks; what comes after is not read
 
 _KEY: Final = 8  # bytes of an identity by which it is found: whoever reads the record sees the rest
+_RECORD: Final = struct.Struct(BODY.format + "I")
 _ROW: Final = struct.Struct("=II")  # number of the first of some records in a row, and how many they are
 _FEW: Final = 4096  # blocks of one file whose digests are kept in memory
 _AT_ONCE: Final = 2048  # digests that are told together where they are more
@@ -97,7 +98,7 @@ class Records:
             OSError: the journal cannot be read any more; whoever goes through the blocks of a big file finds it
                 Unreadable then.
         """
-        rows = [_ROW.unpack(row) for row in self._where.values(file[:_KEY])]
+        rows = self._rows(file)
         if sum(count for _, count in rows) > _FEW:
             return self._many(file, size, there, rows)
         digests: dict[int, bytes] = {}
@@ -105,6 +106,22 @@ class Records:
             digests[block] = digest  # of those that are told twice the later is right
         runs = tuple(_joined(sorted(digests.items())))
         return Kept(len(digests), partial(iter, runs))
+
+    def copy(self, file: bytes, journal: Journal, kept: Kept) -> None:
+        """Have another journal told what this one knows of a file that moves there.
+
+        What is wrong of it is as wrong there: whoever believes it looks first.
+
+        Raises:
+            Unreadable: this one cannot be read any more.
+            OSError: the other cannot be written.
+        """
+        at_risk = len(kept) * BLOCK_SIZE
+        for first, count in self._rows(file):
+            for number in range(first, first + count, _CHUNK):
+                data = self._read_at(number, min(_CHUNK, first + count - number))
+                journal.add_copy(data[: len(data) // RECORD_SIZE * RECORD_SIZE], at_risk=at_risk)
+                at_risk = 0
 
     def close(self) -> None:
         """Close the journal."""
@@ -133,6 +150,9 @@ class Records:
             self._files += file not in self
             self._where.add(file[:_KEY], _ROW.pack(first, count))
 
+    def _rows(self, file: bytes) -> list[tuple[int, int]]:
+        return [_ROW.unpack(row) for row in self._where.values(file[:_KEY])]
+
     def _right(
         self, file: bytes, size: int, there: int, rows: Iterable[tuple[int, int]]
     ) -> Iterator[tuple[int, int, bytes]]:
@@ -141,12 +161,12 @@ class Records:
             stop = first + count
             for number in range(first, stop, _CHUNK):
                 chunk = os.pread(self._descriptor, min(_CHUNK, stop - number) * RECORD_SIZE, number * RECORD_SIZE)
-                for at in range(0, len(chunk) - RECORD_SIZE + 1, RECORD_SIZE):
-                    found, block, length, digest, _ = BODY.unpack_from(chunk, at)
+                whole = memoryview(chunk)[: len(chunk) // RECORD_SIZE * RECORD_SIZE]
+                for at, (found, block, length, digest, _, _) in enumerate(_RECORD.iter_unpack(whole), number):
                     start = block * BLOCK_SIZE
                     right = length == min(BLOCK_SIZE, size - start) and (length or not size)
                     if right and found == file and start + length <= there:
-                        yield number + at // RECORD_SIZE, block, digest
+                        yield at, block, digest
 
     def _many(self, file: bytes, size: int, there: int, rows: Iterable[tuple[int, int]]) -> Kept:
         """Where the record of each block is takes an eighth of what its digest would."""
@@ -164,7 +184,7 @@ class Records:
             place, at = divmod(number, _PIECE)
             piece = pieces.pop(place, None)
             if piece is None:
-                piece = self._piece(place)
+                piece = self._read_at(place * _PIECE, _PIECE)
                 if len(pieces) >= _PIECES:
                     del pieces[next(iter(pieces))]
             pieces[place] = piece
@@ -174,9 +194,9 @@ class Records:
 
         return _joined((block, digest(number - 1)) for block, number in enumerate(where) if number)
 
-    def _piece(self, place: int) -> bytes:
+    def _read_at(self, number: int, count: int) -> bytes:
         try:
-            return os.pread(self._descriptor, _PIECE * RECORD_SIZE, place * _PIECE * RECORD_SIZE)
+            return os.pread(self._descriptor, count * RECORD_SIZE, number * RECORD_SIZE)
         except OSError as error:
             raise Unreadable(error.errno, os.strerror(error.errno or 0)) from error
 

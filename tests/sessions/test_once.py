@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -215,3 +216,26 @@ def test_who_waits_for_its_receipt_to_be_heard_shows_no_new_code(
         )
     assert isinstance(receiver, events.Receipt)
     assert len(heard.of(events.Code)) == 1
+
+
+def test_who_interrupts_it_hears_that_a_part_is_in_the_output() -> None:
+    """Not that nothing half-done is visible."""
+    receive = [sys.executable, "-m", "enchufe", "receive", "-o", "-", "--plain", "--listen", "127.0.0.1:0"]
+    send = [sys.executable, "-m", "enchufe", "send", "-", "--plain", "--retry", "0", "--to"]
+    with ExitStack() as stack:
+        receiver = stack.enter_context(subprocess.Popen(receive, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        stack.callback(receiver.kill)
+        assert receiver.stdout is not None
+        assert receiver.stderr is not None
+        address = receiver.stderr.readline().split()[2].rstrip(b",")
+        with subprocess.Popen([*send, address], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as sender:
+            assert sender.stdin is not None
+            sender.stdin.write(CONTENT[: (1 << 20) + 1])  # a block, which goes, and what the pipe holds
+            sender.stdin.flush()
+            assert receiver.stdout.read(1) == CONTENT[:1]
+            receiver.send_signal(signal.SIGINT)
+            _, told = receiver.communicate(timeout=40)
+            assert receiver.returncode == 130
+            assert sender.wait(40) == 4
+    assert b"interrupted\n" in told
+    assert b"What is in the output may be a part of it" in told

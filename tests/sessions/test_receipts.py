@@ -31,7 +31,7 @@ from enchufe.transfer.sender import Sender
 from enchufe.transports import TcpAddress
 from tests.beside import Beside
 from tests.sessions.relay import Bend, Relay, Way, cut_at
-from tests.sessions.transfers import Side
+from tests.sessions.transfers import Side, visible
 from tests.until import until
 
 PATIENCE = 40.0
@@ -406,6 +406,59 @@ def test_who_interrupts_a_receiver_that_stays_hears_that_all_is_here(tmp_path: P
         (last,) = told
         assert receiver.wait(PATIENCE) == 130
     assert (last["kind"], last["hint"]) == ("interrupted", "All of it is here; the other side may not have heard so.")
+
+
+INTERRUPTED_WITH_THE_RECEIPT = """
+import signal
+from enchufe import events
+from enchufe.cli.main import main
+from enchufe.cli.show import JsonLines
+show = JsonLines.show
+def shown(screen, event):
+    show(screen, event)
+    if isinstance(event, events.Receipt):
+        signal.raise_signal(signal.SIGINT)
+JsonLines.show = shown
+main()
+"""
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
+def test_who_interrupts_a_sender_that_has_the_receipt_hears_so_and_sends_nothing_twice(
+    tmp_path: Path, *, sends: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    heard = Side()
+    receive = partial(enchufe.receive_files, tmp_path / "inbox", plain=True, retry=1.0, on_event=heard.tell)
+
+    def listening() -> tuple[Beside, str]:
+        before = len(heard.of(events.Listening))
+        receiver = Beside(partial(receive, listen="127.0.0.1:0"))
+        until(lambda: len(heard.of(events.Listening)) > before)
+        return receiver, heard.of(events.Listening)[-1].address
+
+    where = ["--listen", "127.0.0.1:0"]
+    if sends:
+        receiver, address = listening()
+        where = ["--to", address]
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED_WITH_THE_RECEIPT, "send", "file", "--plain", "--json", *where],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    ) as sender:
+        assert sender.stdout is not None
+        told = map(json.loads, sender.stdout)
+        if not sends:
+            receiver = Beside(partial(receive, source=next(told)["address"]))
+        *_, receipt, last = told
+        assert sender.wait(PATIENCE) == 130
+    assert receipt["event"] == "receipt"
+    assert (last["kind"], last["hint"]) == ("interrupted", "All of it is on the other side's disk.")
+    assert receiver.result().files == 1
+    receiver, address = listening()
+    assert enchufe.send_files([tmp_path / "file"], to=address, plain=True).skipped == 1
+    receiver.result()
+    assert visible(tmp_path / "inbox") == ["file"]
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["all is well", "the disk fails"])

@@ -161,13 +161,16 @@ class SendingSession(Session[Sender]):
         return await self._heard(concluded)
 
     async def _heard(self, concluded: Concluded) -> events.Receipt:
-        """The receipt has come: say so, or the other side would wait for us to come again for it."""
+        """The receipt has come: say so, or the other side would wait for us to come again for it.
+
+        Not before it is told here: who ends us in between would send all of it again, and it would be known no more.
+        """
+        receipt = self.receipt_of(concluded, self.machine.sent_bytes)
+        self.tell(receipt)
         self.say(self.machine.finish())
         with suppress(EnchufeError):
             await self.link.flush()
         self.concluded = None
-        receipt = self.receipt_of(concluded, self.machine.sent_bytes)
-        self.tell(receipt)
         return receipt
 
     def next_event(self) -> Message | None:

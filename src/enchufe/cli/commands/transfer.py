@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from enchufe.cli.show import Screen
     from enchufe.files import Compress
 
-_NOT_HERE: Final = "Nothing half-done is visible; run it again."
+_NOT_THERE: Final = "Nothing half-done is visible; run it again."
+_IN_PART: Final = "What is in the output may be a part of it: discard that, and run it again."
 _ALL_HERE: Final = "All of it is here; the other side may not have heard so."
+_ALL_THERE: Final = "All of it is on the other side's disk."
 
 
 @click.command()
@@ -76,6 +78,13 @@ def send(
     manner = Manner(**options)
     shown = manner.screen(sending=True)
     listen = manner.where(to, listen)
+    interrupted = _NOT_THERE
+
+    def show(event: events.Event) -> None:
+        nonlocal interrupted
+        if isinstance(event, events.Receipt):
+            interrupted = _ALL_THERE
+        shown.show(event)
 
     def run() -> events.Receipt:
         manner.check(listen)
@@ -89,11 +98,11 @@ def send(
             attributes=xattrs,
             compress=compress,
             limit=limit,
-            on_event=shown.show,
+            on_event=show,
             **manner.arguments(),
         )
 
-    run_transfer(shown, run)
+    run_transfer(shown, run, lambda: interrupted)
 
 
 @click.command()
@@ -163,11 +172,14 @@ def receive(
         shown, plain=manner.plain, yes=yes, no_input=manner.no_input, as_json=manner.as_json, quiet=manner.quiet
     )
     listen = manner.where(source, listen)
-    here = False
+    interrupted = _NOT_THERE
 
     def show(event: events.Event) -> None:
-        nonlocal here
-        here = here or isinstance(event, (events.Landed, events.Receipt))
+        nonlocal interrupted
+        if isinstance(event, (events.Landed, events.Receipt)):
+            interrupted = _ALL_HERE
+        elif isinstance(event, events.Connected) and output == "-" and interrupted is _NOT_THERE:
+            interrupted = _IN_PART
         shown.show(event)
 
     def run() -> events.Receipt:
@@ -188,7 +200,7 @@ def receive(
             **manner.arguments(),
         )
 
-    run_transfer(shown, run, lambda: here)
+    run_transfer(shown, run, lambda: interrupted)
 
 
 def _look(source: str | None, listen: str | None, to: str | None, manner: Manner) -> NoReturn:
@@ -210,12 +222,14 @@ def _look(source: str | None, listen: str | None, to: str | None, manner: Manner
 
 
 def run_transfer(
-    shown: Screen, run: Callable[[], events.Receipt | events.Offered], here: Callable[[], bool] = lambda: False
+    shown: Screen,
+    run: Callable[[], events.Receipt | events.Offered],
+    interrupted: Callable[[], str] = lambda: _NOT_THERE,
 ) -> NoReturn:
     """Run a transfer, or a look at one, show how it ended, and exit accordingly.
 
     Args:
-        here: whether all of it is on this disk by now, and only the other side is still to hear so.
+        interrupted: what has become of it, and what to do next, for who interrupts it.
     """
     try:
         end = run()
@@ -223,7 +237,7 @@ def run_transfer(
         shown.show(events.Failed.of(error))
         code = exits.exit_code(error)
     except KeyboardInterrupt:
-        shown.show(events.Failed("interrupted", "interrupted", _ALL_HERE if here() else _NOT_HERE))
+        shown.show(events.Failed("interrupted", "interrupted", interrupted()))
         code = exits.INTERRUPTED
     else:
         code = exits.LEFT_OUT if isinstance(end, events.Receipt) and end.left_out else exits.DONE

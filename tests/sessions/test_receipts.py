@@ -453,7 +453,7 @@ def test_who_interrupts_a_sender_that_has_the_receipt_hears_so_and_sends_nothing
         *_, receipt, last = told
         assert sender.wait(PATIENCE) == 130
     assert receipt["event"] == "receipt"
-    assert (last["kind"], last["hint"]) == ("interrupted", "All of it is on the other side's disk.")
+    assert (last["kind"], last["hint"]) == ("interrupted", "What was sent has arrived.")
     assert receiver.result().files == 1
     receiver, address = listening()
     assert enchufe.send_files([tmp_path / "file"], to=address, plain=True).skipped == 1

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NOT_THERE: Final = "Nothing half-done is visible; run it again."
 _IN_PART: Final = "What is in the output may be a part of it: discard that, and run it again."
 _ALL_HERE: Final = "All of it is here; the other side may not have heard so."
-_ALL_THERE: Final = "All of it is on the other side's disk."
+_ALL_THERE: Final = "What was sent has arrived."
 
 
 @click.command()

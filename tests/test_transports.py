@@ -152,6 +152,24 @@ def test_the_round_trip_is_known_where_the_congestion_control_cannot_be_had(
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
+def test_who_is_near_and_takes_long_to_answer_is_near_all_the_same(tmp_path: Path) -> None:
+    """As whoever agrees on keys first: it acknowledges what it was told with its answer, or 40 ms later."""
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        for _ in range(8):
+            far._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+            near._sock.send(b"?")
+            time.sleep(0.02)
+            far._sock.send(far._sock.recv(1))
+            assert near._sock.recv(1)
+        told = near._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        smoothed = int.from_bytes(told[tcp.RTT : tcp.RTT + 4], sys.byteorder) / 1e6
+        assert smoothed > tcp.NEAR
+        trip = tcp.tune(near)
+        assert trip is not None
+        assert trip < smoothed / 2
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="nobody tells the round trip here")
 def test_a_kernel_that_tells_less_than_the_round_trip_is_no_failure(tmp_path: Path) -> None:
     """As qemu-user's, which gives four bytes of any option of TCP."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import corpus as corpora
-from benchmarks import report, runs
+from benchmarks import memory, report, runs
 from benchmarks.ourselves import Ourselves
 from benchmarks.peers import Peer, absences, peers
 from benchmarks.processes import Failed, own_peak
@@ -72,7 +72,16 @@ def _measure_corpus(
     if not able:
         print(f"{name}: nobody here sends {kind}\n")
         return
-    runs.check_space(2 * corpora.bytes_needed(name, size=options.size, count=options.count) + 64 * 2**20, work)
+    needed = 2 * corpora.bytes_needed(name, size=options.size, count=options.count) + 64 * 2**20
+    runs.check_space(needed, work)
+    with memory.held(2 * needed):
+        _measure_held(name, able, work, options, results)
+    print(f"  do not send {kind}: {', '.join(unable)}\n" if unable else "", flush=True)
+
+
+def _measure_held(
+    name: str, able: Mapping[str, Peer], work: Path, options: argparse.Namespace, results: dict[str, Any]
+) -> None:
     sources = work / "sources"
     sources.mkdir()
     sent = corpora.make(name, sources, size=options.size, count=options.count, seed=options.seed)
@@ -92,7 +101,6 @@ def _measure_corpus(
         if by in measured:
             print(report.table(sent, measured, own_peak(), ENCRYPTED_GOALS[name], by=by))
             results[f"{name}, {by}"] = report.as_json(sent, measured, own_peak(), ENCRYPTED_GOALS[name], by=by)
-    print(f"  do not send {kind}: {', '.join(unable)}\n" if unable else "", flush=True)
     shutil.rmtree(sources)
 
 

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any, Final
 
 from benchmarks import corpus as corpora
-from benchmarks import report, runs
+from benchmarks import memory, report, runs
 from benchmarks.corpus import MIB, Corpus
 from benchmarks.ourselves import Ourselves, told
 from benchmarks.processes import Failed, Stage, free_port, own_peak
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*(f"{key}: {value}" for key, value in runs.machine(options.on, False).items()), sep=", ", flush=True)
     outcomes: dict[str, list[Outcome]] = {killed: [] for killed in KILLED}
     try:
-        with runs.work_directory(options.on) as work:
+        with runs.work_directory(options.on) as work, memory.held(4 * options.size):
             # What came of a cut transfer may lie beside what comes of the next.
             runs.check_space(3 * options.size + 64 * MIB, work)
             sources = work / "sources"

@@ -157,8 +157,8 @@ class Gate:
     async def _guessed(self, talk: Exchange, binding: Binding, code: LiveCode, spake: bytes) -> tuple[bytes, bytes]:
         """A guess that was debited is right: what to confirm with, and the secret."""
         pairing = ListenerPairing(code.code, binding)
+        await talk.say(m.Code(pairing.message))  # before what takes longest, which both do at once
         pairing.hear(spake)
-        await talk.say(m.Code(pairing.message))
         confirm = await talk.hear(m.Confirm)
         try:
             return pairing.finish(confirm.mac)

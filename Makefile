@@ -6,6 +6,7 @@ BIN = .venv/bin
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q src  # else every start would take twice as long where PYTHONDONTWRITEBYTECODE is set
 	touch $@
 
 demo: .venv/ready

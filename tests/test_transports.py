@@ -47,6 +47,7 @@ from enchufe.transports.stream import advance
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, Sleeper, Ticket, Turnstile, drive
 from tests.framed import framed
 from tests.namespaces import two_machines
+from tests.reserved import reserved_port
 from tests.until import until
 
 WAITER = BlockingWaiter()
@@ -288,13 +289,6 @@ def deaf() -> Iterator[tuple[str, int]]:
             filler.close()
 
 
-def closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def test_a_deaf_first_address_does_not_keep_us_from_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     with deaf() as nobody, Listener(parse_address("127.0.0.1:0")) as listener:
         port = int(listener.addresses[0].rpartition(":")[2])
@@ -304,17 +298,17 @@ def test_a_deaf_first_address_does_not_keep_us_from_the_second(monkeypatch: pyte
 
 
 def test_a_refused_first_address_neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Listener(parse_address("127.0.0.1:0")) as listener:
+    with Listener(parse_address("127.0.0.1:0")) as listener, reserved_port() as closed:
         port = int(listener.addresses[0].rpartition(":")[2])
-        resolve_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.1", port))
+        resolve_to(monkeypatch, ("127.0.0.1", closed), ("127.0.0.1", port))
         dial("name:1").close()
 
 
 def test_nobody_anywhere_names_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = closed_port(), closed_port()
-    resolve_to(monkeypatch, ("127.0.0.1", first), ("127.0.0.2", second))
-    with pytest.raises(BrokenError, match=rf"127\.0\.0\.1:{first}.*127\.0\.0\.2:{second}") as caught:
-        dial("name:1")
+    with reserved_port() as first, reserved_port("127.0.0.2") as second:
+        resolve_to(monkeypatch, ("127.0.0.1", first), ("127.0.0.2", second))
+        with pytest.raises(BrokenError, match=rf"127\.0\.0\.1:{first}.*127\.0\.0\.2:{second}") as caught:
+            dial("name:1")
     assert caught.value.hint
 
 
@@ -887,8 +881,8 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
         with connected(address, tmp_path) as (near, far):
             near.close()
             far.close()
-    with pytest.raises(BrokenError):
-        dial(f"127.0.0.1:{closed_port()}")
+    with reserved_port() as closed, pytest.raises(BrokenError):
+        dial(f"127.0.0.1:{closed}")
     assert len(os.listdir("/proc/self/fd")) == before
 
 

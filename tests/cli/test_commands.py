@@ -31,6 +31,7 @@ from enchufe.transfer.message import Message, Role, Type
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.receiver import Receiver
 from enchufe.transports import TcpAddress
+from tests.reserved import reserved_port
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import HELLO_SIZE
 from tests.until import until
@@ -456,13 +457,6 @@ def test_each_event_says_when_it_was_told() -> None:
     assert before - 0.001 <= told["time"] <= time.time() + 0.001
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 TOKEN_LINK = str(Link((TcpAddress("127.0.0.1", 9),), bytes(32), None, bytes(32)))
 
 
@@ -516,7 +510,8 @@ TOKEN_LINK = str(Link((TcpAddress("127.0.0.1", 9),), bytes(32), None, bytes(32))
 def test_what_goes_wrong_at_once(arguments: list[str], code: int, told: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    done = run(*[one.format(file=file, port=free_port()) for one in arguments], cwd=tmp_path)
+    with reserved_port() as port:
+        done = run(*[one.format(file=file, port=port) for one in arguments], cwd=tmp_path)
     assert done.returncode == code
     assert told in done.stderr.decode()
     assert b"Traceback" not in done.stderr
@@ -563,20 +558,22 @@ def test_if_exists_fail_refuses_all_and_waits_for_the_next(start: Start, tmp_pat
 def test_a_receiver_that_is_started_again_while_its_sender_retries(start: Start, tmp_path: Path, inbox: Path) -> None:
     """Nobody runs the sender again: it finds the new receiver at the old address by itself."""
     big = generated(tmp_path / "big", 64 * MIB)
-    port = free_port()
-    receiver = start("receive", "--listen", f"127.0.0.1:{port}", "-o", inbox)
-    receiver.wait_for("listening")
-    sender = start("send", big, "--to", f"127.0.0.1:{port}", "--limit", "16MiB/s", "--retry", "60", "--streams", "3")
-    receiver.wait_for("progress", lambda event: event["bytes"] >= 8 * MIB)
-    receiver.process.kill()
-    retrying = sender.wait_for("retrying")
-    assert retrying["seconds"] > 0
-    assert retrying["message"]
-    kept = kept_bytes(inbox)
-    receiver = start("receive", "--listen", f"127.0.0.1:{port}", "-o", inbox)
-    assert (sender.end(), receiver.end()) == (0, 0)
-    assert digest(inbox / "big") == digest(big)
-    assert receiver.events[-1]["sent_bytes"] == 64 * MIB - kept < 64 * MIB
+    with reserved_port() as port:
+        receiver = start("receive", "--listen", f"127.0.0.1:{port}", "-o", inbox)
+        receiver.wait_for("listening")
+        sender = start(
+            "send", big, "--to", f"127.0.0.1:{port}", "--limit", "16MiB/s", "--retry", "60", "--streams", "3"
+        )
+        receiver.wait_for("progress", lambda event: event["bytes"] >= 8 * MIB)
+        receiver.process.kill()
+        retrying = sender.wait_for("retrying")
+        assert retrying["seconds"] > 0
+        assert retrying["message"]
+        kept = kept_bytes(inbox)
+        receiver = start("receive", "--listen", f"127.0.0.1:{port}", "-o", inbox)
+        assert (sender.end(), receiver.end()) == (0, 0)
+        assert digest(inbox / "big") == digest(big)
+        assert receiver.events[-1]["sent_bytes"] == 64 * MIB - kept < 64 * MIB
 
 
 def test_more_than_it_takes_is_refused_file_by_file(start: Start, tmp_path: Path, inbox: Path) -> None:

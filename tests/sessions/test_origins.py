@@ -13,7 +13,8 @@ from enchufe.entry import BLOCK_SIZE
 from enchufe.errors import EnchufeError
 from enchufe.files import _source_of
 from enchufe.store.partials import partials
-from tests.sessions.relay import HELLO_SIZE, Bend, Relay, Way, cut_at
+from tests.sessions.kept import kept_bytes
+from tests.sessions.relay import CuttingRelay
 from tests.sessions.transfers import Ends, send
 
 T = 1_600_000_000_000_000_000
@@ -32,10 +33,10 @@ def tree(parent: Path, seed: int) -> Path:
 
 
 def cut(tree: Path, inbox: Path, origin: bytes, *, sender_dials: bool) -> Ends:
-    def choose(way: Way) -> Bend | None:
-        return cut_at(HELLO_SIZE + 3 * BLOCK_SIZE) if way.there == sender_dials else None
+    def kept() -> bool:
+        return kept_bytes(inbox) >= 2 * BLOCK_SIZE
 
-    with Relay(choose) as relay:
+    with CuttingRelay(3 * BLOCK_SIZE, there=sender_dials, kept=kept) as relay:
         ends = send(tree, inbox, origin=origin, relay=relay, streams=1, sender_dials=sender_dials, compress="never")
     assert isinstance(ends.receiver.end, EnchufeError)
     return ends

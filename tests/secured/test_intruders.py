@@ -43,6 +43,7 @@ from enchufe.transfer.message import Role
 from enchufe.transfer.messages import Hello, frame
 from enchufe.transports import TcpAddress, parse_address, tls
 from enchufe.waiting import BlockingWaiter, drive
+from tests.living import living
 from tests.sessions.transfers import PATIENCE, Side, visible
 from tests.until import until
 
@@ -119,19 +120,16 @@ def test_who_has_others_come_and_go_does_not_lose_the_limits_of_his_token(tmp_pa
     assert visible(inbox) == ["little"]
 
 
-def test_who_has_come_and_gone_leaves_no_memory_behind(tmp_path: Path) -> None:
+def test_who_has_come_and_gone_leaves_no_memory_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transfer has some 10 MB, and Python looks for garbage when there are many objects, however big they are."""
     token, _ = Tokens().new("some", quota=1000)
     (tmp_path / "big").write_bytes(bytes(2000))
     (tmp_path / "little").write_bytes(bytes(1000))
 
-    def sessions() -> int:
-        return sum(isinstance(each, ReceivingSession) for each in gc.get_objects())
-
+    made, left = living(monkeypatch, ReceivingSession)
     gc.collect()
     gc.disable()
     try:
-        before = sessions()
         with listening(files.receive_files, tmp_path / "inbox", tokens=True) as (_, address):
             place = parse_address(address)
             assert isinstance(place, TcpAddress)
@@ -139,7 +137,8 @@ def test_who_has_come_and_gone_leaves_no_memory_behind(tmp_path: Path) -> None:
             for _ in range(24):
                 with pytest.raises(Refused):
                     files.send_files([tmp_path / "big"], to=link, streams=3)
-            until(lambda: sessions() <= before + 4)  # the last, and what a thread was still at when it was looked for
+            assert made() >= 24
+            until(lambda: left() <= 4)  # the last, and what a thread was still at when it was looked for
             files.send_files([tmp_path / "little"], to=link)
     finally:
         gc.enable()

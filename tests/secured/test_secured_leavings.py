@@ -6,7 +6,6 @@ import gc
 import random
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ import enchufe
 from enchufe import events
 from enchufe.entry import BLOCK_SIZE
 from enchufe.session import ReceivingSession, SendingSession
+from tests.living import living
 from tests.secured.people import PATIENCE
 from tests.sessions.kept import kept_bytes
 from tests.sessions.relay import CuttingRelay
@@ -21,10 +21,6 @@ from tests.until import until
 
 BIG = random.Random(6).randbytes(9 * BLOCK_SIZE)
 CUT = 4 * BLOCK_SIZE  # over three streams: one of the blocks is whole, so that it is kept
-
-
-def sessions() -> list[Any]:
-    return [each for each in gc.get_objects() if type(each) in (SendingSession, ReceivingSession)]
 
 
 @pytest.mark.parametrize("sends", [True, False], ids=["sender dials", "receiver dials"])
@@ -39,6 +35,7 @@ def test_encrypted_attempts_that_were_cut_leave_no_memory_behind(
     codes: list[str] = []
     cuts: list[events.Event] = []
     shown = threading.Event()
+    made, left = living(monkeypatch, SendingSession, ReceivingSession)
 
     with CuttingRelay(CUT, CUT, there=sends, kept=lambda: kept_bytes(inbox) > 0) as relay:
 
@@ -61,7 +58,6 @@ def test_encrypted_attempts_that_were_cut_leave_no_memory_behind(
 
         listener = threading.Thread(target=listen)
         gc.collect()
-        others = sessions()  # which other tests have kept
         gc.disable()
         try:
             listener.start()
@@ -75,7 +71,8 @@ def test_encrypted_attempts_that_were_cut_leave_no_memory_behind(
             listener.join(PATIENCE)
             assert not listener.is_alive()
             assert cuts
-            until(lambda: all(any(each is other for other in others) for each in sessions()))
+            assert made() >= 4
+            until(lambda: not left())
         finally:
             gc.enable()
     assert (inbox / "big").read_bytes() == BIG

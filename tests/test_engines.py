@@ -24,7 +24,6 @@ import trio.testing
 import enchufe
 from enchufe import BlockingConnection, Connection, aio, events, framing
 from enchufe.buffer import ReceiveBuffer
-from enchufe.engines import pollers
 from enchufe.engines.handover import Handover, channel
 from enchufe.engines.loop import Loop
 from enchufe.engines.slots import Slots
@@ -35,6 +34,7 @@ from enchufe.testing import ManualClock
 from enchufe.transports import unix
 from enchufe.waiting import READ, WRITE, BlockingWaiter, Doorbell, drive
 from tests.beside import Beside
+from tests.kqueue_stand_in import POLLERS
 from tests.matrix.engines import ENGINES, connected, echo
 from tests.until import until
 
@@ -676,9 +676,9 @@ def test_so_may_a_drain_and_a_lifetime(
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", pollers.available())
+@pytest.mark.parametrize("name", POLLERS)
 def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
-    poller = pollers.available()[name]()
+    poller = POLLERS[name]()
     here, there = socket.socketpair()
     dead, other = socket.socketpair()
     try:
@@ -697,7 +697,8 @@ def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
             sock.close()
 
 
-def test_a_wait_that_begins_while_its_readiness_is_told_is_not_forgotten() -> None:
+@pytest.mark.parametrize("name", POLLERS)
+def test_a_wait_that_begins_while_its_readiness_is_told_is_not_forgotten(name: str) -> None:
     """READ is told though nobody waits for it, with WRITE; who goes on for WRITE then waits for READ."""
     here, there = socket.socketpair()
     went_on: list[str] = []
@@ -707,7 +708,7 @@ def test_a_wait_that_begins_while_its_readiness_is_told_is_not_forgotten() -> No
         if who == "writer":
             slots.park(here.fileno(), READ, "reader")
 
-    slots: Slots[str] = Slots(pollers.best(), resume)
+    slots: Slots[str] = Slots(POLLERS[name](), resume)
     slots.park(here.fileno(), READ, "before")
     assert slots.wake(here.fileno()) == "before"
     slots.park(here.fileno(), WRITE, "writer")

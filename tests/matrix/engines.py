@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest import mock
 
 import trio
 import uvloop
@@ -17,6 +18,7 @@ from enchufe import Connection, aio
 from enchufe.engines import events, pollers
 from enchufe.framing.base import Framing
 from enchufe.server import Acceptor, Handler, ServerOptions
+from tests.kqueue_stand_in import POLLERS
 
 Serve = Callable[..., AbstractContextManager[list[str]]]
 
@@ -31,13 +33,13 @@ def _library(engine: str, workers: Any = None) -> Serve:
 
 
 def _poller(name: str) -> Serve:
-    """The events engine on one of the pollers that this system has."""
+    """The events engine on one of the pollers that there are."""
 
     @contextmanager
     def serve(handler: Handler, address: str, framing: Framing, **options: Any) -> Iterator[list[str]]:
         tls = options.pop("tls", None)
         acceptor = Acceptor.listening([address], 128, ServerOptions(framing=framing, **options), tls)
-        engine = events.OwnLoop(handler, acceptor, pollers.available()[name])
+        engine = events.OwnLoop(handler, acceptor, POLLERS[name])
         thread = threading.Thread(target=engine.run)
         thread.start()
         try:
@@ -91,6 +93,17 @@ def _run_uvloop(main: Callable[[], Any]) -> None:
         runner.run(main())
 
 
+def _on_kqueue(serve: Serve) -> Serve:
+    """The same where our own poller, inside the host's loop, is kqueue's."""
+
+    @contextmanager
+    def on_kqueue(*args: Any, **options: Any) -> Iterator[list[str]]:
+        with mock.patch.object(pollers, "best", POLLERS["kqueue"]), serve(*args, **options) as addresses:
+            yield addresses
+
+    return on_kqueue
+
+
 ENGINES: dict[str, Serve] = {
     "threads": _library("threads"),
     "threads x 2": _library("threads", 2),
@@ -98,8 +111,9 @@ ENGINES: dict[str, Serve] = {
     "processes x 2": _library("processes", 2),
     "events": _library("events"),
     "events x 2": _library("events", 2),
-    **{f"events, {name}": _poller(name) for name in pollers.available()},
+    **{f"events, {name}": _poller(name) for name in POLLERS},
     "asyncio": _hosted(lambda main: asyncio.run(main())),
+    "asyncio, kqueue": _on_kqueue(_hosted(lambda main: asyncio.run(main()))),
     "uvloop": _hosted(_run_uvloop),
     "trio": _hosted(trio.run),
 }

@@ -697,6 +697,53 @@ def test_a_dead_descriptor_is_dropped_and_the_others_go_on(name: str) -> None:
             sock.close()
 
 
+@pytest.mark.parametrize("name", POLLERS.keys() - {"poll", "select"})
+def test_what_the_kernel_cannot_watch_is_told_as_a_mistake_and_watched_no_more(name: str) -> None:
+    here, there = socket.socketpair()
+    with here, there, open(os.devnull, "rb") as null, closing(POLLERS[name]()) as poller:
+        number = os.dup(null.fileno())
+        try:
+            with pytest.raises(LocalProtocolError, match=f"{name} cannot watch descriptor {number}"):
+                poller.watch(number, READ | WRITE, 0)
+        finally:
+            os.close(number)
+        poller.watch(here.fileno(), WRITE, 0)
+        assert [descriptor for descriptor, _ in poller.poll(1)] == [here.fileno()]
+
+
+def test_kqueue_watches_what_took_the_place_of_a_dead_descriptor() -> None:
+    here, there = socket.socketpair()
+    with here, there, closing(POLLERS["kqueue"]()) as poller:
+        number = os.dup(there.fileno())
+        try:
+            poller.watch(number, READ, 0)
+            os.dup2(here.fileno(), number)  # closes the one that is watched
+            poller.watch(number, WRITE, READ)
+            assert [descriptor for descriptor, bits in poller.poll(0) if bits & poller.writable] == [number]
+            os.dup2(there.fileno(), number)
+            poller.watch(number, READ | WRITE, WRITE)
+            here.send(b"x")
+            ((descriptor, bits),) = poller.poll(0)
+            assert (descriptor, bits & poller.readable, bits & poller.writable) == (number, READ, WRITE)
+        finally:
+            os.close(number)
+
+
+@pytest.mark.parametrize("name", POLLERS)
+def test_of_many_that_are_ready_each_is_told_soon(name: str) -> None:
+    with ExitStack() as stack:
+        poller = stack.enter_context(closing(POLLERS[name]()))
+        many = set()
+        for _ in range(200):
+            here, there = map(stack.enter_context, socket.socketpair())
+            there.send(b"x")
+            poller.watch(here.fileno(), READ | WRITE, 0)
+            many.add(here.fileno())
+        told = [told for _ in range(4) for told in poller.poll(0)]
+        assert {descriptor for descriptor, bits in told if bits & poller.readable} == many
+        assert {descriptor for descriptor, bits in told if bits & poller.writable} == many
+
+
 @pytest.mark.parametrize("name", POLLERS)
 def test_a_wait_that_begins_while_its_readiness_is_told_is_not_forgotten(name: str) -> None:
     """READ is told though nobody waits for it, with WRITE; who goes on for WRITE then waits for READ."""

@@ -8,6 +8,7 @@ poller reports its kernel's own bits; whether they mean that reading or writing 
 from __future__ import annotations
 
 import errno
+import os
 import select
 import sys
 from typing import Final, Protocol
@@ -136,7 +137,7 @@ if hasattr(select, "poll"):
             """As `Poller.close`."""
 
 
-if hasattr(select, "epoll"):
+if sys.platform != "darwin" and hasattr(select, "epoll"):
 
     class EpollPoller:
         """epoll: Linux; the kernel keeps the list, and a poll costs what is ready."""
@@ -188,6 +189,11 @@ if hasattr(select, "epoll"):
 
 
 if sys.platform != "linux" and hasattr(select, "kqueue"):
+    _FILTERS: Final = ((READ, select.KQ_FILTER_READ), (WRITE, select.KQ_FILTER_WRITE))
+
+    # What one poll tells at the most, since Python makes room for all of it every time; those that are left come first
+    # at the next one.
+    _AT_ONCE: Final = 256
 
     class KqueuePoller:
         """kqueue: macOS and the BSDs; as epoll there."""
@@ -201,27 +207,27 @@ if sys.platform != "linux" and hasattr(select, "kqueue"):
                 self._kqueue = select.kqueue()
             except OSError as error:
                 raise no_room("no descriptor to poll by", error) from error
-            self._watched = 0
 
         def watch(self, descriptor: int, interest: int, before: int) -> None:
             """As `Poller.watch`."""
             changes = []
-            for wanted, kind in ((READ, select.KQ_FILTER_READ), (WRITE, select.KQ_FILTER_WRITE)):
-                if (interest ^ before) & wanted:
-                    action = select.KQ_EV_ADD if interest & wanted else select.KQ_EV_DELETE
-                    changes.append(select.kevent(descriptor, kind, action))
-                    self._watched += 1 if interest & wanted else -1
-            try:
-                self._kqueue.control(changes, 0)
-            except OSError as error:
-                # Closed without a word, which the kernel has noticed.
-                if error.errno not in (errno.EBADF, errno.ENOENT):
-                    raise
+            for wanted, kind in _FILTERS:
+                if interest & wanted:
+                    changes.append(select.kevent(descriptor, kind, select.KQ_EV_ADD))
+                elif before & wanted:
+                    changes.append(select.kevent(descriptor, kind, select.KQ_EV_DELETE))
+            # Where there is room to tell what failed, the changes after it are made too; what is ready is told again.
+            for event in self._kqueue.control(changes, len(changes), 0):
+                # Closed without a word, which the kernel has noticed: nothing is wrong.
+                if event.flags & select.KQ_EV_ERROR and event.data not in (errno.EBADF, errno.ENOENT):
+                    both = [select.kevent(descriptor, kind, select.KQ_EV_DELETE) for _, kind in _FILTERS]
+                    self._kqueue.control(both, len(both), 0)  # what was added all the same, and nobody will take back
+                    raise LocalProtocolError(f"kqueue cannot watch descriptor {descriptor}: {os.strerror(event.data)}")
 
         def poll(self, timeout: float | None) -> list[tuple[int, int]]:
             """As `Poller.poll`."""
             ready: dict[int, int] = {}
-            for event in self._kqueue.control(None, max(self._watched, 1), timeout):
+            for event in self._kqueue.control(None, _AT_ONCE, timeout):
                 bit = READ if event.filter == select.KQ_FILTER_READ else WRITE
                 ready[event.ident] = ready.get(event.ident, 0) | bit
             return list(ready.items())

@@ -183,6 +183,22 @@ def test_a_kernel_that_tells_less_than_the_round_trip_is_no_failure(tmp_path: Pa
         assert tcp.tune(near) is None
 
 
+@pytest.mark.parametrize("system", ["freebsd14", "openbsd7", "darwin"])
+def test_elsewhere_a_path_is_unknown_and_nothing_is_chosen_for_it(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FreeBSD's struct tcp_info has something else where Linux's has the least round trip, and only there and on Linux
+    is there a TCP_CONGESTION."""
+    monkeypatch.setattr(sys, "platform", system)
+    if system != "freebsd14":
+        monkeypatch.delattr(socket, "TCP_CONGESTION", raising=False)
+    if system == "darwin":
+        monkeypatch.delattr(socket, "TCP_INFO", raising=False)
+    with connected("127.0.0.1:0", tmp_path) as (near, far), near, far:
+        assert tcp.tune(near) is None
+        assert tcp.is_slowed_by_losses(near)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="who waits in the kernel is asked for by Linux's option")
 def test_a_receive_that_blocks_does_so_briefly(tmp_path: Path) -> None:
     """On a machine of 32 bits too, where a struct timeval has one of two sizes."""

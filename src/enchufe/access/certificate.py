@@ -159,8 +159,10 @@ def _context(side: int) -> ssl.SSLContext:
 def _in_memory(data: bytes) -> Iterator[str | None]:
     """The path of a file in memory with `data`; None where there is no such thing."""
     try:
-        descriptor = os.memfd_create("enchufe")
-    except (AttributeError, OSError):  # another system, or a sandbox that forbids it
+        descriptor = os.memfd_create("enchufe") if hasattr(os, "memfd_create") else None
+    except OSError:  # a sandbox that forbids it
+        descriptor = None
+    if descriptor is None:
         yield None
         return
     with open(descriptor, "wb") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -68,7 +69,7 @@ def confine(folders: Sequence[Path], *, sockets: Sequence[Path] = ()) -> bool:
         OSError: one of the folders cannot be opened.
     """
     version = linux.landlock_version()
-    if version < _OLDEST:
+    if sys.platform != "linux" or version < _OLDEST:
         return False
     handled = _HANDLED if version >= _TRUNCATING else _HANDLED & ~_TRUNCATE
     with contextlib.ExitStack() as opened:

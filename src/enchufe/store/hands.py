@@ -132,7 +132,7 @@ class _Hand:
     def ask(self, request: Any, descriptors: Sequence[int], answered: Answered) -> None:
         """Have it do something; OSError where nothing was said."""
         data = marshal.dumps(request)
-        memory = os.memfd_create("enchufe", os.MFD_CLOEXEC)
+        memory = _memory_file()
         try:
             if os.write(memory, data) < len(data):
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -238,7 +238,7 @@ class Hands:
         self._ready = False
         self.on_begun: Callable[[], None] = lambda: None
         self._looked = time.monotonic()
-        memory = os.memfd_create("enchufe", os.MFD_CLOEXEC)
+        memory = _memory_file()
         try:
             os.ftruncate(memory, size)
             shared = memoryview(mmap.mmap(memory, size))
@@ -462,8 +462,8 @@ class Hiring:
 def begin(count: int) -> Hands | None:
     """So many hands, or as many as this machine has use for; None where there are none to be had."""
     try:
-        processors = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # another system, or a sandbox that does not tell
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    except OSError:  # a sandbox that does not tell
         processors = 1
     count = min(count, processors - 1)
     # Another program that Python runs in would not be one.
@@ -475,6 +475,13 @@ def begin(count: int) -> Hands | None:
         return Hands(count)
     except OSError:  # no processes, memory or descriptors left: they are for speed only
         return None
+
+
+def _memory_file() -> int:
+    """The descriptor of a file in memory that is empty."""
+    assert hasattr(os, "memfd_create")  # or `begin` would have begun nothing
+    descriptor: int = os.memfd_create("enchufe")
+    return descriptor
 
 
 def _spawn(channel: int) -> int:

@@ -54,6 +54,8 @@ _HELLO: Final = struct.Struct("@8sQ")  # magic, capacity
 _LARGE: Final = 16 * 1024
 _FDS: Final = 2  # the memory, and the writer's doorbell
 _SEALS: Final = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
+_SEALABLE: Final = getattr(os, "MFD_CLOEXEC", 0) | getattr(os, "MFD_ALLOW_SEALING", 0)
+_TAKING: Final = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _BELL: Final = b"\0"
 _INT: Final = array.array("i", [0]).itemsize
 
@@ -529,12 +531,13 @@ class SharedMemoryTransport(Transport):
     # The handshake's two sides.
 
     def _offer(self) -> None:
+        assert hasattr(os, "memfd_create")  # or `_check_system` would have said so
         with contextlib.ExitStack() as passing, contextlib.ExitStack() as undo:
             try:
                 near, far = socket.socketpair()
                 undo.callback(near.close)
                 passing.callback(far.close)
-                descriptor = os.memfd_create("enchufe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                descriptor = os.memfd_create("enchufe", _SEALABLE)
                 passing.callback(os.close, descriptor)
                 os.ftruncate(descriptor, ring.size_of(self._capacity))
                 fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -559,9 +562,7 @@ class SharedMemoryTransport(Transport):
     async def _accept(self, deadline: float | None) -> None:
         while True:
             try:
-                data, ancillary, flags, _ = self._sock.recvmsg(
-                    _HELLO.size, socket.CMSG_SPACE(_FDS * _INT), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                data, ancillary, flags, _ = self._sock.recvmsg(_HELLO.size, socket.CMSG_SPACE(_FDS * _INT), _TAKING)
                 break
             except (BlockingIOError, InterruptedError):
                 if self._closed:

@@ -82,7 +82,7 @@ def tune(transport: Transport) -> float | None:
 
     Near, cubic: bbr's pacing halves loopback. Far, bbr where it may be had: it does not take each loss for congestion.
     """
-    if transport.name not in (NAME, "tls") or not hasattr(socket, "TCP_INFO"):
+    if sys.platform != "linux" or transport.name not in (NAME, "tls"):
         return None
     sock = transport._sock
     try:
@@ -107,9 +107,11 @@ def is_one_machine(transport: Transport) -> bool:
 
 def is_slowed_by_losses(transport: Transport) -> bool:
     """Whether what this side sends is: each lost packet counts as congestion, as for all that there is beside bbr."""
+    if sys.platform != "linux":  # where it cannot be chosen as there
+        return True
     try:
         control = transport._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-    except (AttributeError, OSError):  # not everywhere can it be chosen, and then it is none of ours
+    except (AttributeError, OSError):  # an emulated kernel; a stream of another kind
         return True
     return control.rstrip(b"\0") != _FAR_CONTROL
 

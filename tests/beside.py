@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-PATIENCE: Final = 60.0  # seconds
+PATIENCE: Final = 120.0  # seconds
 
 
 class Beside:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from enchufe.store import durable, hands
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds
 
 
 def at_once(set_to: Callable[[object, str, object], None] = setattr) -> None:

@@ -204,7 +204,8 @@ def test_a_file_ends_with_its_connection() -> None:
 def test_what_was_written_and_is_lost_is_no_orderly_end(blocking: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
-        connection = enchufe.connect(address, framing=LINES, timeout=0.05)
+        connection = enchufe.connect(address, framing=LINES, timeout=20)
+        connection._connection.timeout = 0.05
         peer, _ = listening.accept()
         with peer:
             transport = connection._connection.transport

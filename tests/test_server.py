@@ -176,7 +176,8 @@ def test_the_connection_limit_pauses_accepting() -> None:
     with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, max_connections=2) as server:
         first, second = connect(server), connect(server)
         assert (first.ask(b"1"), second.ask(b"2")) == (b"1", b"2")
-        with connect(server, 0.3) as third:
+        with connect(server) as third:
+            third._connection.timeout = 0.3
             third.send(b"3")  # the kernel takes it; nobody reads it yet
             with pytest.raises(DeadlineExceeded):
                 third.receive()
@@ -187,7 +188,7 @@ def test_the_connection_limit_pauses_accepting() -> None:
 
 
 def test_idle_connections_are_closed() -> None:
-    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, idle_timeout=0.2) as server, connect(server) as connection:
+    with enchufe.Server(echo, "127.0.0.1:0", framing=LINES, idle_timeout=2) as server, connect(server) as connection:
         assert connection.ask(b"x") == b"x"
         with pytest.raises(BrokenError):
             connection.receive()

@@ -50,7 +50,7 @@ from tests.until import until
 
 WAITER = BlockingWaiter()
 ADDRESSES = ["127.0.0.1:0", "unix"]
-PATIENCE = 20.0  # seconds after which something hangs
+PATIENCE = 60.0  # seconds after which something hangs
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_PATIENCE: Final = 20.0  # seconds
+_PATIENCE: Final = 60.0  # seconds: far beyond what a busy machine takes, since it only ends a test that fails
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -36,7 +36,7 @@ from enchufe.waiting import BlockingWaiter, drive
 from tests.beside import Beside
 
 WAITER: Final = BlockingWaiter()
-PATIENCE: Final = 20.0  # seconds after which something hangs
+PATIENCE: Final = 60.0  # seconds after which something hangs
 CERTIFICATE: Final = listener_certificate()
 
 Outcome = Admitted | EnchufeError

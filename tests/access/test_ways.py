@@ -35,6 +35,7 @@ from enchufe.transports.tls import TlsTransport
 from enchufe.waiting import drive
 from tests.access.meeting import (
     CERTIFICATE,
+    PATIENCE,
     WAITER,
     House,
     Key,
@@ -527,27 +528,33 @@ def test_who_speaks_other_versions_of_access_is_not_talked_to(who: str, place: P
 def test_silence_ends_at_the_deadline(way: str, after: int, place: Place) -> None:
     """Each side in turn stops after so many of its messages, and stays."""
     house = House()
-    proof = house.proof(place, way)
     for silent in ("dialer", "listener"):
-        house.renew_code()
-        said = 0
 
-        def hold(_offset: int, data: bytes) -> tuple[bytes, bool]:
-            nonlocal said
-            said += 1
-            return (data if said <= after else b""), True
+        def meet(most: int, timeout: float, silent: str = silent) -> tuple[Outcome, Outcome, int]:
+            """What became of both where one says no more than so many messages, and how many it would have said."""
+            said = 0
 
-        dialer, listener = (bent(hold if silent == side else None)[0] for side in ("dialer", "listener"))
-        near, far = house.meet(place, proof, dialer=dialer, listener=listener, timeout=0.4)
-        if said <= after:  # it had no more to say
-            both_in(near, far)
-        else:
-            for outcome in (near, far):
-                assert isinstance(outcome, DeadlineExceeded | BrokenError | Admitted), outcome
-            hit = far if silent == "dialer" else near
-            assert not isinstance(hit, Admitted)
-        close(near, far)
-        proof = house.proof(place, way)
+            def hold(_offset: int, data: bytes) -> tuple[bytes, bool]:
+                nonlocal said
+                said += 1
+                return (data if said <= most else b""), True
+
+            proof = house.proof(place, way)
+            house.renew_code()
+            dialer, listener = (bent(hold if silent == side else None)[0] for side in ("dialer", "listener"))
+            near, far = house.meet(place, proof, dialer=dialer, listener=listener, timeout=timeout)
+            close(near, far)
+            return near, far, said
+
+        near, far, said = meet(1000, PATIENCE)
+        both_in(near, far)
+        if said <= after:  # it has no more to say
+            continue
+        near, far, _ = meet(after, 0.4)
+        for outcome in (near, far):
+            assert isinstance(outcome, DeadlineExceeded | BrokenError | Admitted), outcome
+        hit = far if silent == "dialer" else near
+        assert not isinstance(hit, Admitted)
 
 
 def test_a_drip_does_not_put_the_end_off(place: Place) -> None:

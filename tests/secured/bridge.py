@@ -59,7 +59,7 @@ class Bridge:
         self._listener.close()
         self.cut()
         for thread in self._threads[1:]:
-            thread.join(20)
+            thread.join(60)
         stay = [thread for thread in self._threads if thread.is_alive()]
         for sock in self._sockets:
             sock.close()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tests.namespaces import SOURCE, Machine
 
-PATIENCE: Final = 40.0  # seconds after which something hangs
+PATIENCE: Final = 120.0  # seconds after which something hangs
 MIB: Final = 1 << 20
 
 # The command itself, or what stands in for it in a test: a program that changes something and then runs it.

@@ -21,7 +21,7 @@ HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
 HEARD_SIZE: Final = sum(map(len, m.frame(m.Finish(bytes(32)))))  # of what a sender says last, with the receipt in hand
 _HEADER: Final = 5
 _PIECE: Final = 65536
-_NOTICED: Final = 20.0  # seconds until whoever is cut off has noticed, at the most
+_NOTICED: Final = 60.0  # seconds until whoever is cut off has noticed, at the most
 
 Bend = Callable[[int, bytes], bytes | None]
 """What becomes of a piece that begins at an offset of one direction; a shorter one, or None, ends the connection."""
@@ -116,7 +116,7 @@ class Relay:
         self._listener.close()
         self.cut()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
         stay = [thread for thread in self._threads if thread.is_alive()]
         for sock in self._sockets:
             sock.close()

@@ -12,7 +12,7 @@ import pytest
 
 from enchufe.session.committing import Committing
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def test_who_is_interrupted_while_he_waits_can_wait_for_it_again() -> None:

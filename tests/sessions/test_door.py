@@ -144,7 +144,7 @@ def test_a_newer_attempt_comes_in_before_the_session_of_the_older_begins(tmp_pat
             with dial(listener.addresses[0], m.Hello(Role.SENDER, b"s" * 16, epoch=2)):
                 newer = door.next(PATIENCE)
                 assert newer is not None
-                session = ReceivingSession(older, LocalStore(tmp_path / "inbox").begin, Options(timeout=1.0), id)
+                session = ReceivingSession(older, LocalStore(tmp_path / "inbox").begin, Options(timeout=PATIENCE), id)
                 door.entered(session)
                 with older.transport, newer.transport, pytest.raises(BrokenError, match="newer"):
                     drive(session.complete())
@@ -214,7 +214,7 @@ def test_another_transfer_is_told_busy_and_gets_in_by_its_own_retries(file: Path
 
 
 def test_guests_that_say_nothing_are_gone_after_their_deadline(file: Path, tmp_path: Path) -> None:
-    with receiving(tmp_path / "inbox", timeout=0.5) as (_, address):
+    with receiving(tmp_path / "inbox", timeout=2.0) as (_, address):
         guests = [dial(address) for _ in range(20)]
         for guest in guests:
             with guest:

@@ -103,15 +103,15 @@ def test_a_slow_disk_keeps_the_heartbeat(
     class Slow(FailingDelivery):
         def commit(self, *, remember: bool = False) -> None:
             if slow == "commit":
-                slept.wait(2.5)
+                slept.wait(6.0)
             self._real.commit(remember=remember)
 
     def begin(_origin: bytes) -> Any:
         if slow == "begin":
-            slept.wait(2.5)
+            slept.wait(6.0)
         return Slow(store.begin(), "", ValueError())
 
-    ends = send(tree, begin, timeout=1.5)
+    ends = send(tree, begin, timeout=4.0)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
 
 

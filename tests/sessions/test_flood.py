@@ -27,7 +27,7 @@ from tests.sessions.test_door import dial, receiving, send
 from tests.sessions.transfers import PATIENCE, Side
 from tests.until import until
 
-TIMEOUT: Final = 1.0  # seconds that whoever comes has
+TIMEOUT: Final = 3.0  # seconds that whoever comes has, also for a handshake where that is what he is here for
 LATE: Final = 15.0  # seconds more: one would do on a machine that does nothing else
 ENOUGH: Final = 400  # bytes of whatever is dribbled, ten a second: far beyond the deadline
 MIB: Final = 1 << 20

@@ -34,7 +34,8 @@ from tests.sessions.relay import Bend, Relay, Way, cut_at
 from tests.sessions.transfers import Side, visible
 from tests.until import until
 
-PATIENCE = 40.0
+PATIENCE = 120.0
+RETRY = 3.0  # seconds: enough to come back in, on a busy machine too
 End = events.Receipt | enchufe.EnchufeError
 
 
@@ -481,14 +482,14 @@ def test_a_link_that_is_cut_while_all_is_put_on_disk_is_made_again_meanwhile(
     def slow(delivery: Delivery, *, remember: bool) -> None:
         relay.cut()
         assert back.wait(PATIENCE)
-        threading.Event().wait(2.0)  # and both sides stay
+        threading.Event().wait(RETRY + 1.0)  # and both sides stay
         if fails:
             raise enchufe.errors.StoreError("the disk is gone")
         commit(delivery, remember=remember)
 
     monkeypatch.setattr(Delivery, "commit", slow)
     with Relay() as relay:
-        ends = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=told, retry=1.0)
+        ends = transfer(tree, tmp_path / "inbox", relay, sends=sends, plain=True, told=told, retry=RETRY)
     sender, receiver, _ = ends
     assert connected == 2
     if fails:

@@ -405,13 +405,13 @@ def test_who_knows_not_whose_stream_it_is_gets_no_word(
 )
 def test_who_knows_no_secret_gets_no_word(words: bytes) -> None:
     side = Side()
-    with transferless(side) as address:
+    with transferless(side, 0.5) as address:
         assert knock(address, words) == b""
 
 
-def transferless(side: Side) -> AbstractContextManager[str]:
+def transferless(side: Side, timeout: float = 20.0) -> AbstractContextManager[str]:
     """A listener that nobody gets into."""
-    return encrypted.served(side, lambda _: None, Receiver, timeout=0.5, patience=2.0)
+    return encrypted.served(side, lambda _: None, Receiver, timeout=timeout, patience=2.0)
 
 
 def test_plain_text_is_refused_and_told_why() -> None:

@@ -20,7 +20,7 @@ from enchufe.transfer.sender import Sender
 from enchufe.transports import Transport, parse_address
 from tests.sessions.relay import Relay
 
-PATIENCE: Final = 60.0  # seconds
+PATIENCE: Final = 120.0  # seconds
 
 HERE: Final = parse_address("127.0.0.1:0")
 

@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib.util
 import os
 import select
 import struct
-import sys
 import termios
 import time
 import types
@@ -33,9 +31,6 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
-from unittest import mock
-
-from enchufe.engines import pollers
 
 KQ_FILTER_READ: Final = -1
 KQ_FILTER_WRITE: Final = -2
@@ -48,11 +43,14 @@ KQ_EV_CLEAR: Final = 0x20
 KQ_EV_ERROR: Final = 0x4000
 KQ_EV_EOF: Final = 0x8000
 
+_epoll: Final = select.epoll  # which a test may take out of the module
+
 _BITS: Final = {KQ_FILTER_READ: select.EPOLLIN | select.EPOLLRDHUP, KQ_FILTER_WRITE: select.EPOLLOUT}
 _ENDS: Final = {
     KQ_FILTER_READ: select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR,
     KQ_FILTER_WRITE: select.EPOLLHUP | select.EPOLLERR,
 }
+_ONCE: Final = select.EPOLLET
 _KEPT: Final = KQ_EV_ONESHOT | KQ_EV_CLEAR  # of the flags that it is added with
 
 
@@ -91,7 +89,7 @@ class kqueue:
 
     def __init__(self) -> None:
         self._knotes: dict[tuple[int, int], _Knote] = {}
-        self._any = select.epoll()  # is readable while one of the others is
+        self._any = _epoll()  # is readable while one of the others is
         self._epolls: dict[int, select.epoll] = {}
         for kind in _BITS:
             self._renew(kind)
@@ -163,7 +161,7 @@ class kqueue:
     def _register(self, key: tuple[int, int], knote: _Knote) -> None:
         descriptor, kind = key
         try:
-            self._epolls[kind].register(descriptor, _BITS[kind] | (select.EPOLLET if knote.flags & KQ_EV_CLEAR else 0))
+            self._epolls[kind].register(descriptor, _BITS[kind] | (_ONCE if knote.flags & KQ_EV_CLEAR else 0))
         except PermissionError as error:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from error
 
@@ -209,8 +207,8 @@ class kqueue:
             self._renew(kind)
 
     def _renew(self, kind: int) -> None:
-        epoll = self._epolls[kind] = select.epoll()
-        self._any.register(epoll.fileno(), select.EPOLLIN)
+        epoll = self._epolls[kind] = _epoll()
+        self._any.register(epoll.fileno(), _BITS[KQ_FILTER_READ])
         for key, knote in self._knotes.items():
             if key[1] == kind and knote.enabled:
                 self._register(key, knote)
@@ -259,19 +257,3 @@ def as_select() -> types.ModuleType:
             setattr(module, name, value)
     module.kqueue, module.kevent = kqueue, kevent  # type: ignore[attr-defined]
     return module
-
-
-def _elsewhere() -> dict[str, type[pollers.Poller]]:
-    """`pollers.available()` as our own module has it on macOS: a second copy of it, made there."""
-    found = importlib.util.find_spec(pollers.__name__)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    with mock.patch.dict(sys.modules, {"select": as_select()}), mock.patch.object(sys, "platform", "darwin"):
-        found.loader.exec_module(module)
-    available: dict[str, type[pollers.Poller]] = module.available()
-    return available
-
-
-POLLERS: Final = {**_elsewhere(), **pollers.available()} if sys.platform == "linux" else pollers.available()
-"""Every poller by its name, kqueue among them wherever we are."""

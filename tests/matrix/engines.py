@@ -18,7 +18,7 @@ from enchufe import Connection, aio
 from enchufe.engines import events, pollers
 from enchufe.framing.base import Framing
 from enchufe.server import Acceptor, Handler, ServerOptions
-from tests.kqueue_stand_in import POLLERS
+from tests.every_poller import POLLERS
 
 Serve = Callable[..., AbstractContextManager[list[str]]]
 

@@ -30,7 +30,9 @@ _ATTEMPT_DELAY: Final = 0.25  # seconds before the next address is tried too: RF
 
 # A peer that vanished is found within about a minute, whether we wait for it (keepalive: first probe
 # after 30 s of silence, then three, 10 s apart) or it does not acknowledge what we sent (user timeout).
-_KEEPALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+# macOS calls the first by a name of its own; without it, it comes after two hours.
+_KEEPIDLE: Final = "TCP_KEEPALIVE" if sys.platform == "darwin" else "TCP_KEEPIDLE"
+_KEEPALIVE: Final = ((_KEEPIDLE, 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 _USER_TIMEOUT: Final = 60_000  # milliseconds: RFC 5482
 
 NEAR: Final = 0.002  # seconds of round trip: this machine, or another of the same network

@@ -12,8 +12,8 @@ from typing import Final
 from benchmarks.compiled import compiled
 
 # asyncio asks for 256 KiB at each receive. glibc maps and unmaps such a piece each time, at half the speed, until a
-# large piece was freed for another reason, and from then on keeps it for the next time: whichever happened to a server,
-# these tell it apart. Without them it is as its users have it.
+# piece as large is freed whole, as when its first connection ends, and from then on keeps it for the next time:
+# whichever happened to a server, these tell it apart. Without them it is as its users have it.
 MAPS: Final = ["MALLOC_MMAP_THRESHOLD_=131072"]
 KEEPS: Final = ["MALLOC_MMAP_THRESHOLD_=1048576", "MALLOC_TRIM_THRESHOLD_=2097152"]
 

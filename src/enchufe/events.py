@@ -212,11 +212,16 @@ class Finished(Event):
 
 
 class Offered(Event):
-    """The whole offer is known: how many entries of any kind, how many bytes in their files."""
+    """The whole offer is known: how many entries of any kind, how many bytes in their files.
+
+    Attributes:
+        unsized: files, as standard input, of which nobody knows how many bytes, which are not counted; None: none.
+    """
 
     event = "offer"
     entries: int
     bytes: int
+    unsized: int | None = None
 
 
 class Entry(Event):

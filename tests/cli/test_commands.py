@@ -684,6 +684,14 @@ def test_pipes(tmp_path: Path, size: int) -> None:
         assert sent[0].stdout == b""
 
 
+def test_of_a_pipe_both_sides_are_told_that_its_size_is_unknown(start: Start, inbox: Path) -> None:
+    receiver, address = receiving(start, inbox)
+    sent = run("send", "-", "--name", "n", "--to", address, "--plain", stdin=b"x" * 7)
+    assert sent.returncode == receiver.end() == 0
+    assert "1 entry, size unknown" in sent.stderr.decode()
+    assert receiver.named("offer") == [{"v": 1, "event": "offer", "entries": 1, "bytes": 0, "unsized": 1}]
+
+
 def test_a_file_of_many_blocks_into_a_pipe(start: Start, tmp_path: Path) -> None:
     """Its size is known, so its blocks could go on several connections: but a pipe takes them in order."""
     big = generated(tmp_path / "big", 32 * MIB)

@@ -165,11 +165,11 @@ def test_a_short_list_is_shown_at_once(terminal: Terminal) -> None:
     terminal.type("y\n")
     assert asked.answer() is True
     assert terminal.rest() == (
-        "kitchen (192.0.2.7:5) offers 2 files, 1 folder, 1 link, 1.2 MB:\n"
+        "kitchen (192.0.2.7:5) offers 2 files, 1 folder, 1 link, 1.2 MB+:\n"
         "      folder  photos/\n"
         "      1.2 MB  photos/a.jpg\n"
         "        link  photos/link -> a.jpg\n"
-        "     unknown  pipe\n"
+        "size unknown  pipe\n"
         "Take it? y yes, n no [n] y\n"
     )
 

@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from enchufe.cli import output, terminal
-from enchufe.cli.show import Screen, counted, in_bytes, shown_peer
+from enchufe.cli.show import Screen, all_bytes, counted, shown_peer
 from enchufe.entry import Kind
 from enchufe.errors import StoreError
 from enchufe.printable import printable
@@ -170,7 +170,7 @@ def _offer(offering: Offering) -> str:
     peer = shown_peer(offering.peer)
     who = peer if offering.name is None else f"{printable(offering.name)} ({peer})"
     total = offering.total
-    what = f"{who} offers {_contents(total)}, {in_bytes(total.bytes)}"
+    what = f"{who} offers {_contents(total)}, {all_bytes(total.bytes, total.unsized)}"
     return f"{what}, of which {total.refused:,} cannot be taken" if total.refused else what
 
 
@@ -187,7 +187,7 @@ def _item(item: Item) -> tuple[str, str]:
     elif item.kind is Kind.SYMLINK:
         left, name = "link", f"{name} -> {printable(item.target)}"
     else:
-        left = "unknown" if item.size is None else in_bytes(item.size)
+        left = all_bytes(item.size or 0, item.size is None)
     return left, f"{name} (not taken: {item.refusal})" if item.refusal else name
 
 
@@ -203,8 +203,8 @@ def _summary(offering: Offering, columns: int, lines: int) -> str:
 def _root(root: Root) -> tuple[str, str]:
     name = printable(root.name)
     if root.kind is Kind.DIRECTORY:
-        return in_bytes(root.bytes), f"{name}/ ({_contents(root)})"
-    return ("link" if root.kind is Kind.SYMLINK else in_bytes(root.bytes)), name
+        return all_bytes(root.bytes, root.unsized), f"{name}/ ({_contents(root)})"
+    return ("link" if root.kind is Kind.SYMLINK else all_bytes(root.bytes, root.unsized)), name
 
 
 def _lines(rows: Iterable[tuple[str, str]], columns: int) -> Iterator[str]:

@@ -129,8 +129,8 @@ class Sentences:
                 return [_remembered(name)]
             case events.Connected(peer):
                 return [f"connected to {shown_peer(peer)}"]
-            case events.Offered(entries, size):
-                return [f"{entries:,} {'entry' if entries == 1 else 'entries'}, {in_bytes(size)}"]
+            case events.Offered(entries, size, unsized):
+                return [f"{entries:,} {'entry' if entries == 1 else 'entries'}, {all_bytes(size, unsized or 0)}"]
             case events.File() if self._verbose:
                 return [f"{event.action}: {shown_path(event.path)} ({in_bytes(event.bytes)})"]
             case events.Landed(path):
@@ -223,7 +223,7 @@ def _entry(event: events.Entry) -> str:
     """Size or kind, and the name with what belongs to it."""
     path = shown_path(event.path)
     if event.kind == "file":
-        return f"{'unknown' if event.bytes is None else in_bytes(event.bytes):>12}  {path}"
+        return f"{all_bytes(event.bytes or 0, event.bytes is None):>12}  {path}"
     more = "/" if event.target is None else f" -> {printable(event.target)}"
     return f"{event.kind:>12}  {path}{more}"
 
@@ -412,3 +412,10 @@ def in_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def all_bytes(size: int, unsized: int) -> str:
+    """The size of files, and of so many more of which nobody knows how big they are."""
+    if not unsized:
+        return in_bytes(size)
+    return f"{in_bytes(size)}+" if size else "size unknown"

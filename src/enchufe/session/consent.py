@@ -48,7 +48,11 @@ class Item:
 
 @dataclass(slots=True)
 class Root:
-    """One thing that the other side named, with all that is in it."""
+    """One thing that the other side named, with all that is in it.
+
+    Attributes:
+        unsized: of its files, those of which nobody knows how many bytes.
+    """
 
     name: bytes
     kind: Kind
@@ -56,6 +60,7 @@ class Root:
     folders: int = 0
     links: int = 0
     bytes: int = 0
+    unsized: int = 0
     refused: int = 0
 
 
@@ -155,7 +160,10 @@ def _count(root: Root, entry: Entry, answer: Answer) -> None:
     root.folders += entry.kind is Kind.DIRECTORY
     root.links += entry.kind is Kind.SYMLINK
     root.refused += bool(answer.refusal)
-    root.bytes += 0 if entry.size == UNKNOWN_SIZE else entry.size
+    if entry.size == UNKNOWN_SIZE:
+        root.unsized += 1
+    else:
+        root.bytes += entry.size
 
 
 Ask = Callable[[Offering], bool]

@@ -76,7 +76,7 @@ class LookingSession(Session[Receiver]):
                     self._tell_entry(entry)
                 self.say(self.machine.answer((entry, Answer.SKIP) for entry in entries))
             case OfferEnd(entries=count, size=size):
-                self.tell(events.Offered(count, size))
+                self.tell(events.Offered(count, size, self.machine.unsized or None))
                 raise Looked("all that is offered was looked at")
             case _:
                 raise RemoteProtocolError(f"the peer sent {message.type.name} of what nobody wants")

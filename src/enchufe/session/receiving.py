@@ -266,7 +266,7 @@ class ReceivingSession(Session[Receiver]):
                 await self._answer_offers()
             case OfferEnd(entries=count, size=size, left_out=left_out):
                 self.left_out += left_out
-                self.tell(events.Offered(count, size))
+                self.tell(events.Offered(count, size, self.machine.unsized or None))
                 self._ask()
             case LeftOut(reason=reason):
                 entry = self.machine.left_out

@@ -327,7 +327,7 @@ class SendingSession(Session[Sender]):
             return
         count, size = machine.offered + machine.same_entries, self._total + machine.same_bytes
         self.say(OfferEnd(count, size, len(self.source.left_out)))
-        self.tell(events.Offered(count, size))
+        self.tell(events.Offered(count, size, machine.unsized or None))
 
     def _look_inside(self) -> None:
         """Have what is in folders that are not the same offered, and go by the answers in what is listed at all."""

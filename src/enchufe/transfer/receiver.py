@@ -138,6 +138,7 @@ class Receiver(Machine):
 
     Attributes:
         offered, offered_bytes: how many entries were offered so far, and bytes in them.
+        unsized: files among them of which nobody knows how many bytes.
         same_entries, same_bytes: what is in folders that were found to be the same, and is never offered.
         unwanted_bytes: of what was offered, in what was skipped, refused or left out.
         grown: bytes by which files that were offered again are bigger than before, by id.
@@ -159,6 +160,7 @@ class Receiver(Machine):
         super().__init__()
         self.offered = 0
         self.offered_bytes = 0
+        self.unsized = 0
         self.same_entries = 0
         self.same_bytes = 0
         self.unwanted_bytes = 0
@@ -557,6 +559,8 @@ class Receiver(Machine):
                 raise RemoteProtocolError(f"entry {entry.id} is in a folder that was listed, and not asked for")
             if entry.size != UNKNOWN_SIZE:
                 self.offered_bytes += entry.size
+            else:
+                self.unsized += 1
             self._unanswered[entry.id] = entry
             self.offered += 1
 

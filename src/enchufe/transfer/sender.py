@@ -83,6 +83,7 @@ class Sender(Machine):
 
     Attributes:
         offered: how many entries were offered.
+        unsized: files among them of which nobody knows how many bytes.
         listed: how many folders were offered as listed, and not answered yet.
         differing: those of them that were answered, and not as the same: what is in them is to be offered.
         same_entries, same_bytes: what is in the others, and never offered.
@@ -105,6 +106,7 @@ class Sender(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.offered = 0
+        self.unsized = 0
         self.listed = 0
         self.differing: deque[Entry] = deque()
         self.same_entries = 0
@@ -345,6 +347,8 @@ class Sender(Machine):
                     self.offered += 1
                     if entry.size != UNKNOWN_SIZE:
                         self._offered_bytes += entry.size
+                    else:
+                        self.unsized += 1
             case OfferEnd():
                 if self.listed or self.differing:
                     raise LocalProtocolError("not everything is offered: there are listed folders")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from enchufe import events
-from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, Kind
+from enchufe.entry import BLOCK_SIZE, MAX_DEPTH, Entry, Kind
+from enchufe.session import sending
 from enchufe.store import LocalStore, Source, TextSource
 from enchufe.store.memory import MemoryStore, Node
 from tests.sessions.relay import Relay
@@ -199,3 +200,26 @@ def test_the_deepest_file_that_a_source_offers_is_taken(tmp_path: Path) -> None:
     assert ends.sender.receipt.files == MAX_DEPTH - 1
     left_out = [file for file in ends.sender.of(events.File) if file.action == "left out"]
     assert [len(file.path) for file in left_out] == [MAX_DEPTH + 1]
+
+
+def test_a_disk_on_which_it_takes_long_to_look_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found leaves: a network file system may take longer for many than the other side waits for a word."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(200):
+        (tree / f"{number}").touch()
+    offers: list[int] = []
+    whole = sending.SendingSession._next_entries
+
+    def counted(session: sending.SendingSession) -> list[Entry]:
+        entries = whole(session)
+        offers.append(len(entries))
+        return entries
+
+    monkeypatch.setattr(sending.SendingSession, "_next_entries", counted)
+    monkeypatch.setattr(sending, "_WALKING", 0.0)
+    check_told(send(tree, tmp_path / "inbox", each_file=True), 0)
+    assert sum(offers) == 201
+    assert max(offers) <= 16

@@ -52,7 +52,8 @@ from enchufe.transports import Transport, advance, tcp
 _OFFER_ENTRIES: Final = 256  # entries per OFFER: enough that the frame costs nothing, few enough to leave at once
 _OFFER_LISTED: Final = 2048  # entries listed in one OFFER: the other side looks at them while we look at the next
 _LISTED_IN_VAIN: Final = 5_000  # entries more than were the same: a sixtieth of a second
-_WALKING: Final = 0.1  # seconds between two exchanges, and one folder more
+_WALKING: Final = 0.1  # seconds between two exchanges, and one folder or a few entries more: a disk may be slow
+_FEW: Final = 16
 _TELLING: Final = 0.1  # seconds between two exchanges, and one line more: a terminal may be slow
 _AHEAD: Final = 4  # batches that others read while one leaves: less than they have memory for
 
@@ -288,7 +289,7 @@ class SendingSession(Session[Sender]):
             self._end_offer()
 
     def _next_entries(self) -> list[Entry]:
-        """What fits one message, and no more than the other side can look at while we walk on."""
+        """What fits one message, is found soon, and is no more than the other side can look at while we walk on."""
         until = self.waiter.now() + _WALKING
         entries: list[Entry] = []
         room, listed = CONTROL_SIZE - 4, 0
@@ -301,8 +302,10 @@ class SendingSession(Session[Sender]):
             entries.append(entry)
             if entry.listing is not None:
                 listed += entry.listing.entries
-                if self.waiter.now() >= until:
-                    break
+            elif len(entries) % _FEW:
+                continue
+            if self.waiter.now() >= until:
+                break
         return entries
 
     def _next_entry(self) -> Entry | None:

@@ -98,7 +98,7 @@ def test_a_stream_is_cut_and_the_others_go_on(people: tuple[Person, Person], big
         return cut_at(3 * MIB) if way.stream == 2 and way.there == sends else None
 
     transfer = Transfer(people, big, sends=sends)
-    with Relay(choose) as relay:
+    with Relay(choose, expects=3) as relay:
         relay.to = transfer.listen("--streams", "3", speed=NEVER).address
         transfer.dial(relay.address, "--streams", "3", code=transfer.listener.code(), speed=NEVER)
         transfer.check_done()

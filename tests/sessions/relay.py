@@ -21,6 +21,7 @@ HELLO_SIZE: Final = sum(map(len, m.frame(m.Hello(Role.SENDER))))
 HEARD_SIZE: Final = sum(map(len, m.frame(m.Finish(bytes(32)))))  # of what a sender says last, with the receipt in hand
 _HEADER: Final = 5
 _PIECE: Final = 65536
+_FREE: Final = 1 << 18  # bytes that go one way on any connection before all are there that are expected
 _NOTICED: Final = 60.0  # seconds until whoever is cut off has noticed, at the most
 
 Bend = Callable[[int, bytes], bytes | None]
@@ -82,16 +83,19 @@ class Relay:
     Args:
         choose: what to do to each direction of each connection.
         small: whether its buffers are to be small, so that both sides see how slow it is.
+        expects: how many connections are to be there before much goes over any: all may be over before the last comes.
 
     Attributes:
         counts: bytes that came, by direction.
     """
 
-    def __init__(self, choose: Choose = straight, *, small: bool = False) -> None:
+    def __init__(self, choose: Choose = straight, *, small: bool = False, expects: int = 0) -> None:
         self.to = ""
         self.counts: Counter[Way] = Counter()
         self._choose = choose
         self._small = small
+        self._expects = expects
+        self._here = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         if small:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
@@ -171,6 +175,7 @@ class Relay:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
         with self._lock:
             self._sockets.append(far)
+            self._here += 1
             attempt = self._attempts - (stream > 0)
             self._attempts += not stream
             if not stream:
@@ -189,6 +194,8 @@ class Relay:
         with suppress(OSError):
             while piece or (piece := source.recv(_PIECE)):
                 bent = bend(offset, piece) if bend else piece
+                if offset >= _FREE:
+                    until(lambda: self._here >= self._expects)
                 self.passing(way, len(bent or b""), sink)
                 sink.sendall(bent or b"")
                 if bent is None or len(bent) < len(piece):

@@ -61,7 +61,7 @@ def test_a_stream_dies_and_the_others_go_on(tree: Path, tmp_path: Path, position
     def choose(way: Way) -> Bend | None:
         return cut_at(position) if way.stream == 1 and to_receiver(way, sender_dials=sender_dials) else None
 
-    with Relay(choose) as relay:
+    with Relay(choose, expects=3) as relay:
         ends = send(tree, tmp_path / "inbox", relay=relay, streams=3, sender_dials=sender_dials)
     assert ends.sender.receipt.digest == ends.receiver.receipt.digest
     assert snapshot(tmp_path / "inbox" / "tree") == snapshot(tree)

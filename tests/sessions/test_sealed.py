@@ -227,7 +227,7 @@ def test_a_tree_goes_over_tls_and_sealed_streams(tree: Path, tmp_path: Path, str
         seen.append(piece)
         return piece
 
-    with Relay(lambda _: note) as relay:
+    with Relay(lambda _: note, expects=streams) as relay:
         ends = encrypted.send(tree, tmp_path / "inbox", relay=relay, streams=streams, sender_dials=sender_dials)
     arrived_well(ends, tree, tmp_path / "inbox")
     assert relay.streams == {(0, number) for number in range(streams)}

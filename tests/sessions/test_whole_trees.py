@@ -75,7 +75,7 @@ def odd_tree(root: Path) -> Path:
 @dialing
 def test_a_tree_with_one_of_everything(place: Path, streams: int, sender_dials: bool) -> None:
     tree = odd_tree(place / "tree")
-    with Relay() as relay:
+    with Relay(expects=streams) as relay:
         ends = send(tree, place / "inbox", streams=streams, sender_dials=sender_dials, relay=relay)
     assert snapshot(place / "inbox" / "tree") == snapshot(tree)
     assert os.listdir(place / "inbox") == ["tree"]

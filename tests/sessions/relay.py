@@ -78,7 +78,7 @@ def slow(rate: float) -> Bend:
 
 
 class Relay:
-    """Accepts on `address` from `with` on, and dials `to` for each connection, once that is set.
+    """Accepts on `address` from `with` on, and dials `to` for each connection; where that is empty, nobody is there.
 
     Args:
         choose: what to do to each direction of each connection.
@@ -160,11 +160,11 @@ class Relay:
         with suppress(OSError):
             while len(hello) < HELLO_SIZE and (piece := near.recv(HELLO_SIZE - len(hello))):
                 hello += piece
-        if len(hello) < HELLO_SIZE:
+        host, _, port = self.to.rpartition(":")
+        if len(hello) < HELLO_SIZE or not port:
             near.close()
             return
         stream = _stream_of(hello)
-        host, _, port = self.to.rpartition(":")
         try:
             far = socket.create_connection((host, int(port)))
         except OSError:

@@ -213,7 +213,7 @@ class Receiver(Machine):
             # A pipe's blocks come in order, on the stream on which it ends: none can begin behind one that is not full.
             right = block.offset == arriving.stored and arriving.end is None and number < FILE_BLOCKS
         else:
-            right = block.offset < arriving.entry.size and size == arriving.size_of(number)
+            right = size == arriving.size_of(number)  # none is empty, so none fits behind the end
         return self._claimed(arriving, block, not odd and right)
 
     def claim_patch(self, patch: Patch) -> Arriving | None:
@@ -223,7 +223,7 @@ class Receiver(Machine):
         if arriving is None:
             return None
         number, odd = divmod(patch.offset, BLOCK_SIZE)
-        right = patch.offset < arriving.entry.size and patch.size == arriving.size_of(number)
+        right = patch.size == arriving.size_of(number)  # none is empty, as with blocks
         return self._claimed(arriving, patch, not odd and right and arriving.pieces > 0)
 
     def _claimed(self, arriving: Arriving, message: Block | Patch, right: bool) -> Arriving:
@@ -244,7 +244,7 @@ class Receiver(Machine):
         entry = arriving.entry
         right = 0 < run.count <= RUN_BLOCKS and entry.size != UNKNOWN_SIZE and stop * BLOCK_SIZE <= entry.size
         digests = b""
-        if right and isinstance(run, Same):
+        if isinstance(run, Same):
             digests = bytes(arriving.own[run.first * DIGEST_SIZE : stop * DIGEST_SIZE])
         elif right and entry.sparse:
             digests = ZERO_BLOCK * run.count

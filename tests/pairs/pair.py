@@ -514,6 +514,7 @@ class Pair:
         assert sender.state is receiver.state is State.DONE
         sender.end_of_stream()
         receiver.end_of_stream()
+        assert not sender.has_work
         assert receiver._booked == 0
         assert sender.files == receiver.files == len(self.arrived)
         assert sender.skipped == receiver.skipped

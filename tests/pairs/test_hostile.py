@@ -287,6 +287,7 @@ def test_data_after_everything_has_arrived_is_found() -> None:
     while pair.receiver.state is not State.FINISHING:
         pair.possible()[0]()
     late: list[Message] = [block(0, 0, 3), Batch([(0, D, b"123")]), Same(0, 0, 1), Hole(0, 0, 1)]
+    late.append(patch(0, 0, (3, 0)))
     for message in late:
         with pytest.raises(RemoteProtocolError, match="after the end"):
             pair.get(wire(message))

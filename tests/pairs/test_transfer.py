@@ -930,6 +930,67 @@ def test_everything_arrives_in_any_order(made: tuple[Pair, list[Entry]], seed: i
     }
 
 
+def test_blocks_are_for_streams_that_may_have_them() -> None:
+    pair = Pair({0: content(B), 1: content(9)})
+    wanted(pair, *files(pair))
+    small = pair.sender.take(0, small=True, blocks=False)
+    assert isinstance(small, list)
+    assert pair.sender.take(0, small=True, blocks=False) is None
+    pair.sender.give_back(small)
+    pair.done()
+
+
+@pytest.mark.parametrize("answer", [Answer.ALL, Answer.DELTA])
+def test_there_is_no_work_while_all_that_may_be_sent_is_in_hand(answer: Answer) -> None:
+    """Whoever has nothing else to do looks again as long as there seems to be some."""
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: answer}, old={0: content(B, seed=9)})
+    wanted(pair, *files(pair))
+    sender = pair.sender
+    if answer is Answer.DELTA:
+        assert not sender.has_work
+        pair.tell_own()  # of the first block
+        pair.hear()
+        assert sender.has_work
+        assert pair.work()
+        assert not sender.has_work
+        pair.tell_own()  # that there is no other
+        pair.hear()
+    else:
+        assert pair.work()
+    assert sender.has_work
+    last = sender.take(0, small=True)
+    assert last is not None
+    assert not sender.has_work
+    sender.give_back(last)
+    assert sender.has_work
+    pair.done()
+
+
+@pytest.mark.parametrize("size", [9, B])
+def test_what_another_stream_has_made_possible_to_say_is_pressing(size: int) -> None:
+    """The end of a file, of a link to it, and of everything."""
+    pair = Pair({0: content(size), 1: content(size)}, answers={1: Answer.LINK}, streams=2)
+    pair.offer(file(0, size, shared=True), linked(pair, 1, 0))
+    while pair.streams[0] or pair.back:
+        pair.take() if pair.streams[0] else pair.hear()
+    sender = pair.sender
+    assert not sender.pressing
+    assert pair.work(1)
+    if size == B:
+        assert sender.pressing
+        going = sender.next_whole()
+        assert going is not None
+        pair.say(sender.file_end(going))
+    assert sender.pressing
+    link = sender.link_end()
+    assert link is not None
+    pair.say(link)
+    assert sender.all_sent
+    assert sender.pressing
+    pair.done()
+
+
 def test_small_files_are_for_streams_that_may_have_them() -> None:
     pair = Pair({0: content(9), 1: content(B)}, streams=2)
     wanted(pair, *files(pair))

@@ -662,6 +662,18 @@ def test_what_a_receiver_may_say_of_what_was_left_out() -> None:
         assert work[0].entry.id != 11
 
 
+def test_a_block_that_was_compressed_is_not_to_be_had_again() -> None:
+    """Only what the receiver makes of its own may turn out to be another: else it could ask for the same for ever."""
+    sender = sending()
+    work = sender.take(1, small=False)
+    assert isinstance(work, tuple)
+    going, first, _ = work
+    said = block(going.entry.id, first * B, B)
+    sender.say_blocks(1, going, first, said.digest, packed(said))
+    with pytest.raises(RemoteProtocolError, match="never had"):
+        heard(sender, m.Again(going.entry.id, first, 1))
+
+
 def test_asking_again_and_again_takes_no_memory() -> None:
     sender = sending()
     heard(sender, m.Have(2, 0, True, D * 4))
@@ -778,6 +790,22 @@ def test_a_sender_does_not_let_us_finish_early() -> None:
     sender.send(m.OfferEnd(14, 0, 0))
     with pytest.raises(LocalProtocolError, match="not everything is sent"):
         sender.send(m.Finish(D))
+
+
+def test_a_sender_does_not_let_us_say_data_after_the_finish() -> None:
+    pair = Pair({0: b"abc", 1: content(B)})
+    pair.offer(file(0, 3), file(1, B), end=False)
+    while pair.streams[0] or pair.back:
+        pair.take() if pair.streams[0] else pair.hear()
+    large = pair.sender.take(1, small=False)
+    assert isinstance(large, tuple)
+    pair.sender.give_back(large)
+    pair.end_offer()
+    pair.done()
+    with pytest.raises(LocalProtocolError, match="BATCH while"):
+        pair.sender.say_batch(0, [(pair.entries[0], D)], [D], Batch([(0, D, b"abc")]))
+    with pytest.raises(LocalProtocolError, match="BLOCK while"):
+        pair.sender.say_blocks(0, large[0], 0, D, block(1, 0, B))
 
 
 @pytest.mark.parametrize(

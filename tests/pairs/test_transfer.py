@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.transfer import sender
-from enchufe.transfer.data import Batch, Block
+from enchufe.transfer.data import Batch, Block, Packed
 from enchufe.transfer.digests import block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
-from enchufe.transfer.messages import WINDOW, Progress, Want
+from enchufe.transfer.messages import WINDOW, Again, Progress, Want, next_message
 from enchufe.transfer.offers import Offer
 from enchufe.transfer.patches import PIECE_SIZE
 from enchufe.transfer.receiver import Receiver
@@ -79,6 +80,19 @@ def test_no_more_counts_as_sent_than_files_hold() -> None:
     assert pair.sender.sent_bytes == 0
 
 
+@pytest.mark.parametrize("sizes", [[B], [900, 900]])
+def test_what_was_compressed_counts_as_sent_as_it_crosses(sizes: list[int]) -> None:
+    pair = Pair({number: content(size) for number, size in enumerate(sizes)}, packs=True)
+    wanted(pair, *files(pair))
+    assert pair.work()
+    buffer = ReceiveBuffer()
+    buffer.append(pair.streams[0][-1])
+    packed = next_message(buffer)
+    assert isinstance(packed, Packed)
+    assert pair.sender.sent_bytes == len(packed.data) < sum(sizes)
+    pair.done()
+
+
 @pytest.mark.parametrize("size", [0, 1, B - 1, B, 2 * B, 2 * B + 4])
 def test_a_pipe_crosses(size: int) -> None:
     pair = Pair({0: content(size)}, streams=2)
@@ -96,6 +110,20 @@ def test_a_pipe_is_for_stream_0_alone_and_one_block_at_a_time() -> None:
     assert pair.sender.take(1, small=True) is None
     assert pair.sender.take(0, small=True) is not None
     assert pair.sender.take(0, small=True) is None
+
+
+@pytest.mark.parametrize("size", [0, 5, B, B + 5])
+def test_there_is_no_work_on_a_pipe_that_has_ended(size: int) -> None:
+    pair = Pair({0: content(size)})
+    pair.offer(file(0, UNKNOWN_SIZE), end=False)
+    pair.take()
+    pair.hear()
+    for _ in range(size // B + 1):
+        assert pair.sender.has_work
+        assert pair.work()
+    assert not pair.sender.has_work
+    pair.end_offer()
+    pair.done()
 
 
 def test_nothing_at_all_crosses() -> None:
@@ -286,6 +314,7 @@ def test_damaged_blocks_come_again_even_after_the_finish() -> None:
     assert pair.receiver.state is State.FINISHING
     pair.done()
     assert pair.again == {(0, 1): 1, (0, 2): 1, (0, 4): 1}
+    assert [said for said in pair.heard if isinstance(said, Again)] == [Again(0, 1, 2), Again(0, 4, 1)]
     assert pair.said[Type.BLOCK] == 3
 
 
@@ -299,6 +328,20 @@ def test_a_rest_whose_entry_is_left_out_before_it_is_read_again() -> None:
     pair.done()
     assert pair.dropped == [0]
     assert pair.receiver.stored_bytes == 0
+
+
+def test_what_is_found_damaged_of_a_file_that_was_left_out_is_not_counted_nor_asked_for() -> None:
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: bytes(B)}})
+    wanted(pair, *files(pair))
+    pair.leave_out(pair.entries[0], Reason.VANISHED)
+    pair.take()
+    assert pair.receiver.dropping == 1
+    pair.check()  # finds it damaged, and it is gone
+    assert pair.receiver.stored_bytes == 0
+    assert not pair.back
+    pair.done()
+    assert pair.dropped == [0]
 
 
 # Deltas.
@@ -443,10 +486,11 @@ def test_a_block_that_moved_is_patched() -> None:
     assert pair.receiver.received_bytes == 8
 
 
-def test_a_patch_that_does_not_fit_any_more_comes_in_whole_and_so_do_all_after_it() -> None:
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_patch_that_does_not_fit_any_more_comes_in_whole_and_so_do_all_after_it(packs: bool) -> None:
     old = moved(4 * B)
     new = b"in front" + old[: 3 * B]
-    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE, gone=[(0, 0)])
+    pair = Pair({0: new}, answers={0: Answer.DELTA}, old={0: old}, pieces=PIECE_SIZE, gone=[(0, 0)], packs=packs)
     wanted(pair, *files(pair))
     while pair.told:
         pair.tell_own()
@@ -713,6 +757,42 @@ def test_progress_is_told_late_or_after_much() -> None:
     assert receiver.progress(0.1) == Progress(17 * B, 0, [17])
 
 
+def test_progress_is_told_after_many_entries_though_it_is_not_late() -> None:
+    pair = Pair(answers=dict.fromkeys(range(1024), Answer.SKIP))
+    receiver = pair.receiver
+    pair.get(wire(Offer([file(number, 1) for number in range(1023)])))
+    assert receiver.progress(0.0) is None
+    assert not receiver.pressing
+    pair.get(wire(Offer([file(1023, 1)])))
+    assert receiver.pressing
+    assert receiver.progress(0.0) == Progress(0, 1024, [0])
+    assert not receiver.pressing
+
+
+def test_what_is_to_be_completed_or_removed_is_pressing_and_so_is_the_finish() -> None:
+    pair = Pair({0: content(B), 1: content(B)})
+    wanted(pair, *files(pair))
+    receiver = pair.receiver
+    assert not receiver.pressing
+    pair.work()
+    pair.ends()
+    pair.take()
+    assert not receiver.pressing
+    pair.take()
+    assert receiver.pressing
+    pair.complete()
+    assert not receiver.pressing
+    pair.leave_out(pair.entries[1], Reason.CHANGED)
+    pair.take()
+    assert receiver.pressing
+    pair.drop()
+    assert not receiver.pressing
+    pair.say(pair.sender.finish())
+    pair.take()
+    assert receiver.pressing
+    pair.done()
+
+
 def test_progress_is_told_soon_where_little_more_can_be_offered() -> None:
     """Or what does not come would hold up what does."""
     pair = Pair({number: content(1) for number in range(40)}, window=32)
@@ -947,6 +1027,7 @@ def test_there_is_no_work_while_all_that_may_be_sent_is_in_hand(answer: Answer) 
     pair = Pair({0: data}, answers={0: answer}, old={0: content(B, seed=9)})
     wanted(pair, *files(pair))
     sender = pair.sender
+    assert not sender.pressing
     if answer is Answer.DELTA:
         assert not sender.has_work
         pair.tell_own()  # of the first block
@@ -959,6 +1040,7 @@ def test_there_is_no_work_while_all_that_may_be_sent_is_in_hand(answer: Answer) 
     else:
         assert pair.work()
     assert sender.has_work
+    assert not sender.pressing  # there is no end to be told while a block is not said
     last = sender.take(0, small=True)
     assert last is not None
     assert not sender.has_work

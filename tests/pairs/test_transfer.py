@@ -287,6 +287,9 @@ def test_the_rest_of_a_file(size: int, kept: tuple[int, ...]) -> None:
     pair.offer(*files(pair))
     pair.done()
     assert pair.said[Type.BLOCK] == -(-size // B) - len(kept)
+    held = sum(len(block_of(data, number)) for number in kept)
+    assert pair.sender.held_bytes == pair.receiver.held_bytes == held
+    assert pair.sender.missing_bytes == pair.receiver.received_bytes == size - held
 
 
 @pytest.mark.parametrize(("size", "has"), [(0, False), (5, True), (5, False), (B, True)])
@@ -342,6 +345,39 @@ def test_what_is_found_damaged_of_a_file_that_was_left_out_is_not_counted_nor_as
     assert not pair.back
     pair.done()
     assert pair.dropped == [0]
+
+
+def test_it_is_not_finished_while_somebody_is_at_work_on_what_was_left_out_or_it_is_not_removed() -> None:
+    """Else it would be committed with what is still being written, or is to go."""
+    data = content(2 * B)
+    pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: block_of(data, 0)}})
+    wanted(pair, *files(pair))
+    receiver = pair.receiver
+    pair.leave_out(pair.entries[0], Reason.VANISHED)
+    pair.take()
+    pair.say(pair.sender.finish())
+    pair.take()
+    assert receiver.state is State.FINISHING
+    assert not receiver.finished
+    pair.check()
+    assert receiver.dropped
+    assert not receiver.finished
+    pair.drop()
+    assert receiver.finished
+    pair.done()
+
+
+def test_it_is_not_finished_before_the_sender_says_so() -> None:
+    pair = Pair({0: content(5)})
+    wanted(pair, *files(pair))
+    pair.work()
+    pair.take()
+    assert not pair.receiver.lacks_data
+    assert not pair.receiver.finished
+    pair.say(pair.sender.finish())
+    pair.take()
+    assert pair.receiver.finished
+    pair.done()
 
 
 # Deltas.

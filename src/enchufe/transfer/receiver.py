@@ -432,7 +432,8 @@ class Receiver(Machine):
         Raises:
             TreeMismatch: it is not.
         """
-        if self._finish is None or self._unanswered or self._arriving or self.dropping or self.dropped:
+        # Nothing is offered after the FINISH, and everything was answered before.
+        if self._finish is None or self._arriving or self.dropping or self.dropped:
             return False
         if self._finish != self._tree.digest():
             raise TreeMismatch("what arrived is not what was sent: the tree's digests differ")

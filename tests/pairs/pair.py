@@ -518,6 +518,7 @@ class Pair:
         assert receiver._booked == 0
         assert sender.files == receiver.files == len(self.arrived)
         assert sender.skipped == receiver.skipped
+        assert sender.unwanted_bytes == receiver.unwanted_bytes
         assert (sender.same_entries, sender.same_bytes) == (receiver.same_entries, receiver.same_bytes)
         assert sender.stored_bytes <= receiver.stored_bytes
         for number, data in self.arrived.items():

@@ -133,12 +133,17 @@ def test_nothing_at_all_crosses() -> None:
 
 
 def test_skipped_and_refused_are_in_both_books() -> None:
-    pair = Pair({number: content(3) for number in range(3)}, answers={0: Answer.SKIP, 1: Answer.UNWANTED})
-    pair.offer(*files(pair))
+    answers = {0: Answer.SKIP, 1: Answer.UNWANTED, 3: Answer.UNWANTED}
+    pair = Pair({number: content(3) for number in range(3)}, answers=answers)
+    pair.offer(*files(pair), file(3, UNKNOWN_SIZE))
     pair.done()
+    assert pair.sender.unwanted_bytes == 6  # and of the last nobody knows
     assert list(pair.arrived) == [2]
     assert pair.sender.skipped == 1
-    assert [(entry.id, answer) for entry, answer in pair.sender.refused] == [(1, Answer.UNWANTED)]
+    assert [(entry.id, answer) for entry, answer in pair.sender.refused] == [
+        (1, Answer.UNWANTED),
+        (3, Answer.UNWANTED),
+    ]
 
 
 @pytest.mark.parametrize("answer", [answer for answer in Answer if answer.refusal])
@@ -566,6 +571,13 @@ def test_what_was_told_of_old_versions_is_forgotten_with_their_files() -> None:
         pair.tell_own()
         pair.hear()
     assert pair.sender._pieces == pair.receiver._pieces == 3 * 2 * B // PIECE_SIZE
+    while pair.work():
+        pass
+    pair.ends()
+    assert pair.sender._pieces == 0
+    remembered = list(pair.sender._going.values())
+    assert len(remembered) == 2
+    assert not any(going.index for going in remembered)
     pair.done()
     assert pair.sender._pieces == pair.receiver._pieces == 0
 
@@ -1119,6 +1131,18 @@ def test_small_files_are_for_streams_that_may_have_them() -> None:
     assert isinstance(small, list)
     pair.sender.give_back(block)
     pair.sender.give_back(small)
+    pair.done()
+
+
+def test_nothing_is_remembered_of_what_was_sent_whole() -> None:
+    """The receiver cannot find it damaged, so there is no end to how much of that may be offered at once."""
+    pair = Pair({0: content(2 * B), 1: content(9)})
+    wanted(pair, *files(pair))
+    while pair.work():
+        pass
+    pair.ends()
+    assert not pair.sender._going
+    assert pair.sender._remembered == 0
     pair.done()
 
 

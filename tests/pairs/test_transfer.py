@@ -342,7 +342,9 @@ def test_what_is_found_damaged_of_a_file_that_was_left_out_is_not_counted_nor_as
     data = content(2 * B)
     pair = Pair({0: data}, answers={0: Answer.REST}, kept={0: {0: bytes(B)}})
     wanted(pair, *files(pair))
+    assert pair.sender.missing_bytes == B
     pair.leave_out(pair.entries[0], Reason.VANISHED)
+    assert pair.sender.missing_bytes == 0
     pair.take()
     assert pair.receiver.dropping == 1
     pair.check()  # finds it damaged, and it is gone
@@ -743,6 +745,7 @@ def test_a_file_that_changed_is_offered_again_after_the_end_of_the_offer(size: i
     wanted(pair, *entries)
     pair.done()
     assert pair.arrived == {0: content(4), 2: content(size, seed=99)}
+    assert pair.sender.missing_bytes == pair.receiver.received_bytes == 4 + size
     assert pair.dropped == [1]
 
 

@@ -271,6 +271,14 @@ def test_what_is_offered_after_the_end_must_be_what_was_left_out_to_come_again(e
         pair.get(wire(Offer([entry])))
 
 
+def test_a_pipe_does_not_come_in_place_of_a_file() -> None:
+    """What is offered again is counted by how much it has grown, which of a pipe nobody knows."""
+    pair = ended()
+    pair.get(wire(m.LeftOut(0, Reason.AGAIN)))
+    with pytest.raises(RemoteProtocolError, match="another thing than what was to come again"):
+        pair.get(wire(Offer([Entry(2, NO_PARENT, b"f0", Kind.FILE, UNKNOWN_SIZE)])))
+
+
 def test_what_comes_again_comes_once() -> None:
     pair = ended()
     pair.get(wire(m.LeftOut(0, Reason.AGAIN)))

@@ -244,7 +244,7 @@ class Receiver(Machine):
         entry = arriving.entry
         right = 0 < run.count <= RUN_BLOCKS and entry.size != UNKNOWN_SIZE and stop * BLOCK_SIZE <= entry.size
         digests = b""
-        if isinstance(run, Same):
+        if right and isinstance(run, Same):  # of a claim that cannot be nothing is copied, which may be much
             digests = bytes(arriving.own[run.first * DIGEST_SIZE : stop * DIGEST_SIZE])
         elif right and entry.sparse:
             digests = ZERO_BLOCK * run.count

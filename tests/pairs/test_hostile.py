@@ -279,6 +279,14 @@ def test_a_pipe_does_not_come_in_place_of_a_file() -> None:
         pair.get(wire(Offer([Entry(2, NO_PARENT, b"f0", Kind.FILE, UNKNOWN_SIZE)])))
 
 
+@pytest.mark.parametrize(("size", "grown"), [(B + 5, 5), (B, 0), (B - 5, 0)])
+def test_by_how_much_a_file_that_comes_again_has_grown(size: int, grown: int) -> None:
+    pair = ended()
+    pair.get(wire(m.LeftOut(0, Reason.AGAIN)))
+    pair.get(wire(Offer([Entry(2, NO_PARENT, b"f0", Kind.FILE, size)])))
+    assert pair.receiver.grown == {2: grown}
+
+
 def test_what_comes_again_comes_once() -> None:
     pair = ended()
     pair.get(wire(m.LeftOut(0, Reason.AGAIN)))

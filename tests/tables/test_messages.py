@@ -307,6 +307,7 @@ MALFORMED: list[tuple[Type, bytes]] = [
     (Type.LEFT_OUT, bytes(4)),
     (Type.LEFT_OUT, bytes(5)),
     (Type.LEFT_OUT, bytes(4) + b"\5"),
+    (Type.PROGRESS, bytes(4)),  # as long as if a stream fewer than none were told of
     (Type.PROGRESS, bytes(11)),
     (Type.PROGRESS, bytes(13)),
     (Type.FINISH, bytes(31)),

@@ -207,6 +207,37 @@ def test_what_a_stream_has_lost_is_sent_again_and_nothing_else() -> None:
     assert pair.receiver.received_bytes == 6 * B + 15
 
 
+def test_a_file_is_not_at_its_end_while_a_block_that_was_lost_is_read_again() -> None:
+    """It may be found to be another by then, and what has ended cannot be left out."""
+    pair = Pair({0: content(B)}, streams=2)
+    wanted(pair, *files(pair))
+    sender = pair.sender
+    assert pair.work(1)
+    assert sender.whole
+    pair.lose(1)
+    pair.hear()
+    work = sender.take(0, small=True)
+    assert work is not None
+    assert sender.next_whole() is None
+    sender.give_back(work)
+    pair.done()
+
+
+def test_what_was_lost_comes_again_though_the_receiver_has_more_to_tell() -> None:
+    data = content(3 * B)
+    pair = Pair({0: data}, answers={0: Answer.DELTA}, old={0: content(3 * B, seed=9)}, streams=2)
+    wanted(pair, *files(pair))
+    for _ in range(2):
+        pair.tell_own()
+        pair.hear()
+        assert pair.work(1)
+    pair.lose(1)
+    pair.hear()
+    assert [pair.work(), pair.work(), pair.work()] == [True, True, False]
+    pair.done()
+    assert pair.said[Type.BLOCK] == 5
+
+
 def test_small_files_that_were_lost_come_again_without_being_counted_twice() -> None:
     pair = Pair({number: content(number) for number in range(5)}, streams=2)
     wanted(pair, *files(pair))

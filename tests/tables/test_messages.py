@@ -386,6 +386,13 @@ def test_a_nonsensical_entry_is_refused(position: int, value: bytes) -> None:
         unpacked(framed(Type.OFFER, bytes(body)))
 
 
+@pytest.mark.parametrize(("kind", "target"), [(Kind.FILE, b"t"), (Kind.DIRECTORY, b"t"), (Kind.SYMLINK, b"")])
+def test_symlinks_have_a_target_and_nothing_else_has(kind: Kind, target: bytes) -> None:
+    entry = Entry(5, NO_PARENT, b"n", kind, target=target)
+    with pytest.raises(RemoteProtocolError, match="malformed OFFER"):
+        unpacked(framed(Type.OFFER, b"\0\0\0\5" + pack_entry(entry)))
+
+
 @pytest.mark.parametrize("flag", [1, 2, 8])
 @pytest.mark.parametrize("kind", [Kind.DIRECTORY, Kind.SYMLINK])
 def test_flags_of_files_are_for_files(flag: int, kind: Kind) -> None:
@@ -464,6 +471,7 @@ def extras(flags: int, packed: bytes) -> bytes:
         (4, b"\0\0"),
         (4, b"\0\1\0"),
         (4, b"\0\5\1\0\1a"),
+        (4, b"\0\5\1\0\0a"),
         (4, b"\0\4\1\0\1a"),
         (4, b"\0\4\0\0\1a"),
         (4, b"\0\4\1\0\0\0"),
@@ -474,8 +482,8 @@ def extras(flags: int, packed: bytes) -> bytes:
     ],
     ids=[
         "no link", "half a link", "a link to itself", "a link to nothing", "no attributes", "half a size", "size 0",
-        "half a header", "shorter than said", "a value longer than said", "no name", "NUL in a name",
-        "a name longer than said", "a second half", "over the limit", "a link and no attributes",
+        "half a header", "shorter than said", "whole and shorter than said", "a value longer than said", "no name",
+        "NUL in a name", "a name longer than said", "a second half", "over the limit", "a link and no attributes",
     ],
 )  # fmt: skip
 def test_nonsensical_extras_are_refused(flags: int, packed: bytes) -> None:

@@ -634,6 +634,38 @@ def test_a_hole_is_said_around_what_is_there() -> None:
     assert pair.taken == {(0, number): 1 for number in (0, 1, 2, 4, 5)}
 
 
+def test_no_block_of_a_hole_is_taken_by_two_streams() -> None:
+    """Who is first to take the next block has it, whether as part of a hole or alone."""
+    pair = Pair({0: bytes(4 * B)}, streams=3)
+    wanted(pair, file(0, 4 * B, sparse=True))
+    sender = pair.sender
+    first, second = sender.take(1, small=True), sender.take(2, small=True)
+    assert isinstance(first, tuple)
+    assert isinstance(second, tuple)
+    going = first[0]
+    assert (first[1], second[1]) == (0, 1)
+    assert going.extend(0, 4) == 1
+    assert going.extend(1, 3) == 3
+    assert sender.take(1, small=True) is None
+    sender.give_back(first)
+    sender.give_back((going, 1, 3))
+    pair.done()
+
+
+def test_a_hole_in_a_delta_does_not_lead_past_what_was_told() -> None:
+    pair = Pair({0: bytes(3 * B)}, answers={0: Answer.DELTA}, old={0: content(3 * B)}, streams=2)
+    wanted(pair, file(0, 3 * B, sparse=True))
+    for _ in range(2):
+        pair.tell_own()
+        pair.hear()
+    work = pair.sender.take(1, small=True)
+    assert isinstance(work, tuple)
+    assert work[0].extend(0, 2) == 2
+    assert pair.sender.take(0, small=True) is None
+    pair.sender.give_back((work[0], 0, 2))
+    pair.done()
+
+
 def test_a_hole_that_was_lost_is_said_again() -> None:
     pair = Pair({0: bytes(5 * B)}, streams=2)
     wanted(pair, file(0, 5 * B, sparse=True))

@@ -16,8 +16,8 @@ from enchufe.buffer import ReceiveBuffer
 from enchufe.entry import BLOCK_SIZE, NO_PARENT, UNKNOWN_SIZE, Answer, Entry, Kind, Reason
 from enchufe.errors import EnchufeError, LocalProtocolError, RemoteProtocolError, StoreError
 from enchufe.transfer import sender
-from enchufe.transfer.data import Batch, Block, Packed
-from enchufe.transfer.digests import block_digest
+from enchufe.transfer.data import Batch, Block, Hole, Packed
+from enchufe.transfer.digests import ZERO_BLOCK, block_digest
 from enchufe.transfer.message import BATCH_FILES, Type
 from enchufe.transfer.messages import WINDOW, Again, Progress, Want, next_message
 from enchufe.transfer.offers import Offer
@@ -78,6 +78,13 @@ def test_no_more_counts_as_sent_than_files_hold() -> None:
     pair.done()
     assert len(pair.arrived) == 200
     assert pair.sender.sent_bytes == 0
+
+
+def test_a_folder_may_be_offered_after_files() -> None:
+    pair = Pair({0: content(3), 1: content(4), 3: content(5)})
+    pair.offer(file(0, 3), file(1, 4), Entry(2, NO_PARENT, b"d", Kind.DIRECTORY), file(3, 5, 2))
+    pair.done()
+    assert pair.arrived == pair.contents
 
 
 @pytest.mark.parametrize("sizes", [[B], [900, 900]])
@@ -336,6 +343,13 @@ def test_the_rest_of_a_small_file(size: int, has: bool) -> None:
     pair.done()
     assert pair.said[Type.BLOCK] == (size > 0 and not has)
     assert pair.said[Type.BATCH] == 0
+
+
+def test_a_damaged_block_behind_what_is_not_here_comes_again() -> None:
+    pair = Pair({0: content(4 * B)}, answers={0: Answer.REST}, kept={0: {2: bytes(B)}})
+    pair.offer(*files(pair))
+    pair.done()
+    assert pair.again == {(0, 2): 1}
 
 
 def test_damaged_blocks_come_again_even_after_the_finish() -> None:
@@ -664,6 +678,20 @@ def test_a_hole_in_a_delta_does_not_lead_past_what_was_told() -> None:
     assert pair.sender.take(0, small=True) is None
     pair.sender.give_back((work[0], 0, 2))
     pair.done()
+
+
+def test_a_block_that_was_lost_comes_again_with_the_hole_that_it_begins() -> None:
+    pair = Pair({0: bytes(4 * B)}, streams=2)
+    wanted(pair, file(0, 4 * B, sparse=True))
+    work = pair.sender.take(1, small=True)
+    assert isinstance(work, tuple)
+    pair.sender.say_blocks(1, work[0], 0, ZERO_BLOCK, Hole(0, 0, 1))
+    pair.lose(1)
+    pair.hear()
+    assert pair.work()
+    assert pair.said[Type.HOLE] == 1
+    pair.done()
+    assert pair.said[Type.HOLE] == 1
 
 
 def test_a_hole_that_was_lost_is_said_again() -> None:

@@ -566,7 +566,7 @@ class Receiver(Machine):
             self.offered += 1
 
     def _list(self, entry: Entry, listing: Listing) -> None:
-        if not self.agreed(FOLDERS) or self.total is not None:
+        if not self.agreed(FOLDERS):
             raise RemoteProtocolError(f"entry {entry.id} is listed, and must not be")
         if self.offered + self.same_entries + listing.entries >= self._max_entries:
             raise self._too_many()

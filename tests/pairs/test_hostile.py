@@ -306,8 +306,20 @@ def test_data_after_everything_has_arrived_is_found() -> None:
     late: list[Message] = [block(0, 0, 3), Batch([(0, D, b"123")]), Same(0, 0, 1), Hole(0, 0, 1)]
     late.append(patch(0, 0, (3, 0)))
     for message in late:
-        with pytest.raises(RemoteProtocolError, match="after the end"):
+        with pytest.raises(RemoteProtocolError, match="not on its way"):
             pair.get(wire(message))
+
+
+def test_what_was_left_out_may_come_after_the_finish() -> None:
+    """It was on its way on another stream, and is of no use."""
+    pair = ended()
+    for number in (0, 1):
+        pair.get(wire(m.LeftOut(number, Reason.CHANGED)))
+    pair.get(wire(m.Finish(D)))
+    for message in (block(0, 0, B), Batch([(1, D, b"123")])):
+        pair.get(wire(message), stream=3)
+    assert pair.receiver.taken == 2
+    assert pair.receiver.received_bytes == 0
 
 
 def test_other_digests_are_found() -> None:

@@ -203,7 +203,6 @@ class Receiver(Machine):
         Raises:
             RemoteProtocolError: it is not wanted, or not where it belongs.
         """
-        self._check_open()
         arriving = self._find(block.id)
         if arriving is None:
             return None
@@ -218,7 +217,6 @@ class Receiver(Machine):
 
     def claim_patch(self, patch: Patch) -> Arriving | None:
         """As `claim_block`."""
-        self._check_open()
         arriving = self._find(patch.id)
         if arriving is None:
             return None
@@ -236,7 +234,6 @@ class Receiver(Machine):
 
     def claim_run(self, run: Same | Hole) -> tuple[Arriving, bytes] | None:
         """Whose blocks those are, and their digests; None where the file was left out. Raises as `claim_block`."""
-        self._check_open()
         arriving = self._find(run.id)
         if arriving is None:
             return None
@@ -255,7 +252,6 @@ class Receiver(Machine):
 
     def claim_batch(self, batch: Batch) -> list[tuple[Arriving, bytes, Buffer]]:
         """Whose contents those are, without those of files that were left out. Raises as `claim_block`."""
-        self._check_open()
         claimed = []
         for number, digest, payload in batch.files:
             arriving = self._arriving.get(number) or self._find(number)
@@ -575,14 +571,9 @@ class Receiver(Machine):
     def _too_many(self) -> Refused:
         return Refused(f"more than {self._max_entries} entries", hint="Send it in parts.")
 
-    def _check_open(self) -> None:
-        # What was left out may still come on other streams.
-        if self._finish is not None and not self._arriving and not self._left_out:
-            raise RemoteProtocolError("the peer sent data after the end")
-
     def _find(self, number: int) -> Arriving | None:
         arriving = self._arriving.get(number)
-        if arriving is None and number not in self._left_out:
+        if arriving is None and number not in self._left_out:  # which may still come on other streams
             raise RemoteProtocolError(f"the peer sent something of entry {number}, which is not on its way")
         return arriving
 

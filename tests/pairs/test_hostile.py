@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from struct import pack
 
 import pytest
 import zstandard
@@ -22,13 +23,13 @@ from enchufe.errors import (
 from enchufe.transfer import messages as m
 from enchufe.transfer import receiver as receivers
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
-from enchufe.transfer.digests import FileDigest, block_digest
+from enchufe.transfer.digests import FileDigest, Outcome, TreeDigest, block_digest
 from enchufe.transfer.machine import VersionError
 from enchufe.transfer.message import FILE_BLOCKS, FILE_SIZE, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import WINDOW
-from enchufe.transfer.offers import Offer
+from enchufe.transfer.offers import Offer, pack_entry
 from enchufe.transfer.patches import MAX_PIECES, PIECE_SIZE, RECORD_SIZE
-from enchufe.transfer.receiver import MAX_BLOCKS, Receiver, TreeMismatch
+from enchufe.transfer.receiver import MAX_BLOCKS, Receiver, TreeMismatch, haves
 from enchufe.transfer.sender import MAX_WINDOW, Sender
 from enchufe.transfer.states import State
 from tests.pairs.pair import Pair, content, file, join, wire
@@ -954,3 +955,36 @@ def test_what_is_kept_of_the_blocks_of_a_big_file() -> None:
         assert tracemalloc.get_traced_memory()[0] < 11 << 20  # and up to an eighth more than it uses, by bytearrays
     finally:
         tracemalloc.stop()
+
+
+def test_the_tree_digest_is_of_every_entry_in_whatever_order_they_are_settled() -> None:
+    """As docs/protocol.md tells it, FINISH: no entry's fate, size or root is left out of it, and few are kept."""
+    entries = [file(number, number) for number in range(1000)]
+    records = [
+        pack(">IB", number, Outcome.ARRIVED) + pack_entry(entry) + pack(">Q32s", number, block_digest(entry.name))
+        if number % 3
+        else pack(">IB", number, Outcome.REFUSED) + pack_entry(entry) + bytes(40)
+        for number, entry in enumerate(entries)
+    ]
+    for order in (entries, entries[::-1], entries[1::2] + entries[::2]):
+        tree = TreeDigest()
+        for entry in order:
+            if entry.id % 3:
+                tree.add(entry, Outcome.ARRIVED, entry.size, block_digest(entry.name))
+            else:
+                tree.add(entry, Outcome.REFUSED)
+            assert order is not entries or len(tree._pending) + len(tree._early) < 256
+        assert tree.digest() == blake3(b"".join(records)).digest()
+
+
+def test_what_is_here_is_told_in_as_many_messages_as_it_takes() -> None:
+    many = m.HAVE_DIGESTS
+    told = b"".join(block_digest(b"%d" % number) for number in range(2 * many + 1))
+    step = many * len(D)
+    assert list(haves(7, [(5, told), (3 * many, D)])) == [
+        m.Have(7, 5, False, told[:step]),
+        m.Have(7, 5 + many, False, told[step : 2 * step]),
+        m.Have(7, 5 + 2 * many, False, told[2 * step :]),
+        m.Have(7, 3 * many, True, D),
+    ]
+    assert list(haves(7, [])) == [m.Have(7, 0, True, b"")]

@@ -836,6 +836,8 @@ def test_a_file_that_changed_is_offered_again_after_the_end_of_the_offer(size: i
     wanted(pair, *entries)
     pair.done()
     assert pair.arrived == {0: content(4), 2: content(size, seed=99)}
+    assert pair.receiver.left_out is not None
+    assert pair.receiver.left_out.id == 1
     assert pair.sender.missing_bytes == pair.receiver.received_bytes == 4 + size
     assert pair.dropped == [1]
 

@@ -35,14 +35,13 @@ class FileDigest:
     Of the biggest file that there may be, 16 TiB, that makes 150 MB.
     """
 
-    __slots__ = ("_checks", "_digests", "_hash", "_have", "_missing")
+    __slots__ = ("_checks", "_digests", "_hash", "_have")
 
     def __init__(self) -> None:
         self._hash: blake3 | None = None
         self._checks = bytearray()  # of those that are in it
         self._digests = bytearray()  # of the blocks after them
         self._have = bytearray()  # one byte per block: a set of a million small ints would be forty times that
-        self._missing = 0
 
     def add(self, first: int, digests: bytes) -> bool:
         """The blocks from number `first` on have these digests.
@@ -54,7 +53,6 @@ class FileDigest:
         if grown > 0:
             self._have.extend(bytes(grown))
             self._digests.extend(bytes(grown * DIGEST_SIZE))
-            self._missing += grown
         if any(self._have[first:stop]):
             return False
         within = self._in_root
@@ -64,7 +62,6 @@ class FileDigest:
                 return False
             digests = digests[before * DIGEST_SIZE :]
         self._have[first:stop] = b"\1" * (stop - first)
-        self._missing -= stop - first
         start = max(first - within, 0) * DIGEST_SIZE
         self._digests[start : start + len(digests)] = digests
         if len(self._digests) >= _TOGETHER * DIGEST_SIZE:
@@ -90,7 +87,6 @@ class FileDigest:
     def remove(self, block: int) -> None:
         """The block, which was there, is not any more."""
         self._have[block] = 0
-        self._missing += 1
 
     def __contains__(self, block: int) -> bool:
         return block < len(self._have) and bool(self._have[block])
@@ -117,11 +113,6 @@ class FileDigest:
         """The first block from `block` on that is not there."""
         found = self._have.find(0, block)
         return max(block, len(self._have)) if found < 0 else found
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks were added from the start without a gap, or 0 while there are gaps."""
-        return 0 if self._missing else len(self._have)
 
     def root(self) -> bytes:
         """The file's root digest; only once no block is missing."""
@@ -173,11 +164,6 @@ class TreeDigest:
             self._next += 1
         if len(self._pending) >= 256:
             self._flush()
-
-    @property
-    def entries(self) -> int:
-        """How many entries it covers so far, without a gap."""
-        return self._next
 
     def digest(self) -> bytes:
         """The digest over all that was added; only once there is no gap."""

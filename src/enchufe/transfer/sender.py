@@ -145,7 +145,7 @@ class Sender(Machine):
     @property
     def room(self) -> int:
         """How many more entries the receiver's window lets us offer now, and what we have to remember."""
-        if self._remembered >= _REMEMBERED:  # until all that was offered is settled, which empties it
+        if self._remembered >= _REMEMBERED and self._settled_there < self.offered:
             return 0
         window = min(self.peer.window, MAX_WINDOW) if self.peer else 0
         return window - (self.offered - self._settled_there)

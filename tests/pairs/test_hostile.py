@@ -24,7 +24,7 @@ from enchufe.transfer import messages as m
 from enchufe.transfer import receiver as receivers
 from enchufe.transfer.data import Batch, Block, Hole, Packed, Patch, Same
 from enchufe.transfer.digests import FileDigest, Outcome, TreeDigest, block_digest
-from enchufe.transfer.machine import VersionError
+from enchufe.transfer.machine import Looked, VersionError
 from enchufe.transfer.message import FILE_BLOCKS, FILE_SIZE, RUN_BLOCKS, Message, Role
 from enchufe.transfer.messages import WINDOW
 from enchufe.transfer.offers import Offer, pack_entry
@@ -793,6 +793,18 @@ def test_every_error_of_the_peer_becomes_one_of_ours(code: m.Code) -> None:
         pair.hear()
     assert "\x1b" not in str(caught.value)
     assert pair.sender.state is State.FAILED
+
+
+def test_only_who_receives_may_only_look() -> None:
+    """A sender waits on for another after it; a receiver to which it is said would end well, and have nothing."""
+    pair = Pair()
+    pair.tell(m.Error(m.Code.LOOKED, "seen"))
+    with pytest.raises(Looked):
+        pair.hear()
+    pair = Pair()
+    with pytest.raises(RemoteProtocolError, match="only looked"):
+        pair.get(wire(m.Error(m.Code.LOOKED, "seen")))
+    assert pair.receiver.state is State.FAILED
 
 
 # What we must not do ourselves.

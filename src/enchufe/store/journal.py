@@ -80,8 +80,10 @@ class Journal:
 
         Where much is at risk it is synced.
         """
-        descriptor, where = self.reserve(len(records) // RECORD_SIZE, at_risk=at_risk)
+        descriptor, where = self.reserve(len(records) // RECORD_SIZE)
         write_all(descriptor, memoryview(records), where)
+        with self._lock:  # now that they are there to be synced
+            self._risk(at_risk)
 
     def _risk(self, more: int) -> None:
         """So many bytes more move here; the caller holds the lock."""
